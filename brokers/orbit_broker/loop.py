@@ -1,0 +1,182 @@
+"""The loop: the one thread of the broker. Takes messages from the socket, has the rules judge them, and sends what they say.
+
+It alone touches sockets and reads the clock. It never waits for a peer: what a socket does not take at once stays in that
+peer's queue, and a peer whose connection is gone is told to the rules between two messages, never in the middle of one.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+
+from orbit_broker import admission, answers, dispatch, presence
+from orbit_broker.out import Out, next_message, was_sent
+from orbit_broker.state import Identity, Participant, State
+from orbit_zmq.log import get_logger
+from orbit_zmq.transport.zap import ZapHandler
+from orbit_zmq.wire.header import FINAL, Header, Kind, encode_header
+
+log = get_logger("orbit_broker")
+
+BATCH = 256  # messages taken before timers, handshakes and full queues get their turn
+RETRY_S = 0.002  # how soon a full queue is tried again; libzmq cannot say which of its peers has room
+GOODBYE_S = 0.25  # for bye to leave the process: closing a socket does not wait
+LEVELS = {"hello-refused": "warning", "lost": "warning", "dropped": "warning", "suspect": "warning", "busy": "warning"}
+BYES = ("bye",)  # causes of being lost that are nothing to warn of
+
+
+class Loop:
+    """Sockets, the clock, and the state that they drive."""
+
+    def __init__(
+        self,
+        state: State,
+        router: zmq.Socket[bytes],
+        zap_socket: zmq.Socket[bytes],
+        zap: ZapHandler,
+        identify: Callable[[str], Identity | None],
+        reload_keys: Callable[[], bool],
+    ) -> None:
+        self.state = state
+        self.out = Out()
+        self._router = router
+        self._zap_socket = zap_socket
+        self._zap = zap
+        self._identify = identify
+        self._reload_keys = reload_keys
+        self._blocked: dict[Participant, None] = {}  # whose queues libzmq did not take
+        self._reload_at = 0.0
+        self._stop: int | None = None  # flags of the bye that ends the loop
+        self._wake_in, self._wake_out = os.pipe()
+        for descriptor in (self._wake_in, self._wake_out):
+            os.set_blocking(descriptor, False)
+        self._poller = zmq.Poller()
+        for source in (router, zap_socket, self._wake_in):
+            self._poller.register(source, zmq.POLLIN)
+
+    @property
+    def wake_descriptor(self) -> int:
+        """A byte written here makes the loop look up, from a thread or a signal handler."""
+        return self._wake_out
+
+    def stop(self, final: bool) -> None:
+        """End the loop soon: for good, or to be back. From any thread or signal handler; the first word counts."""
+        if self._stop is None:
+            self._stop = FINAL if final else 0
+        try:
+            os.write(self._wake_out, b"\0")
+        except BlockingIOError:  # it is full of such bytes already
+            pass
+
+    def run(self) -> None:
+        """Until `stop`, or until somebody who may asks the broker to drain."""
+        while self._stop is None:
+            self.turn()
+            if self.state.is_draining and self._stop is None:
+                self._stop = FINAL
+        for peer in tuple(self.state.peers.values()):
+            self.out.control(peer, Kind.BYE, self._stop)
+        ends_at = time.monotonic() + GOODBYE_S
+        while self.state.peers and time.monotonic() < ends_at:
+            self.turn()
+
+    def turn(self) -> None:
+        """One round: what the time asks for, then what has arrived."""
+        now = time.monotonic()
+        wake_at = dispatch.on_tick(self.state, self.out, now)
+        if now >= self._reload_at:
+            self._reload_at = now + dispatch.SAMPLE_S
+            if self._reload_keys():
+                admission.on_keys_changed(self.state, self.out, self._identify, now)
+        for peer in self._blocked:
+            self.out.dirty[peer] = None
+        self._flush(now)
+        timeout_s = max(0.0, min(wake_at, self._reload_at) - now)
+        if self._blocked:
+            timeout_s = min(timeout_s, RETRY_S)
+        ready = dict(self._poller.poll(int(timeout_s * 1000 + 0.999)))
+        if self._zap_socket in ready:
+            self._zap.on_readable()
+        if self._router in ready:
+            self._receive()
+        if self._wake_in in ready:
+            os.read(self._wake_in, 4096)
+
+    def close(self) -> None:
+        """The pipe; the sockets belong to whoever made them."""
+        os.close(self._wake_in)
+        os.close(self._wake_out)
+
+    def _receive(self) -> None:
+        """Messages of participants, up to a batch. The user of a connection is looked at while it has none."""
+        router, peers, state, out = self._router, self.state.peers, self.state, self.out
+        for _ in range(BATCH):
+            try:
+                routing_id = router.recv(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            peer = peers.get(routing_id)
+            now = time.monotonic()
+            if peer is not None:
+                dispatch.on_message(state, out, peer, router.recv_multipart(zmq.DONTWAIT), now)
+            else:
+                frames = router.recv_multipart(zmq.DONTWAIT, copy=False)
+                identity = self._identify(_user_id(frames[-1]))
+                dispatch.on_first_words(state, out, routing_id, identity, [frame.bytes for frame in frames], now)
+            if out.dirty or out.strangers or out.events:
+                self._flush(now)
+
+    def _flush(self, now: float) -> None:
+        """Send what can be sent. A connection found gone may make the rules say more, which is sent as well."""
+        out = self.out
+        while out.dirty:
+            peer, _ = out.dirty.popitem()
+            self._send_queue(peer, now)
+        for routing_id, header, body in out.strangers:
+            try:
+                self._router.send_multipart((routing_id, header, body), zmq.DONTWAIT)
+            except zmq.ZMQError:  # gone or full: it may ask again
+                self.state.counters.drop("stranger-away")
+        out.strangers.clear()
+        for event, facts in out.events:
+            level = "info" if facts.get("cause") in BYES else LEVELS.get(event, "info")
+            getattr(log, level)(event, **facts)
+        out.events.clear()
+
+    def _send_queue(self, peer: Participant, now: float) -> None:
+        router, counters = self._router, self.state.counters
+        self._blocked.pop(peer, None)
+        while (message := next_message(peer, now)) is not None:
+            try:
+                router.send_multipart((peer.routing_id, message.frame, message.body), zmq.DONTWAIT)
+            except zmq.Again:
+                self._blocked[peer] = None
+                return
+            except zmq.ZMQError as error:
+                if error.errno != zmq.EHOSTUNREACH:
+                    raise
+                presence.on_gone(self.state, self.out, peer, now)
+                return
+            was_sent(peer, now)
+            counters.messages_out += 1
+            counters.bytes_out += len(message.frame) + len(message.body)
+        if peer.owes_resend and peer.routing_id:
+            answers.on_drained(self.out, peer)
+
+
+def _user_id(frame: zmq.Frame) -> str:
+    """Who ZAP said this is."""
+    try:
+        user_id: Any = frame.get("User-Id")
+    except zmq.ZMQError:
+        return ""
+    return user_id if isinstance(user_id, str) else ""
+
+
+def heartbeat_frame() -> bytes:
+    """A heartbeat as it is on the wire."""
+    return encode_header(Header(Kind.HEARTBEAT))

@@ -1,0 +1,210 @@
+"""Rules: the broker's own operations, which are called like an endpoint's under the name `broker`.
+
+All are idempotent. A result that does not fit one message goes as chunks under the caller's credit, like anybody's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from orbit_broker import lookup
+from orbit_broker.out import BROKER, Out
+from orbit_broker.state import Flight, Held, Participant, State
+from orbit_broker.status import status_of
+from orbit_broker.streams import begin_own_stream
+from orbit_zmq.errors import Busy, InvalidArgument, NotFound, NotPermitted, ProtocolError
+from orbit_zmq.rules.chunks import ChunkSender
+from orbit_zmq.rules.outbox import CALLS
+from orbit_zmq.wire.body import pack_body, unpack_map
+from orbit_zmq.wire.header import RAW, RESENT, STREAM, STREAMED, Header, Kind
+
+OWN_STREAMS = 16  # large results on their way to one caller
+CATALOGUE_WAIT_S = 5.0  # an endpoint that has just said hello sends its catalogue within a round trip
+
+
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """In place of a result: it will be there when this endpoint or catalogue is."""
+
+    key: str | bytes
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What an operation is given."""
+
+    state: State
+    caller: Participant
+    header: Header
+    arguments: dict[str, Any]
+    now: float
+
+
+def on_call(state: State, out: Out, caller: Participant, header: Header, body: bytes, now: float) -> None:
+    """Run one operation and answer it."""
+    flight = state.flights.get((caller.incarnation, header.id))
+    if flight is not None:
+        if flight.sender is None:
+            raise ProtocolError(f"the id {header.id} belongs to another call")
+        if header.flags & RESENT and header.chunk:
+            _resume(state, out, flight, header, now)
+            return
+        state.close_flight(flight)
+    result = _run(Call(state, caller, header, _arguments(header, body), now))
+    if isinstance(result, Awaited):
+        deadline = now + header.left_s
+        if not state.hold(Held(caller, header, body, result.key, min(result.until, deadline), deadline)):
+            raise Busy("too many requests wait for endpoints to come back")
+    elif isinstance(result, bytes):
+        _answer(state, out, caller, header, result, RAW, now)
+    else:
+        _answer(state, out, caller, header, *pack_body(result), now)
+
+
+def _run(call: Call) -> object:
+    known = OPERATIONS.get(call.header.operation)
+    if known is None:
+        raise NotFound(f"the broker has no operation {call.header.operation}; it has {', '.join(OPERATIONS)}")
+    operation, parameters = known
+    unknown = set(call.arguments) - set(parameters)
+    if unknown:
+        field = sorted(unknown)[0]
+        message = f"{call.header.operation} takes no argument {field}; it takes {', '.join(parameters) or 'none'}"
+        raise InvalidArgument(message, details={"field": field})
+    return operation(call)
+
+
+def _arguments(header: Header, body: bytes) -> dict[str, Any]:
+    if header.flags & (RAW | STREAMED | STREAM):
+        raise InvalidArgument("arguments of the broker's operations are a map in one message")
+    return unpack_map(body, header.flags)
+
+
+def _answer(
+    state: State, out: Out, caller: Participant, header: Header, body: bytes, flags: int, now: float
+) -> None:
+    reply = Header(Kind.REPLY, id=header.id, source=BROKER, target=state.epoch, flags=flags)
+    state.counters.replies += 1
+    if len(body) <= caller.limits.inline_bytes:
+        _send_reply(state, out, caller, reply, body, now)
+        return
+    if sum(flight.caller is caller for flight in state.own_streams) >= OWN_STREAMS:
+        raise Busy(f"{OWN_STREAMS} large results of the broker are on their way to this caller")
+    flight = state.open_flight(caller, None, header, now)
+    flight.has_chunks = True
+    flight.sender = ChunkSender(caller.limits.chunk_bytes, caller.limits.credit_chunks)
+    flight.sender.feed(body, last=True)
+    flight.reply_flags = reply.flags = flags | STREAMED
+    _send_reply(state, out, caller, reply, b"", now)
+    begin_own_stream(state, out, flight, now)
+
+
+def _resume(state: State, out: Out, flight: Flight, header: Header, now: float) -> None:
+    """The caller has a part of a large result and asks for the rest on its new connection."""
+    if flight.sender is not None:
+        flight.sender.rewind(header.chunk)
+    reply = Header(
+        Kind.REPLY, id=flight.id, source=BROKER, target=state.epoch, flags=flight.reply_flags, chunk=header.chunk
+    )
+    _send_reply(state, out, flight.caller, reply, b"", now)
+    begin_own_stream(state, out, flight, now)
+
+
+def _send_reply(state: State, out: Out, caller: Participant, reply: Header, body: bytes, now: float) -> None:
+    if not out.send(caller, CALLS, reply, body, now):
+        state.counters.drop("queue-full")
+        caller.owes_resend = True
+
+
+def _ping(call: Call) -> object:
+    return {}
+
+
+def _resolve(call: Call) -> object:
+    state, caller, user = call.state, call.caller, call.header.user
+    name, session = _text(call, "endpoint"), _text(call, "session")
+    wanted = {key: _text(call, key) for key in ("plugin", "role", "scheduler")}
+    labels = call.arguments.get("labels") or {}
+    if not isinstance(labels, dict):
+        raise InvalidArgument("labels are a map of texts", details={"field": "labels"})
+    if bool(name) + bool(session) + bool(labels or any(wanted.values())) > 1:
+        raise InvalidArgument("resolve takes an endpoint, or a session, or what the endpoint has to offer")
+    if name:
+        settled_at = state.started_at + state.settle_s
+        if name not in state.endpoints and call.header.flags & RESENT and call.now < settled_at:
+            return Awaited(name, settled_at)
+        endpoint = lookup.by_name(state, name)
+    elif session:
+        endpoint = lookup.by_session(state, session, caller, user)
+    else:
+        endpoint = lookup.by_capability(state, caller, user, labels=labels, **wanted)
+    return _facts_of(state, endpoint)
+
+
+def _endpoints(call: Call) -> object:
+    return [
+        _facts_of(call.state, endpoint)
+        | {
+            "load": endpoint.load,
+            "silent_for_s": round(call.now - endpoint.liveness.heard_at, 3),
+            "sessions": len(endpoint.sessions),
+        }
+        for endpoint in call.state.endpoints.values()
+    ]
+
+
+def _describe(call: Call) -> object:
+    digest = call.arguments.get("catalogue")
+    if not isinstance(digest, bytes) or len(digest) != 32:
+        raise InvalidArgument("catalogue is a hash of 32 bytes", details={"field": "catalogue"})
+    catalogue = call.state.catalogues.get(digest)
+    if catalogue is not None:
+        return catalogue
+    if not any(endpoint.catalogue == digest for endpoint in call.state.endpoints.values()):
+        raise NotFound("no endpoint has that catalogue", hint="Resolve the endpoint again and use the hash it has now.")
+    return Awaited(digest, call.now + CATALOGUE_WAIT_S)
+
+
+def _status(call: Call) -> object:
+    return status_of(call.state, call.now).model_dump()
+
+
+def _drain(call: Call) -> object:
+    if call.caller.role != "admin":
+        raise NotPermitted("only an admin may end the broker", hint="Connect with the role admin.")
+    call.state.is_draining = True
+    return {}
+
+
+def _facts_of(state: State, endpoint: Participant) -> dict[str, Any]:
+    return {
+        "endpoint": endpoint.name,
+        "incarnation": endpoint.incarnation,
+        "state": lookup.presence_of(state, endpoint),
+        "catalogue": endpoint.catalogue,
+        "plugins": endpoint.plugins,
+        "absent": endpoint.absent,
+        "environment": endpoint.environment,
+        "host": endpoint.host,
+        "labels": endpoint.labels,
+    }
+
+
+def _text(call: Call, key: str) -> str:
+    value = call.arguments.get(key) or ""
+    if not isinstance(value, str):
+        raise InvalidArgument(f"{key} is text", details={"field": key})
+    return value
+
+
+OPERATIONS: dict[str, tuple[Callable[[Call], object], tuple[str, ...]]] = {
+    "ping": (_ping, ()),
+    "resolve": (_resolve, ("endpoint", "session", "plugin", "role", "scheduler", "labels")),
+    "endpoints": (_endpoints, ()),
+    "describe": (_describe, ("catalogue",)),
+    "status": (_status, ()),
+    "drain": (_drain, ()),
+}

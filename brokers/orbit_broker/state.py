@@ -1,0 +1,393 @@
+"""What the broker knows: one record for each participant, the calls in flight, sessions, and catalogues.
+
+Every record has one owner and one place that removes it. Nothing here decides anything, sends anything, or reads a clock;
+`check` says whether the cross-references fit together, and is called by tests after every step.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from orbit_broker.counters import Counters
+from orbit_zmq.rules.chunks import ChunkSender
+from orbit_zmq.rules.liveness import Liveness, Presence
+from orbit_zmq.rules.outbox import Outbox
+from orbit_zmq.wire.header import IDEMPOTENT, RESENT, Header
+from orbit_zmq.wire.limits import Intervals, Limits
+
+FLIGHTS = 65_536  # calls open at once, in all
+HELD_REQUESTS = 1_024  # requests that wait for an endpoint or a catalogue to appear
+HELD_BYTES = 16 << 20
+SETTLE_S = 10.0  # after a start, endpoints need so long to find the broker again: their longest pause is 5 s
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whom a connection belongs to, and what its key allows."""
+
+    user_id: str  # what ZAP gave: the public key, or uid:<number> on ipc
+    user: str
+    role: str  # an admin's key may claim any role
+    may_take: Callable[[str], bool]  # this name, as an endpoint
+    may_reach: Callable[[str, str], bool]  # this endpoint and plugin
+    may_act_for: bool = False
+
+
+@dataclass(slots=True)
+class Message:
+    """What lies in a queue. Only a request has a flight: it waits for its endpoint, and is not sent after its call has ended."""
+
+    header: Header
+    frame: bytes
+    body: bytes | memoryview
+    queued_at: float
+    flight: Flight | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What an endpoint says of one of its sessions."""
+
+    id: str
+    plugin: str
+    user: str
+    lifetime: str
+
+
+@dataclass(slots=True, eq=False)
+class Participant:
+    """One process, from its first hello until it is lost."""
+
+    incarnation: bytes
+    name: str
+    role: str
+    identity: Identity
+    limits: Limits
+    liveness: Liveness
+    routing_id: bytes = b""  # of the present connection, empty without one
+    outbox: Outbox[Message] = field(default_factory=Outbox)
+    sent_at: float = 0.0
+    owes_resend: bool = False  # an answer to it was dropped because its queue was full
+    made: set[Flight] = field(default_factory=set)
+    serving: set[Flight] = field(default_factory=set)
+    windows: dict[tuple[bytes, bool], int] = field(default_factory=dict)  # (endpoint, idempotent) -> open calls
+    # What it says of itself
+    plugins: dict[str, dict[str, Any]] = field(default_factory=dict)
+    absent: list[dict[str, Any]] = field(default_factory=list)
+    catalogue: bytes = b""
+    sessions: dict[str, Session] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    host: dict[str, Any] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+    load: dict[str, Any] = field(default_factory=dict)
+    loop_age_s: float = 0.0
+
+    @property
+    def is_endpoint(self) -> bool:
+        return self.role == "endpoint"
+
+    @property
+    def takes_requests(self) -> bool:
+        """Requests to an endpoint that is suspect wait."""
+        return self.liveness.presence is Presence.PRESENT
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """One call between its request and its last message. `server` is None where the broker itself answers."""
+
+    caller: Participant
+    id: int
+    server: Participant | None
+    flags: int
+    left_s: float
+    deadline: float
+    is_queued: bool = False  # its request lies in the endpoint's queue
+    was_handed_over: bool = False
+    has_chunks: bool = False  # the deadline starts anew whenever a chunk or credit moves it
+    unread: int = 0  # channels of the reply that the caller has not acknowledged, as bits
+    sender: ChunkSender | None = None  # of a reply of the broker itself, with the flags of that reply
+    reply_flags: int = 0
+    has_ended: bool = False
+
+    @property
+    def key(self) -> tuple[bytes, int]:
+        return self.caller.incarnation, self.id
+
+    @property
+    def may_have_run(self) -> bool:
+        return self.was_handed_over or (self.flags & RESENT and not self.flags & IDEMPOTENT) != 0
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A request whose endpoint, or whose catalogue, may appear soon."""
+
+    caller: Participant
+    header: Header
+    body: bytes
+    waits_for: str | bytes  # name of an endpoint, or hash of a catalogue
+    until: float
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class Newcomer:
+    """A hello that waits for another holder of its name to be heard."""
+
+    routing_id: bytes
+    identity: Identity
+    body: bytes
+    flags: int
+    holder: Participant
+    since: float
+
+
+@dataclass(slots=True)
+class State:
+    """Everything that the broker knows."""
+
+    epoch: bytes
+    started_at: float  # monotonic
+    version: str = "0"
+    intervals: Intervals = field(default_factory=Intervals)
+    limits: Limits = field(default_factory=Limits)
+    settle_s: float = SETTLE_S
+    participants: dict[bytes, Participant] = field(default_factory=dict)  # by incarnation
+    peers: dict[bytes, Participant] = field(default_factory=dict)  # by routing id, connected ones only
+    endpoints: dict[str, Participant] = field(default_factory=dict)  # by name
+    flights: dict[tuple[bytes, int], Flight] = field(default_factory=dict)
+    own_streams: set[Flight] = field(default_factory=set)  # those of them that the broker itself answers
+    sessions: dict[str, list[Participant]] = field(default_factory=dict)
+    catalogues: dict[bytes, bytes] = field(default_factory=dict)  # by hash
+    held: dict[tuple[bytes, int], Held] = field(default_factory=dict)
+    held_bytes: int = 0
+    newcomers: dict[bytes, Newcomer] = field(default_factory=dict)  # by routing id
+    asked: dict[bytes, float] = field(default_factory=dict)  # strangers' routing id -> when they were asked who they are
+    counters: Counters = field(default_factory=Counters)
+    random: random.Random = field(default_factory=random.Random)
+    sweep_at: float = 0.0
+    sample_at: float = 0.0
+    is_draining: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)  # of this process, for `status`
+    measure: Callable[[], dict[str, Any]] = dict  # memory and file descriptors of this process, for `status`
+    _deadlines: list[tuple[float, int, Flight]] = field(default_factory=list)
+    _sequence: int = 0
+
+    # Participants
+
+    def add(self, participant: Participant) -> None:
+        self.participants[participant.incarnation] = participant
+        if participant.is_endpoint:
+            self.endpoints[participant.name] = participant
+
+    def attach(self, participant: Participant, routing_id: bytes) -> None:
+        """Give a participant a connection; the one that it had is forgotten."""
+        self.detach(participant)
+        participant.routing_id = routing_id
+        self.peers[routing_id] = participant
+
+    def detach(self, participant: Participant) -> int:
+        """Forget its connection; of its queue only requests that it has never seen are kept. The number thrown out."""
+        self.peers.pop(participant.routing_id, None)
+        participant.routing_id = b""
+        return participant.outbox.keep(_is_new_request)
+
+    def remove(self, participant: Participant) -> None:
+        """The one place where a participant goes. Its flights have been ended before."""
+        self.detach(participant)
+        participant.outbox.clear()
+        del self.participants[participant.incarnation]
+        if self.endpoints.get(participant.name) is participant:
+            del self.endpoints[participant.name]
+        for session_id in tuple(participant.sessions):
+            self.close_session(participant, session_id)
+        for held in [held for held in self.held.values() if held.caller is participant]:
+            self.release(held)
+        self.forget_catalogue(participant.catalogue)
+
+    # Flights
+
+    def open_flight(self, caller: Participant, server: Participant | None, header: Header, now: float) -> Flight:
+        flight = Flight(caller, header.id, server, header.flags, header.left_s, now + header.left_s)
+        self.flights[caller.incarnation, header.id] = flight
+        caller.made.add(flight)
+        if server is None:
+            self.own_streams.add(flight)
+        else:
+            server.serving.add(flight)
+            window = (server.incarnation, header.flags & IDEMPOTENT != 0)
+            caller.windows[window] = caller.windows.get(window, 0) + 1
+        self._watch(flight)
+        return flight
+
+    def close_flight(self, flight: Flight) -> None:
+        """The one place where a flight goes."""
+        if flight.has_ended:
+            return
+        flight.has_ended = True
+        caller, server = flight.caller, flight.server
+        del self.flights[caller.incarnation, flight.id]
+        caller.made.discard(flight)
+        if server is None:
+            self.own_streams.discard(flight)
+        else:
+            server.serving.discard(flight)
+            window = (server.incarnation, flight.flags & IDEMPOTENT != 0)
+            caller.windows[window] -= 1
+            if not caller.windows[window]:
+                del caller.windows[window]
+
+    def expired_flights(self, now: float) -> list[Flight]:
+        """The flights whose deadline has passed; each is told once."""
+        expired = []
+        while self._deadlines and self._deadlines[0][0] <= now:
+            flight = heapq.heappop(self._deadlines)[2]
+            if flight.has_ended:
+                continue
+            if flight.deadline > now:
+                self._watch(flight)
+            else:
+                expired.append(flight)
+        return expired
+
+    def next_deadline(self) -> float:
+        """When a deadline may pass next."""
+        return self._deadlines[0][0] if self._deadlines else self.sweep_at
+
+    def _watch(self, flight: Flight) -> None:
+        self._sequence += 1
+        heapq.heappush(self._deadlines, (flight.deadline, self._sequence, flight))
+        if len(self._deadlines) > 2 * len(self.flights) + 1024:  # most of it belongs to flights that have ended
+            self._deadlines = [entry for entry in self._deadlines if not entry[2].has_ended]
+            heapq.heapify(self._deadlines)
+
+    # Held requests
+
+    def hold(self, held: Held) -> bool:
+        """False when there is no room."""
+        if len(self.held) >= HELD_REQUESTS or self.held_bytes + len(held.body) > HELD_BYTES:
+            return False
+        key = (held.caller.incarnation, held.header.id)
+        if key in self.held:
+            self.release(self.held[key])
+        self.held[key] = held
+        self.held_bytes += len(held.body)
+        return True
+
+    def release(self, held: Held) -> None:
+        """The one place where a held request goes."""
+        del self.held[held.caller.incarnation, held.header.id]
+        self.held_bytes -= len(held.body)
+
+    # Sessions and catalogues
+
+    def open_session(self, endpoint: Participant, session: Session) -> None:
+        holders = self.sessions.setdefault(session.id, [])
+        if endpoint not in holders:
+            holders.append(endpoint)
+        endpoint.sessions[session.id] = session
+
+    def close_session(self, endpoint: Participant, session_id: str) -> None:
+        if endpoint.sessions.pop(session_id, None) is None:
+            return
+        holders = self.sessions[session_id]
+        holders.remove(endpoint)
+        if not holders:
+            del self.sessions[session_id]
+
+    def forget_catalogue(self, digest: bytes) -> None:
+        """Drop a catalogue that no endpoint refers to any more."""
+        if digest in self.catalogues and not any(other.catalogue == digest for other in self.endpoints.values()):
+            del self.catalogues[digest]
+
+
+def _is_new_request(message: Message) -> bool:
+    flight = message.flight
+    if flight is None or flight.has_ended:
+        return False
+    if flight.was_handed_over:
+        flight.is_queued = False
+        return False
+    return True
+
+
+def check(state: State) -> list[str]:
+    """What does not fit together; empty in every state that the rules may leave behind."""
+    problems = [*_check_participants(state), *_check_flights(state), *_check_sessions(state)]
+    for digest in state.catalogues:
+        if not any(endpoint.catalogue == digest for endpoint in state.endpoints.values()):
+            problems.append(f"catalogue {digest.hex()} belongs to nobody")
+    for key, held in state.held.items():
+        if key != (held.caller.incarnation, held.header.id) or state.participants.get(key[0]) is not held.caller:
+            problems.append(f"held request {held.header.id} has no caller")
+        if key in state.flights:
+            problems.append(f"request {held.header.id} is both held and in flight")
+    if state.held_bytes != sum(len(held.body) for held in state.held.values()):
+        problems.append("the bytes of held requests are miscounted")
+    for routing_id, newcomer in state.newcomers.items():
+        if routing_id != newcomer.routing_id or routing_id in state.peers:
+            problems.append("a newcomer is connected already")
+    return problems
+
+
+def _check_participants(state: State) -> list[str]:
+    problems = []
+    for incarnation, participant in state.participants.items():
+        if participant.incarnation != incarnation:
+            problems.append(f"{participant.name} stands under another incarnation")
+        if participant.routing_id and state.peers.get(participant.routing_id) is not participant:
+            problems.append(f"{participant.name} has a connection that leads elsewhere")
+        if participant.is_endpoint and state.endpoints.get(participant.name) is not participant:
+            problems.append(f"endpoint {participant.name} is not in the table of names")
+        if participant.liveness.presence is Presence.LOST:
+            problems.append(f"{participant.name} is lost and still there")
+        if not participant.routing_id and participant.takes_requests:
+            problems.append(f"{participant.name} is present without a connection")
+    for routing_id, participant in state.peers.items():
+        if state.participants.get(participant.incarnation) is not participant or participant.routing_id != routing_id:
+            problems.append(f"a connection leads to {participant.name}, which is not there")
+    for name, endpoint in state.endpoints.items():
+        if endpoint.name != name or state.participants.get(endpoint.incarnation) is not endpoint:
+            problems.append(f"the name {name} leads to an endpoint that is not there")
+    return problems
+
+
+def _check_flights(state: State) -> list[str]:
+    problems = []
+    watched = {entry[2] for entry in state._deadlines}
+    for key, flight in state.flights.items():
+        here = [party for party in (flight.caller, flight.server) if party is not None]
+        if any(state.participants.get(party.incarnation) is not party for party in here):
+            problems.append(f"call {flight.id} has a caller or an endpoint that is not there")
+        in_sets = flight in flight.caller.made and (flight.server is None or flight in flight.server.serving)
+        if key != flight.key or not in_sets or flight.has_ended:
+            problems.append(f"call {flight.id} is not where it belongs")
+        if flight not in watched:
+            problems.append(f"nobody watches the deadline of call {flight.id}")
+    alive = set(state.flights.values())
+    if state.own_streams != {flight for flight in alive if flight.server is None}:
+        problems.append("the streams of the broker itself are miscounted")
+    for participant in state.participants.values():
+        if not participant.made <= alive or not participant.serving <= alive:
+            problems.append(f"{participant.name} has calls that are not in flight")
+        if sum(participant.windows.values()) != sum(flight.server is not None for flight in participant.made):
+            problems.append(f"the window of {participant.name} is miscounted")
+    return problems
+
+
+def _check_sessions(state: State) -> list[str]:
+    problems = []
+    for session_id, holders in state.sessions.items():
+        for holder in holders:
+            if state.endpoints.get(holder.name) is not holder or session_id not in holder.sessions:
+                problems.append(f"session {session_id} is at an endpoint that is not there")
+    for participant in state.participants.values():
+        for session_id in participant.sessions:
+            if participant not in state.sessions.get(session_id, []):
+                problems.append(f"session {session_id} of {participant.name} is not in the table")
+    return problems

@@ -1,0 +1,96 @@
+"""`orbit call`: one operation of one plugin on one endpoint, from the shell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from orbit_zmq.cli.connection import broker_options, connected, json_option, show_json
+
+if TYPE_CHECKING:
+    from orbit_zmq import Client
+
+
+@click.command()
+@click.argument("endpoint")
+@click.argument("plugin")
+@click.argument("operation")
+@click.argument("arguments", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--session", metavar="SID", help="The session to call in; without it a new one is opened where one is needed.")
+@click.option("--deadline", "deadline_s", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS")
+@json_option
+@broker_options
+def call(
+    endpoint: str,
+    plugin: str,
+    operation: str,
+    arguments: tuple[str, ...],
+    session: str | None,
+    deadline_s: float | None,
+    as_json: bool,
+    url: str | None,
+    join: str | None,
+    context: str | None,
+) -> None:
+    """Call OPERATION of PLUGIN on ENDPOINT and print the result.
+
+    A VALUE is read as JSON, and as text where it is none: n=3, text=hello, files='["a", "b"]', text='"3"'.
+    """
+    values = dict(map(_argument, arguments))
+    with connected(url, join, context) as client:
+        result = _result(client, endpoint, plugin, operation, values, session, deadline_s)
+    _show(result, as_json)
+
+
+def _result(
+    client: Client,
+    endpoint: str,
+    plugin: str,
+    operation: str,
+    values: dict[str, Any],
+    session: str | None,
+    deadline_s: float | None,
+) -> Any:
+    facts = client.resolve(endpoint)
+    instance = facts.instance(plugin)
+    known = client.operations(facts).get(instance, {}).get(operation)
+    if session is not None or known is None or not known.needs_session:
+        result = client.call(endpoint, instance, operation, values, session=session or "", deadline_s=deadline_s)
+        return _written_out(result)
+    with client.get_plugin(endpoint, instance) as plugin_client:
+        sid = plugin_client.sid
+        result = client.call(endpoint, instance, operation, values, session=sid, deadline_s=deadline_s)
+        return _written_out(result)
+
+
+def _written_out(result: Any) -> Any:
+    """Write a streamed result to standard output as it comes, while its session and connection are there."""
+    if not isinstance(result, Iterator):
+        return result
+    output = click.get_binary_stream("stdout")
+    for chunk in result:
+        output.write(chunk)
+    output.flush()
+    return None
+
+
+def _show(result: Any, as_json: bool) -> None:
+    if isinstance(result, bytes) and not as_json:
+        click.get_binary_stream("stdout").write(result)
+    elif isinstance(result, str) and not as_json:
+        click.echo(result)
+    elif result is not None or as_json:
+        show_json(result, indent=None if as_json else 2)
+
+
+def _argument(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise click.UsageError(f"{text!r} is no argument: write KEY=VALUE.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value

@@ -1,0 +1,126 @@
+"""The command `orbit`: finds the noun that is asked for, and turns errors into one sentence and an exit code.
+
+`orbit --help` has to answer at once on a slow file system, so this module imports click and the standard library, and a
+noun's module is imported when the noun is used. Commands that other packages bring (entry points of the group
+`orbit_zmq.commands`) are looked for only when a word is none of ours.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+
+from orbit_zmq._version import __version__
+from orbit_zmq.errors import (
+    AuthRequired,
+    BrokerUnreachable,
+    DeadlineExceeded,
+    InvalidArgument,
+    NotPermitted,
+    OrbitError,
+)
+
+NOUNS = {
+    "broker": ("orbit_zmq.cli.broker:broker", "Start, stop and look at the broker."),
+    "call": ("orbit_zmq.cli.call:call", "Call an operation of a plugin on an endpoint."),
+    "demo": ("orbit_zmq.cli.demo:demo", "Stream tasks through a broker and an endpoint of its own."),
+    "endpoint": ("orbit_zmq.cli.endpoint:endpoint", "Serve this machine, or list the endpoints."),
+    "up": ("orbit_zmq.cli.up:up", "Run a broker and an endpoint on this machine until Ctrl-C."),
+    "version": ("orbit_zmq.cli.version:version", "Show the versions of ORBIT-ZMQ and of what it runs on."),
+}
+GROUP = "orbit_zmq.commands"
+
+DONE, FAILED, USAGE, UNREACHABLE, REFUSED, DEADLINE, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
+EXIT_CODES: tuple[tuple[type[OrbitError], int], ...] = (
+    (InvalidArgument, USAGE),
+    (BrokerUnreachable, UNREACHABLE),
+    (AuthRequired, REFUSED),
+    (NotPermitted, REFUSED),
+    (DeadlineExceeded, DEADLINE),
+)
+
+
+class Nouns(click.Group):
+    """Knows the nouns and their help from the table, and loads one when it is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(NOUNS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in NOUNS:
+            module, _, name = NOUNS[cmd_name][0].partition(":")
+            command = getattr(import_module(module), name)
+        else:
+            command = _installed_command(cmd_name)
+        return command if isinstance(command, click.Command) else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(noun, help_line) for noun, (_, help_line) in sorted(NOUNS.items())])
+
+
+@click.group(cls=Nouns, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="orbit")
+def cli() -> None:
+    """Drive many HPC machines from one place.
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 broker unreachable, 4 refused, 5 deadline exceeded.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; answers its exit code."""
+    try:
+        code = cli.main(args=None if arguments is None else list(arguments), prog_name="orbit", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else DONE
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except OrbitError as error:
+        complain(str(error))
+        return exit_code_of(error)
+    except BrokenPipeError:  # the reader of our output has left, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return FAILED
+    except Exception as error:  # noqa: BLE001 - the command's top: a user gets a sentence, and the traceback on demand
+        complain(f"{type(error).__name__}: {error} (ORBIT_LOG_LEVEL=debug shows the traceback)")
+        _log_traceback()
+        return FAILED
+
+
+def exit_code_of(error: OrbitError) -> int:
+    """The documented exit code of an error."""
+    return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), FAILED)
+
+
+def complain(sentence: str) -> None:
+    """One line on standard error; control characters, which may come from elsewhere, are made visible."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in sentence)
+    click.echo(f"orbit: {line}", err=True)
+
+
+def _installed_command(noun: str) -> object:
+    from importlib.metadata import entry_points  # a scan of all installed packages: 90 ms
+
+    for point in entry_points(group=GROUP, name=noun):
+        try:
+            return point.load()
+        except ImportError as error:
+            raise OrbitError(f"The command {noun} of {point.value} does not import: {error}.", hint="") from error
+    return None
+
+
+def _log_traceback() -> None:
+    from orbit_zmq.settings import environment
+
+    if (environment("ORBIT_LOG_LEVEL") or "").lower() == "debug":
+        import traceback
+
+        traceback.print_exc()

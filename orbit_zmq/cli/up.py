@@ -1,0 +1,44 @@
+"""`orbit up`: a broker and an endpoint on this machine, in the foreground, for trying things out."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack, suppress
+
+import click
+
+POLL_S = 0.5  # how soon a child that has ended by itself is noticed
+
+
+@click.command()
+@click.option("-n", "--name", metavar="NAME", help="Name of the endpoint; the host name where it is left out.")
+@click.option("-p", "--plugins", default="default,rhapsody", show_default=True, help="Plugins to serve, with commas.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address for --port.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Listen on TCP as well; 0 takes any free port.")
+def up(name: str | None, plugins: str, host: str, port: int | None) -> None:
+    """Run a broker and an endpoint on this machine until Ctrl-C. Clients of this user find them by themselves."""
+    from orbit_zmq.children import start_broker, start_endpoint
+    from orbit_zmq.errors import Conflict, InternalError
+    from orbit_zmq.runtime_file import read_runtime_file
+
+    if running := read_runtime_file():
+        raise Conflict(
+            f"A broker of this user runs already on {running.hostname}, process {running.pid}.",
+            hint="Use it, or stop it with `orbit broker stop`.",
+        )
+    with ExitStack() as stack:
+        broker = start_broker(tcp=None if port is None else f"tcp://{host}:{port}")
+        stack.callback(broker.end)
+        url = f"ipc://{broker.ready['ipc']}"
+        endpoint = start_endpoint(url=url, name=name, plugins=plugins.split(","))
+        stack.callback(endpoint.end)
+        click.echo(f"broker at {url}" + (f" and {broker.ready['tcp']}" if broker.ready.get("tcp") else ""))
+        click.echo(f"endpoint {endpoint.ready['name']} with {', '.join(endpoint.ready['plugins']) or 'no plugin'}")
+        click.echo("Ctrl-C ends both.")
+        with suppress(KeyboardInterrupt):
+            while broker.exit_code() is None and endpoint.exit_code() is None:
+                time.sleep(POLL_S)
+            ended = endpoint if broker.exit_code() is None else broker
+            raise InternalError(
+                f"{ended.module} ended with exit code {ended.exit_code()}.", hint="What it wrote above says why."
+            )

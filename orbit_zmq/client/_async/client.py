@@ -1,0 +1,242 @@
+"""AsyncClient: one connection to a broker, and from there to every endpoint behind it.
+
+It resolves names, knows which operations may be repeated, and turns plain values into bodies and back. How calls travel is
+the link's matter; what they do is the plugins'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from types import TracebackType
+from typing import Any
+
+from orbit_zmq.client.classes import async_client_class
+from orbit_zmq.client.facts import EndpointFacts, OperationFacts, operations_of
+from orbit_zmq.client.party import ClientParty
+from orbit_zmq.errors import EndpointLost, InvalidArgument, NotFound
+from orbit_zmq.client._async.plugin import AsyncPluginClient
+from orbit_zmq.place import find_broker
+from orbit_zmq.transport.link import Link
+from orbit_zmq.transport.ports import AsyncPort
+from orbit_zmq.wire.body import pack_body, unpack_body
+from orbit_zmq.wire.header import IDEMPOTENT, RAW, Header, Kind
+
+BROKER = "broker"
+BROKER_DEADLINE_S = 10.0
+CONNECT_S = 10.0
+
+
+class AsyncEndpointHandle:
+    """One endpoint, by name. `facts` is what the broker said of it when the handle was made."""
+
+    def __init__(self, client: AsyncClient, facts: EndpointFacts) -> None:
+        self._client = client
+        self.facts = facts
+
+    def __repr__(self) -> str:
+        return f"<endpoint {self.name}: {self.facts.state}, plugins {', '.join(sorted(self.plugins)) or 'none'}>"
+
+    @property
+    def name(self) -> str:
+        return self.facts.name
+
+    @property
+    def plugins(self) -> dict[str, dict[str, str]]:
+        """Plugin instances with their type and version."""
+        return self.facts.plugins
+
+    async def get_plugin(self, plugin: str, **register_arguments: Any) -> AsyncPluginClient:
+        """A client of one plugin here, with a new session; see AsyncClient.get_plugin."""
+        return await self._client.get_plugin(self.name, plugin, **register_arguments)
+
+
+class AsyncClient:
+    """A connection to a broker.
+
+    The broker is found by the arguments, the environment (ORBIT_URL, ORBIT_JOIN_FILE), a stored context, or as this user's
+    broker on this machine, in that order; BrokerUnreachable names the places that were looked at. The connection is made
+    with the first call, or by `async with`.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        join: str | None = None,
+        context: str | None = None,
+        *,
+        connect_timeout_s: float = CONNECT_S,
+    ) -> None:
+        self._link = Link(find_broker(url, join, context), ClientParty())
+        self._port = AsyncPort(self._link)
+        self._connect_timeout_s = connect_timeout_s
+        self._is_open = False
+        self._endpoints: dict[str, EndpointFacts] = {}
+        self._catalogues: dict[bytes, dict[str, dict[str, OperationFacts]]] = {}
+        self._plugin_clients: list[AsyncPluginClient] = []
+
+    def __repr__(self) -> str:
+        state = "connected" if self._link.is_up else "not connected"
+        return f"<client of the broker at {self._link.place.address}: {state}>"
+
+    async def __aenter__(self) -> AsyncClient:
+        await self.connect()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def name(self) -> str:
+        """The name that the broker gave to this client."""
+        return self._link.name
+
+    async def connect(self) -> None:
+        """Connect now. BrokerUnreachable when nobody answers in time, AuthRequired when the key is not known."""
+        if not self._is_open:
+            await self._port.open(self._connect_timeout_s)
+            self._is_open = True
+
+    async def close(self) -> None:
+        """Close the sessions that this client opened, and the connection."""
+        for plugin_client in tuple(self._plugin_clients):
+            if self._link.is_up:
+                await plugin_client.close()
+        await self._port.close()
+
+    async def endpoints(self) -> list[AsyncEndpointHandle]:
+        """All endpoints that the broker knows, lost ones left out."""
+        found = await self._ask_broker("endpoints", {})
+        return [AsyncEndpointHandle(self, EndpointFacts.from_body(facts)) for facts in found]
+
+    async def endpoint(self, name: str) -> AsyncEndpointHandle:
+        """One endpoint; NotFound when the broker does not know it."""
+        return AsyncEndpointHandle(self, await self.resolve(name, refresh=True))
+
+    async def broker_status(self) -> dict[str, Any]:
+        """The broker's own report; docs/operating.md describes it."""
+        status: dict[str, Any] = await self._ask_broker("status", {})
+        return status
+
+    async def drain(self) -> None:
+        """Stop the broker for good (role admin)."""
+        await self._ask_broker("drain", {})
+
+    async def get_plugin(self, endpoint: str, plugin: str, **register_arguments: Any) -> AsyncPluginClient:
+        """A client of one plugin on one endpoint, with a new session that ends with it.
+
+        `plugin` is an instance name, or a type of which the endpoint has exactly one. The arguments are those of the
+        plugin's register_session.
+        """
+        facts = await self.resolve(endpoint, refresh=True)
+        instance = facts.instance(plugin)
+        kind = async_client_class(facts.plugins[instance].get("plugin", plugin)) or AsyncPluginClient
+        plugin_client = kind(self, facts.name, instance, (await self.operations(facts)).get(instance, {}))
+        self._plugin_clients.append(plugin_client)
+        try:
+            await plugin_client.register_session(**register_arguments)
+        except BaseException:
+            self._plugin_clients.remove(plugin_client)
+            raise
+        return plugin_client
+
+    async def call(
+        self,
+        endpoint: str,
+        plugin: str,
+        operation: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        session: str = "",
+        deadline_s: float | None = None,
+    ) -> Any:
+        """Call one operation and return its result; an AsyncIterator of bytes where the result is a stream.
+
+        Raises the typed error that the endpoint or the broker answers; DeadlineExceeded after `deadline_s` seconds (the
+        operation's own where none is given).
+        """
+        facts = await self.resolve(endpoint)
+        known = (await self.operations(facts)).get(plugin, {}).get(operation, OperationFacts())
+        values = dict(arguments or {})
+        stream = values.pop(known.stream_in, None) if known.stream_in else None
+        if known.stream_in and stream is None:
+            raise InvalidArgument(f"{plugin}.{operation} needs its stream {known.stream_in}")
+        body, flags = pack_body(values)
+        header = Header(Kind.REQUEST, endpoint=facts.name, plugin=plugin, session=session, operation=operation)
+        return await self._send(header, body, flags, known, deadline_s, stream)
+
+    async def call_raw(
+        self, endpoint: str, plugin: str, operation: str, body: bytes, *, session: str = "", deadline_s: float | None = None
+    ) -> bytes:
+        """Call an operation that takes and gives plain bytes."""
+        facts = await self.resolve(endpoint)
+        known = (await self.operations(facts)).get(plugin, {}).get(operation, OperationFacts())
+        header = Header(Kind.REQUEST, endpoint=facts.name, plugin=plugin, session=session, operation=operation)
+        result: bytes = await self._send(header, body, RAW, known, deadline_s, None)
+        return result
+
+    async def resolve(self, endpoint: str, *, refresh: bool = False) -> EndpointFacts:
+        """What the broker knows of an endpoint; asked once and again after it has restarted."""
+        facts = self._endpoints.get(endpoint)
+        if facts is None or refresh:
+            facts = EndpointFacts.from_body(await self._ask_broker("resolve", {"endpoint": endpoint}))
+            self._endpoints[endpoint] = facts
+        return facts
+
+    def forget(self, plugin_client: AsyncPluginClient) -> None:
+        """The plugin client has been closed."""
+        if plugin_client in self._plugin_clients:
+            self._plugin_clients.remove(plugin_client)
+
+    async def operations(self, facts: EndpointFacts) -> dict[str, dict[str, OperationFacts]]:
+        """What the plugins of an endpoint can do: plugin instance -> operation -> facts."""
+        if not facts.catalogue:
+            return {}
+        if facts.catalogue not in self._catalogues:
+            try:
+                packed = await self._ask_broker("describe", {"catalogue": facts.catalogue})
+            except NotFound:  # the endpoint has not told it yet
+                return {}
+            self._catalogues[facts.catalogue] = operations_of(unpack_body(packed))
+        return self._catalogues[facts.catalogue]
+
+    async def _ask_broker(self, operation: str, arguments: dict[str, Any]) -> Any:
+        await self.connect()
+        body, flags = pack_body(arguments)
+        header = Header(Kind.REQUEST, endpoint=BROKER, operation=operation, flags=IDEMPOTENT)
+        answer, _ = await self._port.call(header, body, flags, BROKER_DEADLINE_S)
+        return answer.body if answer.flags & RAW else unpack_body(answer.body, answer.flags)
+
+    async def _send(
+        self,
+        header: Header,
+        body: bytes,
+        flags: int,
+        known: OperationFacts,
+        deadline_s: float | None,
+        stream: AsyncIterable[bytes] | None,
+    ) -> Any:
+        if known.idempotent:
+            header.flags |= IDEMPOTENT
+        header.target = (await self.resolve(header.endpoint)).incarnation
+        within_s = known.deadline_s if deadline_s is None else deadline_s
+        try:
+            answer, chunks = await self._port.call(header, body, flags, within_s, stream)
+        except EndpointLost as error:
+            if "incarnation" not in error.details or stream is not None:
+                raise
+            facts = await self.resolve(header.endpoint, refresh=True)  # it has restarted, and nothing was executed
+            again = Header(
+                Kind.REQUEST,
+                endpoint=header.endpoint,
+                plugin=header.plugin,
+                session=header.session,
+                operation=header.operation,
+                target=facts.incarnation,
+                flags=header.flags & IDEMPOTENT,
+            )
+            answer, chunks = await self._port.call(again, body, flags, within_s)
+        if chunks is not None:
+            return chunks
+        return answer.body if answer.flags & RAW else unpack_body(answer.body, answer.flags)

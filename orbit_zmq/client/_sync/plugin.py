@@ -1,0 +1,117 @@
+# Made by scripts/unasync from orbit_zmq/client/_async/plugin.py: change that file, not this one.
+"""PluginClient: one session of one plugin on one endpoint.
+
+Plugins may bring a subclass with typed methods; where there is none, every operation of the catalogue is a method here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from orbit_zmq.client.facts import OperationFacts
+from orbit_zmq.errors import DeadlineExceeded, InternalError, InvalidArgument, OrbitError
+
+if TYPE_CHECKING:
+    from orbit_zmq.client._sync.client import Client
+
+INIT_TIMEOUT_S = 120.0  # Dragon takes many seconds to start
+POLL_S = 10.0  # one wait for a session to become ready; the endpoint answers the moment it does
+
+
+class PluginClient:
+    """Calls the operations of one plugin. Closing it closes its session."""
+
+    def __init__(
+        self, client: Client, endpoint: str, plugin: str, operations: Mapping[str, OperationFacts] | None = None
+    ) -> None:
+        self._client = client
+        self._operations = dict(operations or {})
+        self.endpoint = endpoint
+        self.plugin = plugin
+        self.sid = ""
+
+    def __repr__(self) -> str:
+        return f"<plugin {self.plugin} on {self.endpoint}, session {self.sid or 'none'}>"
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        operations: Mapping[str, OperationFacts] = self.__dict__.get("_operations", {})
+        if name in operations:
+            return partial(self.call, name)
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}; operations: {', '.join(sorted(operations))}")
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._operations]
+
+    def __enter__(self) -> PluginClient:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def register_session(self, *, init_timeout: float = INIT_TIMEOUT_S, **arguments: Any) -> str:
+        """Open the session and wait until it is ready; answers its id. DeadlineExceeded after `init_timeout` seconds."""
+        opened = self._client.call(self.endpoint, self.plugin, "register_session", arguments)
+        self.sid = str(opened["sid"])
+        if opened.get("status") == "initializing":
+            self._wait_until_ready(init_timeout)
+        return self.sid
+
+    def unregister_session(self) -> None:
+        """Close the session on the endpoint; does nothing without one."""
+        sid, self.sid = self.sid, ""
+        if sid:
+            self._client.call(self.endpoint, self.plugin, "unregister_session", session=sid)
+
+    def close(self) -> None:
+        """Close the session; what the endpoint says against it does not matter any more."""
+        self._client.forget(self)
+        with suppress(OrbitError):
+            self.unregister_session()
+
+    def ping(self) -> dict[str, Any]:
+        """Whether the plugin answers."""
+        answer: dict[str, Any] = self._client.call(self.endpoint, self.plugin, "ping")
+        return answer
+
+    def list_sessions(self) -> list[Any]:
+        """The sessions of this user at this plugin."""
+        answer: list[Any] = (self._client.call(self.endpoint, self.plugin, "list_sessions"))["sessions"]
+        return answer
+
+    def call(self, operation: str, *, deadline_s: float | None = None, **arguments: Any) -> Any:
+        """Call an operation in this session; InvalidArgument when it needs a session and there is none."""
+        return self._client.call(
+            self.endpoint, self.plugin, operation, arguments, session=self._session(operation), deadline_s=deadline_s
+        )
+
+    def call_raw(self, operation: str, body: bytes, *, deadline_s: float | None = None) -> bytes:
+        """Call an operation that takes and gives plain bytes."""
+        return self._client.call_raw(
+            self.endpoint, self.plugin, operation, body, session=self._session(operation), deadline_s=deadline_s
+        )
+
+    def _session(self, operation: str) -> str:
+        known = self._operations.get(operation)
+        if known is None or known.needs_session:
+            if not self.sid:
+                raise InvalidArgument(f"{self.plugin}.{operation} needs a session", hint="Call register_session first.")
+            return self.sid
+        return ""
+
+    def _wait_until_ready(self, init_timeout: float) -> None:
+        left_s = init_timeout
+        while left_s > 0:
+            wait_s = min(POLL_S, left_s)
+            answer = self._client.call(
+                self.endpoint, self.plugin, "session_status", {"wait_s": wait_s}, session=self.sid, deadline_s=wait_s + 10
+            )
+            if answer["status"] == "ready":
+                return
+            if answer["status"] == "failed":
+                raise InternalError(f"session {self.sid} of {self.plugin} could not be set up: {answer.get('error', '')}")
+            left_s -= wait_s
+        raise DeadlineExceeded(f"session {self.sid} of {self.plugin} was not ready within {init_timeout:g} s")

@@ -1,0 +1,182 @@
+"""Endpoint: a machine's service. It loads plugins, dials out to the broker, and serves until it is stopped.
+
+`run` is for a process that is nothing else; `start` and `stop` put an endpoint into a thread of a program, for tests and
+notebooks. What a plugin does with a call is not known here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from types import TracebackType
+from typing import Any
+
+from orbit_zmq.endpoint.loopwatch import LoopWatch
+from orbit_zmq.endpoint.service import Service
+from orbit_zmq.endpoint.serving import Serving
+from orbit_zmq.environment import environment_facts
+from orbit_zmq.errors import InvalidArgument, OrbitError
+from orbit_zmq.log import get_logger
+from orbit_zmq.place import Place, find_broker
+from orbit_zmq.plugin.host import Host, detect_role, detect_scheduler
+from orbit_zmq.plugin.plugin import Plugin
+from orbit_zmq.plugin.registry import make_plugins, select
+from orbit_zmq.transport.link import Link
+
+NAME = re.compile(r"[a-z0-9._-]{1,255}")
+READY_S = 30.0  # how long `start` waits for the broker
+
+log = get_logger(__name__)
+
+
+def default_name() -> str:
+    """The host's name in the letters that an endpoint's name may have."""
+    return re.sub(r"[^a-z0-9._-]", "-", socket.gethostname().lower()) or "localhost"
+
+
+class Endpoint:
+    """One endpoint of this process.
+
+    `plugins` are names, globs, `default`, `all`, or Plugin classes. The broker is found as a client finds it. Raises
+    InvalidArgument for a bad name or role, NotFound for a plugin that nobody knows.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        url: str | None = None,
+        join: str | None = None,
+        context: str | None = None,
+        plugins: str | Iterable[str | type[Plugin]] = "default",
+        role: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name = name or default_name()
+        if not NAME.fullmatch(self.name):
+            raise InvalidArgument(f"{self.name!r} is no name of an endpoint.", hint="Names are of a-z 0-9 . _ -")
+        self.host = Host(self.name, role or detect_role(), detect_scheduler(), labels=dict(labels or {}))
+        self._place: Place = find_broker(url, join, context)
+        classes, unknown = select(plugins, self.host.role)
+        self._plugins, refused = make_plugins(classes, self.host)
+        self._absent = [*unknown, *refused]
+        self._service: Service | None = None
+        self._link: Link | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._changed = asyncio.Event()
+        self._stopping = False
+        self._watch = LoopWatch()
+        self._thread: threading.Thread | None = None
+        self._ready = threading.Event()
+        self._failure: BaseException | None = None
+
+    def __repr__(self) -> str:
+        return f"<endpoint {self.name}: plugins {', '.join(plugin.instance_name for plugin in self._plugins) or 'none'}>"
+
+    @property
+    def absent(self) -> list[dict[str, str]]:
+        """Plugins that were asked for and are not served, with the reason."""
+        return list(self._absent)
+
+    def run(self, on_ready: Callable[[], None] | None = None) -> None:
+        """Serve until SIGTERM or SIGINT, or until `stop`; raises what the broker refuses this endpoint for."""
+        asyncio.run(self._main(on_ready or (lambda: None), with_signals=True))
+
+    def start(self) -> Endpoint:
+        """Serve in a thread of this process; returns once the broker has welcomed the endpoint."""
+        self._thread = threading.Thread(target=self._run_in_thread, name=f"orbit-endpoint-{self.name}", daemon=True)
+        self._thread.start()
+        self._ready.wait(READY_S)
+        if self._failure is not None:
+            raise self._failure
+        if self._link is None or not self._link.is_up:
+            self.stop()
+            raise OrbitError(f"endpoint {self.name} was not welcomed within {READY_S:g} s")
+        return self
+
+    def stop(self) -> None:
+        """End all calls and sessions, say bye, and stop. From any thread; harmless when it has stopped."""
+        self._in_loop(self._ask_to_stop)
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(READY_S)
+
+    def __enter__(self) -> Endpoint:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    # What the link asks; in its thread
+
+    def hello(self) -> dict[str, Any]:
+        facts = self._service.facts() if self._service is not None else {}
+        facts.pop("catalogue_body", None)
+        return {"role": "endpoint", "name": self.name, "environment": environment_facts(), **facts}
+
+    def catalogue(self) -> bytes:
+        return bytes(self._service.facts()["catalogue_body"]) if self._service is not None else b""
+
+    def pulse(self) -> dict[str, Any]:
+        load = self._service.load() if self._service is not None else {}
+        return {"loop_age_s": self._watch.look(time.monotonic()), "load": load}
+
+    # The loop
+
+    def _run_in_thread(self) -> None:
+        try:
+            asyncio.run(self._main(lambda: None, with_signals=False))
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that started this one
+            self._failure = error
+        finally:
+            self._ready.set()
+
+    async def _main(self, on_ready: Callable[[], None], *, with_signals: bool) -> None:
+        loop = self._loop = asyncio.get_running_loop()
+        if with_signals:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self._ask_to_stop)
+        serving = Serving(loop)
+        link = self._link = Link(self._place, self, handler=serving, on_change=self._on_change)
+        service = self._service = Service(self.host, self._plugins, announce=link.send_update, absent=self._absent)
+        serving.connect(service, link)
+        self._watch.start()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(service.run())
+            link.start()
+            await self._serve_until_stopped(link, on_ready)
+            await service.stop()
+            self._watch.stop()
+            await asyncio.to_thread(link.close)
+        if link.refusal is not None:
+            raise link.refusal
+
+    async def _serve_until_stopped(self, link: Link, on_ready: Callable[[], None]) -> None:
+        """Wait for the end; a refusal is one, for no connection will come after it."""
+        while not self._stopping and link.refusal is None:
+            if link.is_up and not self._ready.is_set():
+                log.info("endpoint-ready", endpoint=self.name, broker=self._place.address)
+                self._ready.set()
+                on_ready()
+            await self._changed.wait()
+            self._changed.clear()
+
+    def _on_change(self) -> None:
+        """The link is up or refused; in its thread."""
+        self._in_loop(self._changed.set)
+
+    def _ask_to_stop(self) -> None:
+        self._stopping = True
+        self._changed.set()
+
+    def _in_loop(self, function: Callable[[], None]) -> None:
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop is closed: it has stopped
+                self._loop.call_soon_threadsafe(function)

@@ -1,0 +1,58 @@
+"""What an exception of plugin code becomes: an OrbitError that carries its type, message, arguments and traceback.
+
+It must never raise itself, whatever the exception is: it is what keeps one bad plugin from ending the endpoint.
+"""
+
+from __future__ import annotations
+
+import traceback
+
+import msgpack
+
+from orbit_zmq.errors import InvalidArgument, OrbitError, RemoteError
+from orbit_zmq.wire.body import pack_body
+
+MESSAGE_CHARS = 8192  # with the traceback and the arguments it still fits an inline reply
+ARGUMENTS_BYTES = 16 << 10
+
+
+def error_of(exception: BaseException) -> OrbitError:
+    """The error that the caller gets. An OrbitError stays what it is; anything else becomes one of code `internal`."""
+    text = "".join(traceback.format_exception(exception))
+    if isinstance(exception, OrbitError):
+        exception.remote_traceback = exception.remote_traceback or text
+        exception.details = _sendable(exception.details)
+        return exception
+    kind = type(exception)
+    arguments = _plain_arguments(exception)
+    return RemoteError(
+        _message_of(exception)[:MESSAGE_CHARS] or kind.__qualname__,
+        details={} if arguments is None else {"arguments": arguments},
+        remote_type=f"{kind.__module__}.{kind.__qualname__}",
+        remote_traceback=text,
+    )
+
+
+def _message_of(exception: BaseException) -> str:
+    try:
+        return str(exception)
+    except Exception:  # noqa: BLE001 - the __str__ of a plugin author's exception
+        return f"<{type(exception).__qualname__} whose __str__ fails>"
+
+
+def _plain_arguments(exception: BaseException) -> list[object] | None:
+    """The arguments of an exception where the other side can have them as they are."""
+    arguments = list(exception.args)
+    try:
+        size = len(msgpack.packb(arguments))
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return None
+    return arguments if size <= ARGUMENTS_BYTES else None
+
+
+def _sendable(details: dict[str, object]) -> dict[str, object]:
+    try:
+        pack_body(details)
+    except InvalidArgument:
+        return {str(key): repr(value) for key, value in details.items()}
+    return details

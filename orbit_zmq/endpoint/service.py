@@ -1,0 +1,338 @@
+"""The service: runs the operations that calls ask for, in the endpoint's asyncio loop.
+
+One task for each call, all in one group, no more than a bounded number at once. Every accepted call is answered exactly
+once, whatever the plugin does. It knows no sockets and no frames; the transport hands it IncomingCalls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from orbit_zmq.endpoint.raised import error_of
+from orbit_zmq.endpoint.sessions import SessionRecord, Sessions
+from orbit_zmq.endpoint.streams import StreamIn, StreamOut
+from orbit_zmq.errors import (
+    Busy,
+    Canceled,
+    Conflict,
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    OrbitError,
+    ShuttingDown,
+)
+from orbit_zmq.log import get_logger
+from orbit_zmq.plugin.arguments import Caller, did_you_mean
+from orbit_zmq.plugin.catalogue import catalogue_of
+from orbit_zmq.plugin.host import Host
+from orbit_zmq.plugin.operation import Operation
+from orbit_zmq.plugin.plugin import Plugin
+from orbit_zmq.plugin.session import PluginSession
+from orbit_zmq.wire.header import Header
+
+log = get_logger(__name__)
+
+MAX_RUNNING = 128  # calls at once; past that a caller hears `busy` rather than waiting in a queue that nobody sees
+CLOSE_WITHIN_S = 2.0  # for all sessions together when the endpoint stops
+
+
+class IncomingCall(Protocol):
+    """One request to execute, made by the transport. It is answered exactly once, in the loop's thread."""
+
+    header: Header
+    body: bytes  # the whole arguments, packed
+    flags: int  # RAW and TAGGED count
+    stream_in: AsyncIterator[bytes] | None
+
+    def reply(self, body: bytes, flags: int) -> None: ...
+
+    def fail(self, error: OrbitError) -> None: ...
+
+    async def reply_stream(self, chunks: AsyncIterator[bytes]) -> None:
+        """Reply, pump the chunks, end the stream. An OrbitError out of `chunks` ends the call by `fail`, in here; only
+        a cancellation comes out, unanswered."""
+
+
+class Running:
+    """One call that is being executed."""
+
+    __slots__ = ("call", "deadline", "left_s", "operation", "reason", "record", "target", "task")
+
+    def __init__(
+        self, call: IncomingCall, operation: Operation, target: Plugin | PluginSession, record: SessionRecord | None
+    ) -> None:
+        self.call = call
+        self.operation = operation
+        self.target = target
+        self.record = record
+        self.left_s = call.header.left_s or operation.deadline_s
+        self.deadline = 0.0
+        self.reason: OrbitError | None = None  # why it was ended from outside
+        self.task: asyncio.Task[None] | None = None  # set when it has begun; before that `reason` is enough
+
+    def end(self, error: OrbitError) -> None:
+        """End the call with an error; the first reason counts."""
+        if self.reason is None:
+            self.reason = error
+            if self.task is not None:
+                self.task.cancel()
+
+    def moved(self) -> None:
+        """A chunk has passed: the deadline starts anew."""
+        self.deadline = time.monotonic() + self.left_s
+
+
+class Service:
+    """The plugins of one endpoint and the calls to them."""
+
+    def __init__(
+        self,
+        host: Host,
+        plugins: Sequence[Plugin],
+        *,
+        announce: Callable[[dict[str, Any]], None],
+        absent: Iterable[Mapping[str, str]] = (),
+        max_running: int = MAX_RUNNING,
+    ) -> None:
+        self.host = host
+        self.sessions = Sessions(announce, self._spawn)
+        self._plugins: dict[str, Plugin] = {}
+        for plugin in plugins:
+            if plugin.instance_name in self._plugins:
+                raise Conflict(f"two plugins have the instance name {plugin.instance_name!r}")
+            self._plugins[plugin.instance_name] = plugin
+            plugin.sessions = self.sessions
+        self._absent = [dict(one) for one in absent]
+        self._catalogue, self._catalogue_hash = catalogue_of(plugins)
+        self._max_running = max_running
+        self._running: set[Running] = set()
+        self._group: asyncio.TaskGroup | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
+        self._stop_asked = asyncio.Event()
+        self._stopped = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until `stop`. All tasks of all plugins live in here."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                sweeping = group.create_task(self.sessions.sweep_always())
+                try:
+                    await self._stop_asked.wait()
+                finally:
+                    self._stop_asked.set()  # no call is taken from here on
+                for running in list(self._running):
+                    running.end(_stopped())
+                await self.sessions.close_all(CLOSE_WITHIN_S)
+                sweeping.cancel()
+        finally:
+            self._group = None
+            if self._timer is not None:
+                self._timer.cancel()
+            self._stopped.set()
+
+    async def stop(self) -> None:
+        """End all calls and close all sessions; returns when `run` has ended."""
+        self._stop_asked.set()
+        if self._group is not None:
+            await self._stopped.wait()
+
+    def facts(self) -> dict[str, Any]:
+        """What hello says of the plugins; from any thread."""
+        return {
+            "plugins": {
+                name: {"plugin": one.plugin_name, "version": one.version} for name, one in self._plugins.items()
+            },
+            "absent": self._absent,
+            "catalogue": self._catalogue_hash,
+            "catalogue_body": self._catalogue,
+            "sessions": self.sessions.facts(),
+            "host": {"role": self.host.role, "scheduler": self.host.scheduler},
+            "labels": dict(self.host.labels),
+            "load": self.load(),
+        }
+
+    def load(self) -> dict[str, int]:
+        """How much there is to do; from any thread."""
+        return {"running": len(self._running), "sessions": len(self.sessions)}
+
+    def on_call(self, call: IncomingCall) -> None:
+        """Start a call, or answer why not."""
+        try:
+            running = self._accept(call)
+        except OrbitError as error:
+            self._fail(call, error)
+            return
+        running.moved()
+        self._running.add(running)
+        if running.record is not None:
+            running.record.calls.add(running)
+        if running.deadline < self._timer_at:
+            self._set_timer(running.deadline)
+        assert self._group is not None  # _accept has looked
+        self._group.create_task(self._run(running))
+
+    def on_cancel(self, caller: bytes, call_id: int) -> None:
+        """The caller has given a call up."""
+        for running in self._running:
+            header = running.call.header
+            if header.id == call_id and header.caller == caller:
+                running.end(Canceled())
+
+    def _accept(self, call: IncomingCall) -> Running:
+        """Find what the call is for, or raise why there is nothing."""
+        if self._group is None or self._stop_asked.is_set():
+            raise ShuttingDown("the endpoint does not serve calls now")
+        if len(self._running) >= self._max_running:
+            raise Busy(f"{self._max_running} calls run on endpoint {self.host.name} already")
+        header = call.header
+        plugin = self._plugins.get(header.plugin)
+        if plugin is None:
+            plugin = self._plugin_of(header)
+        operation = plugin.operations.get(header.operation)
+        if operation is None:
+            raise self._no_operation(plugin, header.operation)
+        if not operation.needs_session:
+            return Running(call, operation, plugin, None)
+        if not header.session:
+            raise InvalidArgument(
+                f"{operation.label} needs a session", hint="Open one with register_session and call with its id."
+            )
+        if not operation.on_session:
+            return Running(call, operation, plugin, None)
+        record = self.sessions.enter(header.session, header.source, header.user, plugin)
+        assert record.session is not None  # it is ready
+        return Running(call, operation, record.session, record)
+
+    async def _run(self, running: Running) -> None:
+        """One call from its start to its answer; the only task that a call has."""
+        try:
+            await self._execute(running)
+        except asyncio.CancelledError as error:
+            if self._answer_canceled(running, error):
+                raise
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the plugin call
+            self._fail(running.call, error if error is running.reason else error_of(error))
+        finally:
+            self._running.discard(running)
+            if running.record is not None:
+                running.record.calls.discard(running)
+
+    async def _execute(self, running: Running) -> None:
+        if running.reason is not None:
+            raise running.reason
+        running.task = asyncio.current_task()
+        call, operation = running.call, running.operation
+        arguments = operation.arguments(call.body, call.flags)
+        if operation.stream_in or operation.caller or call.stream_in is not None:
+            self._add_special(arguments, running)
+        result = getattr(running.target, operation.attribute)(**arguments)
+        if not operation.is_generator:
+            result = await result
+        if not operation.stream_out:
+            call.reply(*operation.pack(result))
+            return
+        chunks = StreamOut(operation.label, result, running.moved)
+        try:
+            await call.reply_stream(chunks)
+        finally:
+            await self._close_stream(chunks, operation)
+
+    def _answer_canceled(self, running: Running, error: asyncio.CancelledError) -> bool:
+        """Answer a call whose task was canceled; whether the whole service is being ended from outside."""
+        if running.reason is not None:
+            self._fail(running.call, running.reason)
+            return False
+        if running.task is not None and running.task.cancelling():
+            self._fail(running.call, _stopped())
+            return True
+        self._fail(running.call, error_of(error))  # the operation waited for something that was canceled
+        return False
+
+    async def _close_stream(self, chunks: StreamOut, operation: Operation) -> None:
+        try:
+            await chunks.aclose()
+        except (Exception, SystemExit):  # the plugin call: a generator's own clean-up
+            log.exception("stream-close-failed", operation=operation.label)
+
+    def _add_special(self, arguments: dict[str, Any], running: Running) -> None:
+        """The arguments that do not come in the body: the stream and who calls."""
+        call, operation = running.call, running.operation
+        if operation.caller:
+            header = call.header
+            arguments[operation.caller] = Caller(header.user, header.source, header.session)
+        if operation.stream_in:
+            if call.stream_in is None:
+                raise InvalidArgument(
+                    f"{operation.label}: argument {operation.stream_in!r} is a stream of bytes",
+                    details={"fields": [operation.stream_in]},
+                )
+            arguments[operation.stream_in] = StreamIn(call.stream_in, running.moved)
+        elif call.stream_in is not None:
+            raise InvalidArgument(f"{operation.label} takes no stream of bytes")
+
+    def _fail(self, call: IncomingCall, error: OrbitError) -> None:
+        try:
+            call.fail(error)
+        except Exception:  # the loop's task: a fault in the transport ends this call alone
+            log.exception("answer-failed", operation=call.header.operation)
+
+    def _plugin_of(self, header: Header) -> Plugin:
+        if not header.plugin and header.session:
+            return self.sessions.find(header.session, header.user).plugin
+        known = sorted(self._plugins)
+        raise NotFound(
+            f"endpoint {self.host.name} has no plugin {header.plugin!r}; it has: {', '.join(known) or 'none'}",
+            hint=did_you_mean(header.plugin, known, "Plugins there"),
+            details={"known": known},
+        )
+
+    def _no_operation(self, plugin: Plugin, name: str) -> NotFound:
+        known = sorted(plugin.operations)
+        return NotFound(
+            f"plugin {plugin.instance_name} has no operation {name!r}; it has: {', '.join(known)}",
+            hint=did_you_mean(name, known, "Operations there"),
+            details={"known": known},
+        )
+
+    def _set_timer(self, at: float) -> None:
+        # One timer for all calls, at the nearest deadline: a timer for each call costs more than the rest of its start.
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = asyncio.get_running_loop().call_at(at, self._on_deadline)
+
+    def _on_deadline(self) -> None:
+        self._timer, self._timer_at = None, math.inf
+        now = time.monotonic()
+        nearest = math.inf
+        for running in list(self._running):
+            if running.deadline <= now:
+                running.end(DeadlineExceeded(f"{running.operation.label} did not end within {running.left_s:.3g} s"))
+            elif running.deadline < nearest:
+                nearest = running.deadline
+        if nearest < math.inf:
+            self._set_timer(nearest)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run a plugin's coroutine; its failure is logged and harms nobody else."""
+        if self._group is None:
+            coroutine.close()
+            raise ShuttingDown("the endpoint has stopped")
+        return self._group.create_task(self._guarded(coroutine))
+
+    async def _guarded(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        try:
+            return await coroutine
+        except (Exception, SystemExit):  # the loop's task
+            log.exception("spawned-task-failed")
+            return None
+
+
+def _stopped() -> ShuttingDown:
+    return ShuttingDown("the endpoint stopped during the call")

@@ -1,0 +1,356 @@
+"""The sessions of an endpoint: one record for each, one table, one place that removes it.
+
+It opens, attaches, initializes, expires and closes them, and says so to the broker through `announce`. It checks the
+owner wherever a session id comes in. It runs no operations and knows nothing of calls but how to end one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+from enum import Enum
+from typing import Any, Protocol
+
+from orbit_zmq.endpoint.raised import error_of
+from orbit_zmq.errors import (
+    Conflict,
+    InternalError,
+    InvalidArgument,
+    NotFound,
+    OrbitError,
+    SessionClosed,
+    SessionExpired,
+    SessionNotReady,
+    ShuttingDown,
+)
+from orbit_zmq.log import get_logger
+from orbit_zmq.plugin.arguments import Caller
+from orbit_zmq.plugin.plugin import Plugin
+from orbit_zmq.plugin.session import Lifetime, PluginSession, Spawn
+
+log = get_logger(__name__)
+
+SWEEP_S = 1.0  # lifetimes are seconds to days; one pass over thousands of records takes a millisecond
+RECLAIM_S = 300.0  # an ephemeral session outlives its holder by this: a laptop that sleeps for a while comes back to it
+CANCEL_S = 5.0  # for code that cleans up after it was canceled
+ENDED_IDS = 10_000  # ids that are still told closed or expired from unknown; the oldest is forgotten first
+
+
+class Status(Enum):
+    """initializing: calls are refused for now.  ready.  failed: initialize() raised, calls hear why.  ended: removed."""
+
+    INITIALIZING = "initializing"
+    READY = "ready"
+    FAILED = "failed"
+    ENDED = "ended"
+
+
+class OpenCall(Protocol):
+    """What the table knows of a call that runs in a session."""
+
+    task: asyncio.Task[None] | None
+
+    def end(self, error: OrbitError) -> None: ...
+
+
+class SessionRecord:
+    """All that is known of one session."""
+
+    __slots__ = (
+        "calls", "changed", "error", "holder", "holder_lost_at", "last_used", "lifetime", "plugin", "session", "sid",
+        "status", "tasks", "ttl_s", "user",
+    )  # fmt: skip
+
+    def __init__(self, sid: str, plugin: Plugin, caller: Caller, lifetime: Lifetime, ttl_s: float, now: float) -> None:
+        self.sid = sid
+        self.plugin = plugin
+        self.user = caller.user
+        self.holder = caller.name
+        self.lifetime: Lifetime = lifetime
+        self.ttl_s = ttl_s  # 0: never
+        self.last_used = now
+        self.holder_lost_at: float | None = None
+        self.status = Status.INITIALIZING
+        self.error: OrbitError | None = None
+        self.session: PluginSession | None = None
+        self.calls: set[OpenCall] = set()
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.changed = asyncio.Event()  # set once the status is no longer initializing
+
+    def has_expired(self, now: float) -> bool:
+        """Whether its lifetime is over. A call that runs and unfinished work count as activity."""
+        if self.lifetime == "ephemeral":
+            return self.holder_lost_at is not None and now - self.holder_lost_at >= RECLAIM_S
+        if self.lifetime == "persistent" or not self.ttl_s:
+            return False
+        if self.calls or self.status is Status.INITIALIZING or self._is_working():
+            self.last_used = now
+        return now - self.last_used >= self.ttl_s
+
+    def _is_working(self) -> bool:
+        try:
+            return self.session is not None and self.session.has_unfinished_work()
+        except Exception:  # the plugin call
+            log.exception("session-hook-failed", plugin=self.plugin.instance_name, session=self.sid)
+            return False
+
+    def fact(self) -> dict[str, str]:
+        """What the broker is told."""
+        return {"id": self.sid, "plugin": self.plugin.instance_name, "user": self.user, "lifetime": self.lifetime}
+
+
+class Sessions:
+    """The table. Used from the loop's thread, except for `facts` and `count`."""
+
+    def __init__(
+        self,
+        announce: Callable[[dict[str, Any]], None],
+        spawn: Spawn,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._records: dict[str, SessionRecord] = {}
+        self._ended: OrderedDict[str, tuple[str, type[OrbitError]]] = OrderedDict()  # sid -> (user, what it answers)
+        self._announce = announce
+        self._spawn = spawn
+        self._clock = clock
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def facts(self) -> list[dict[str, str]]:
+        """All sessions, as hello lists them; from any thread."""
+        return [record.fact() for record in list(self._records.values()) if record.session is not None]
+
+    def count(self, plugin: Plugin) -> int:
+        return sum(record.plugin is plugin for record in list(self._records.values()))
+
+    def list_of(self, plugin: Plugin, user: str) -> list[dict[str, Any]]:
+        """What list_sessions answers."""
+        return [
+            {"sid": record.sid, "status": record.status.value, "lifetime": record.lifetime, "holder": record.holder}
+            for record in self._records.values()
+            if record.plugin is plugin and record.user == user
+        ]
+
+    def find(self, sid: str, user: str, plugin: Plugin | None = None) -> SessionRecord:
+        """The record of a user's session; another user's is as unknown as one that never was."""
+        record = self._records.get(sid)
+        if record is not None and record.user == user and (plugin is None or record.plugin is plugin):
+            return record
+        owner, kind = self._ended.get(sid, ("", NotFound))
+        if record is None and kind is not NotFound and owner == user:
+            raise kind(f"session {'expired' if kind is SessionExpired else 'closed'}: {sid}")
+        raise NotFound(f"unknown session id: {sid}", hint="Open a session with register_session.")
+
+    def enter(self, sid: str, caller: str, user: str, plugin: Plugin) -> SessionRecord:
+        """The record for a call that starts now, which is activity; an error where the session takes no calls."""
+        record = self.find(sid, user, plugin)
+        if record.status is not Status.READY:
+            raise _not_ready(record)
+        record.last_used = self._clock()
+        if caller == record.holder:
+            record.holder_lost_at = None
+        return record
+
+    async def register(
+        self,
+        plugin: Plugin,
+        caller: Caller,
+        *,
+        sid: str | None,
+        lifetime: Lifetime | None,
+        ttl: float | None,
+        arguments: dict[str, Any],
+    ) -> dict[str, str]:
+        """Open a session, or attach to the caller's own of that id."""
+        if ttl is not None and lifetime not in (None, "ttl"):
+            raise InvalidArgument(f"ttl goes with lifetime 'ttl', not {lifetime!r}", details={"fields": ["ttl"]})
+        lifetime = lifetime or ("ttl" if ttl else None)
+        if sid is not None and sid in self._records:
+            return self._attach(self._records[sid], plugin, caller, lifetime, ttl)
+        chosen = sid or self._fresh_id()
+        ttl_s = (ttl or plugin.session_ttl) if lifetime == "ttl" else 0.0
+        record = SessionRecord(chosen, plugin, caller, lifetime or "ephemeral", ttl_s, self._clock())
+        self._records[chosen] = record  # before the first await: a second register of the same id attaches
+        self._ended.pop(chosen, None)
+        try:
+            await self._create(record, arguments)
+        except BaseException as error:
+            self._forget_failed(record, error)
+            raise
+        return {"sid": chosen, "status": record.status.value}
+
+    async def unregister(self, plugin: Plugin, caller: Caller) -> None:
+        """Close a session; returns when what it held has been released."""
+        record = self.find(caller.session, caller.user, plugin)
+        released = self._remove(record, SessionClosed)
+        await asyncio.shield(released)
+
+    async def status(self, plugin: Plugin, caller: Caller, wait_s: float) -> dict[str, Any]:
+        """What session_status answers, at the latest after `wait_s`."""
+        record = self.find(caller.session, caller.user, plugin)
+        record.last_used = self._clock()
+        if record.status is Status.INITIALIZING and wait_s > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(record.changed.wait(), wait_s)
+        if record.status is Status.ENDED:
+            record = self.find(caller.session, caller.user, plugin)
+        answer: dict[str, Any] = {"sid": record.sid, "status": record.status.value}
+        if record.error is not None:
+            answer["error"] = record.error.to_body()
+        return answer
+
+    def on_holder_lost(self, name: str) -> None:
+        """A participant is gone: the ephemeral sessions that it holds end some time from now."""
+        for record in self._records.values():
+            if record.holder == name and record.holder_lost_at is None:
+                record.holder_lost_at = self._clock()
+
+    def sweep(self) -> None:
+        """End the sessions whose lifetime is over."""
+        now = self._clock()
+        for record in [record for record in self._records.values() if record.has_expired(now)]:
+            self._remove(record, SessionExpired)
+
+    async def sweep_always(self) -> None:
+        """Sweep until canceled."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            self.sweep()
+
+    async def close_all(self, within_s: float) -> None:
+        """End every session because the endpoint stops; what is not released in time is given up."""
+        released = [self._remove(record, ShuttingDown) for record in list(self._records.values())]
+        if not released:
+            return
+        _, late = await asyncio.wait(released, timeout=within_s)
+        for task in late:
+            log.warning("session-close-given-up", after_s=within_s)
+            task.cancel()
+
+    def _attach(
+        self, record: SessionRecord, plugin: Plugin, caller: Caller, lifetime: Lifetime | None, ttl: float | None
+    ) -> dict[str, str]:
+        if record.user != caller.user or record.plugin is not plugin:
+            raise Conflict(f"session id {record.sid} is taken", details={"sid": record.sid})
+        if lifetime not in (None, record.lifetime) or ttl not in (None, record.ttl_s):
+            raise Conflict(
+                f"session {record.sid} exists with lifetime {record.lifetime}, ttl {record.ttl_s:g}",
+                hint="Attach without lifetime and ttl, or with the same ones.",
+            )
+        record.holder = caller.name
+        record.holder_lost_at = None
+        record.last_used = self._clock()
+        if record.session is not None:
+            record.session.holder = caller.name
+        return {"sid": record.sid, "status": record.status.value}
+
+    async def _create(self, record: SessionRecord, arguments: dict[str, Any]) -> None:
+        plugin = record.plugin
+        session = plugin.create_session(record.sid, **arguments)
+        if inspect.isawaitable(session):
+            session = await session
+        if not isinstance(session, PluginSession) or getattr(session, "sid", None) != record.sid:
+            raise InternalError(
+                f"plugin {plugin.instance_name}: create_session returned no PluginSession with that sid",
+                hint="Return self.session_class(sid, ...), whose __init__ calls super().__init__(sid).",
+            )
+        session.owner, session.holder = record.user, record.holder
+        session.spawner = lambda coroutine: self._spawn_in(record, coroutine)
+        record.session = session
+        if record.status is Status.ENDED:  # closed by somebody who attached while it was being made
+            await _call_close(record)
+            raise SessionClosed(f"session closed: {record.sid}")
+        initialize = getattr(session, "initialize", None)
+        if initialize is None:
+            self._set(record, Status.READY)
+        else:
+            self._spawn_in(record, self._initialize(record, initialize))
+        self._announce({"opened": [record.fact()]})
+
+    async def _initialize(self, record: SessionRecord, initialize: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        try:
+            await initialize()
+        except (Exception, SystemExit) as error:  # the plugin call
+            log.exception("session-initialize-failed", plugin=record.plugin.instance_name, session=record.sid)
+            record.error = error_of(error)
+            self._set(record, Status.FAILED)
+        else:
+            self._set(record, Status.READY)
+
+    def _set(self, record: SessionRecord, status: Status) -> None:
+        if record.status is not Status.ENDED:
+            record.status = status
+            record.last_used = self._clock()
+        record.changed.set()
+
+    def _spawn_in(self, record: SessionRecord, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = self._spawn(coroutine)
+        record.tasks.add(task)
+        task.add_done_callback(record.tasks.discard)
+        return task
+
+    def _remove(self, record: SessionRecord, kind: type[OrbitError]) -> asyncio.Task[Any]:
+        """Take a record out of the table for good, and release what it holds in the background."""
+        del self._records[record.sid]
+        record.status = Status.ENDED
+        record.changed.set()
+        self._ended[record.sid] = (record.user, SessionClosed if kind is ShuttingDown else kind)
+        while len(self._ended) > ENDED_IDS:
+            self._ended.popitem(last=False)
+        if record.session is not None:
+            self._announce({"closed": [record.sid]})
+        for call in list(record.calls):
+            call.end(kind(f"the session ended during the call: {record.sid}"))
+        return self._spawn(self._release(record))
+
+    async def _release(self, record: SessionRecord) -> None:
+        for task in record.tasks:
+            task.cancel()
+        tasks = record.tasks | {call.task for call in record.calls if call.task is not None}
+        if tasks:  # close() must not pull from under an operation what it uses
+            await asyncio.wait(tasks, timeout=CANCEL_S)
+        await _call_close(record)
+
+    def _forget_failed(self, record: SessionRecord, error: BaseException) -> None:
+        """A session that could not be made was never there; who waits for its status still hears why."""
+        if self._records.get(record.sid) is record:
+            del self._records[record.sid]
+        record.error = error_of(error)
+        self._set(record, Status.FAILED)
+
+    def _fresh_id(self) -> str:
+        while True:
+            sid = f"session.{secrets.token_hex(4)}"
+            if sid not in self._records and sid not in self._ended:
+                return sid
+
+
+async def _call_close(record: SessionRecord) -> None:
+    session = record.session
+    if session is None:
+        return
+    try:
+        await session.close()
+    except (Exception, SystemExit):  # the plugin call
+        log.exception("session-close-failed", plugin=record.plugin.instance_name, session=record.sid)
+    finally:
+        session.is_active = False
+
+
+def _not_ready(record: SessionRecord) -> OrbitError:
+    if record.error is None:
+        return SessionNotReady(f"session {record.sid} is still being set up")
+    return SessionNotReady(
+        f"session {record.sid} could not be set up: {record.error.message}",
+        hint="Open a new session once the reason is gone.",
+        transient=False,
+        details={"error": record.error.code},
+        remote_type=record.error.remote_type,
+        remote_traceback=record.error.remote_traceback,
+    )

@@ -1,0 +1,46 @@
+"""For processes that are somebody's child: notice that the parent is gone, and say that the start has worked or failed.
+
+The other half of children.py. A thread reads standard input, which nobody ever writes to, until it is closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from orbit_zmq.errors import OrbitError
+
+
+def watch_parent(on_gone: Callable[[], None]) -> None:
+    """Call `on_gone`, from a thread of its own, when standard input is closed."""
+    threading.Thread(target=_watch, args=(on_gone,), name="orbit-parent", daemon=True).start()
+
+
+def say_ready(facts: dict[str, Any]) -> None:
+    """Print the one line, then send whatever is printed later to standard error: nobody reads the pipe any more."""
+    _print_line(facts)
+    with contextlib.suppress(OSError):
+        os.dup2(2, 1)
+
+
+def say_failed(error: OrbitError) -> None:
+    """Tell the parent why there will be no ready line."""
+    _print_line({"error": error.to_body()})
+
+
+def _print_line(facts: dict[str, Any]) -> None:
+    with contextlib.suppress(OSError):  # a parent that is gone hears nothing, and the input says so, too
+        sys.stdout.write(json.dumps(facts, default=str) + "\n")
+        sys.stdout.flush()
+
+
+def _watch(on_gone: Callable[[], None]) -> None:
+    with contextlib.suppress(OSError):
+        while os.read(0, 65_536):
+            pass
+    on_gone()

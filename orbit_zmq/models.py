@@ -1,0 +1,100 @@
+"""Models of what the broker tells of itself, shared by the broker, the command line, monitors and the gateway.
+
+A field may be added at any time; `schema_version` grows when one goes or changes its meaning. Durations are seconds, sizes
+are bytes, both in the name.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+STATUS_SCHEMA_VERSION = 1
+
+
+class Model(BaseModel):
+    """What all of them have in common: a newer broker may say more than a reader knows."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class QueueStatus(Model):
+    """What waits to be sent."""
+
+    messages: int
+    bytes: int
+
+
+class ParticipantStatus(Model):
+    """One connected party, or one that may come back."""
+
+    name: str
+    role: str
+    user: str
+    state: str  # present, busy, suspect
+    incarnation: str
+    is_connected: bool
+    silent_for_s: float
+    loop_age_s: float
+    calls_made: int
+    calls_served: int
+    sessions: int
+    queue: QueueStatus
+
+
+class CallCounts(Model):
+    """Calls that have not ended: on their way, waiting for an endpoint to come back, and large answers of the broker."""
+
+    in_flight: int
+    held: int
+    own_streams: int
+
+
+class Totals(Model):
+    """Since the start. Messages and bytes are those of the broker's socket, headers included."""
+
+    messages_in: int
+    messages_out: int
+    bytes_in: int
+    bytes_out: int
+    requests: int
+    replies: int
+    errors: int
+
+
+class Rates(Model):
+    """The same, a second."""
+
+    messages_in: float
+    messages_out: float
+    bytes_in: float
+    bytes_out: float
+    requests: float
+    replies: float
+    errors: float
+
+
+class BrokerStatus(Model):
+    """The answer of the broker's operation `status`."""
+
+    schema_version: int = STATUS_SCHEMA_VERSION
+    epoch: str  # incarnation of the broker, hexadecimal
+    broker_version: str
+    protocol_versions: tuple[int, int]
+    versions: dict[str, str]  # of python, pyzmq, libzmq, msgpack
+    hostname: str
+    pid: int
+    ipc: str | None
+    tcp: str | None
+    uptime_s: float
+    memory_bytes: int
+    open_files: int
+    open_files_limit: int
+    participants: list[ParticipantStatus]
+    calls: CallCounts
+    sessions: int
+    catalogues: int
+    queues: QueueStatus
+    totals: Totals
+    rates_1s: Rates
+    rates_10s: Rates
+    drops: dict[str, int]  # messages thrown away, by cause

@@ -1,0 +1,9 @@
+"""What a plugin author imports: the base classes, the decorator, and the types that an operation may speak of."""
+
+from orbit_zmq.plugin.host import Host
+from orbit_zmq.plugin.operation import Caller, Raw, operation
+from orbit_zmq.plugin.plugin import Plugin
+from orbit_zmq.plugin.registry import get_plugin_class, get_plugin_names
+from orbit_zmq.plugin.session import PluginSession
+
+__all__ = ["Caller", "Host", "Plugin", "PluginSession", "Raw", "get_plugin_class", "get_plugin_names", "operation"]

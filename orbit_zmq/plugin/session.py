@@ -1,0 +1,64 @@
+"""PluginSession: what a plugin author derives from, one object for each session of a user.
+
+The endpoint makes it, hands it to operations, and closes it. It must not know of sockets, of the table of sessions, or
+of other users.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Literal
+
+from orbit_zmq.errors import SessionClosed, SessionNotReady
+from orbit_zmq.plugin.operation import HOOKS, check_is_async, collect
+
+Lifetime = Literal["ephemeral", "ttl", "persistent"]
+Spawn = Callable[[Coroutine[Any, Any, Any]], "asyncio.Task[Any]"]
+
+
+class PluginSession:
+    """State of one session. Operations are its async methods under `@operation`.
+
+    Where a subclass defines `async def initialize(self)`, it runs in the background once the session is registered, and
+    operations are answered `session-not-ready` until it has ended.
+    """
+
+    owner: str = ""  # the user whose session it is; set when it is registered
+    holder: str = ""  # the participant that created it or attached last
+    is_active: bool = True
+    spawner: Spawn | None = None  # set by the endpoint while the session is registered
+
+    def __init__(self, sid: str) -> None:
+        self.sid = sid
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        collect(cls, "session class")
+        for hook in HOOKS:
+            check_is_async(getattr(cls, hook, None), f"session class: {cls.__qualname__}.{hook}")
+
+    def check_active(self) -> None:
+        """Raise SessionClosed once the session has been closed."""
+        if not self.is_active:
+            raise SessionClosed(f"session closed: {self.sid}")
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run a coroutine beside the operations, until it ends or the session is closed; a failure is logged."""
+        if self.spawner is None or not self.is_active:
+            coroutine.close()
+            self.check_active()
+            raise SessionNotReady(
+                f"session {self.sid} is not registered yet, so it cannot spawn",
+                hint="Call spawn in initialize() or later, not in __init__.",
+            )
+        return self.spawner(coroutine)
+
+    def has_unfinished_work(self) -> bool:
+        """Whether something runs on for this session; that keeps one with a ttl alive."""
+        return False
+
+    async def close(self) -> dict[str, Any]:
+        """Release what the session holds. Spawned tasks and open calls have been cancelled before."""
+        self.is_active = False
+        return {}

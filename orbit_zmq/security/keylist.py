@@ -1,0 +1,238 @@
+"""The broker's list of the keys that may connect over TCP, and what each of them may do.
+
+One JSON file beside the broker's own key, 0600, replaced whole. It is read at the start and again when it has changed; a
+look-up touches memory only, because the broker makes one during every handshake. Patterns are those of the shell: `hpc1.*`.
+A list that turns out damaged while it is in force is reported, and the one in memory stays.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from orbit_zmq.errors import Conflict, InvalidArgument, NotFound, NotPermitted
+from orbit_zmq.files import read_private, write_private
+from orbit_zmq.log import get_logger
+from orbit_zmq.security.keys import OWNER_KEY, KeyPair, is_key, load_or_make_keypair, make_keypair, own_user
+
+log = get_logger(__name__)
+
+ROLES = ("endpoint", "client", "gateway", "admin")
+RIGHTS = ("read", "write", "run", "act-for")
+CALLER = ("read", "write", "run")
+DEFAULT_RIGHTS = {"endpoint": CALLER, "client": CALLER, "gateway": RIGHTS, "admin": RIGHTS}
+OWNER = "owner"
+VERSION = 1
+NAME = re.compile(r"[a-z0-9._-]{1,255}")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyEntry:
+    """One key: who holds it, which endpoint names it may take, and what it may do where. Times are wall-clock seconds."""
+
+    key: str
+    name: str
+    user: str
+    role: str
+    names: tuple[str, ...]
+    endpoints: tuple[str, ...] = ("*",)
+    plugins: tuple[str, ...] = ("*",)
+    rights: tuple[str, ...] = CALLER
+    created: float = 0.0
+    last_seen: float | None = None
+    expires: float | None = None
+
+    def is_valid(self, now_wall: float) -> bool:
+        return self.expires is None or now_wall < self.expires
+
+    def may_take(self, name: str) -> bool:
+        """Whether a party with this key may be the endpoint of that name."""
+        return any(fnmatchcase(name, pattern) for pattern in self.names)
+
+    def may_reach(self, endpoint: str, plugin: str) -> bool:
+        """Whether a party with this key may call that plugin on that endpoint at all."""
+        return any(fnmatchcase(endpoint, pattern) for pattern in self.endpoints) and any(
+            fnmatchcase(plugin, pattern) for pattern in self.plugins
+        )
+
+
+class KeyList:
+    """The entries by key, and the file that they came from."""
+
+    def __init__(self, path: Path, entries: Iterable[KeyEntry]) -> None:
+        self.path = path
+        self._entries = {entry.key: entry for entry in entries}
+        self._stamp = _stamp(path)
+
+    @classmethod
+    def load(cls, path: Path) -> KeyList:
+        """Read the list, or begin one. The owner's own entry is always in it; its key lies beside the list."""
+        owner = load_or_make_keypair(path.with_name(OWNER_KEY))
+        try:
+            keys = cls(path, read_entries(path))
+        except FileNotFoundError:
+            keys = cls(path, ())
+        if owner.public not in keys._entries:
+            kept = [entry for entry in keys if entry.name != OWNER]
+            entry = KeyEntry(owner.public, OWNER, own_user(), "admin", ("*",), rights=RIGHTS, created=time.time())
+            keys._replace_all([entry, *kept])
+        return keys
+
+    def __iter__(self) -> Iterator[KeyEntry]:
+        return iter(tuple(self._entries.values()))
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def lookup(self, key: str, now_wall: float) -> KeyEntry | None:
+        """The entry of a key that is listed and has not expired. Memory only."""
+        entry = self._entries.get(key)
+        return entry if entry is not None and entry.is_valid(now_wall) else None
+
+    def seen(self, key: str, now_wall: float) -> None:
+        """Remember when a key last connected; it is written with the next change."""
+        if key in self._entries:
+            self._entries[key] = replace(self._entries[key], last_seen=now_wall)
+
+    def reload(self) -> bool:
+        """Take over the file if it has changed. False when it has not, or when it is damaged: then nothing changes."""
+        stamp = _stamp(self.path)
+        if stamp == self._stamp:
+            return False
+        self._stamp = stamp
+        try:
+            fresh = read_entries(self.path)
+        except (OSError, InvalidArgument) as error:
+            log.error("key-list-damaged", path=str(self.path), reason=str(error), kept=len(self))
+            return False
+        seen = {entry.key: entry.last_seen for entry in self}
+        self._entries = {
+            entry.key: replace(entry, last_seen=max(entry.last_seen or 0.0, seen.get(entry.key) or 0.0) or None)
+            for entry in fresh
+        }
+        return True
+
+    def admit(
+        self,
+        name: str,
+        role: str,
+        user: str | None = None,
+        *,
+        names: tuple[str, ...] | None = None,
+        endpoints: tuple[str, ...] = ("*",),
+        plugins: tuple[str, ...] = ("*",),
+        rights: tuple[str, ...] | None = None,
+        expires: float | None = None,
+    ) -> KeyPair:
+        """Make a key for a new party and list it; the pair is in nobody's file but the one that the caller writes.
+
+        An endpoint may take its own name and names below it (`hpc1`, `hpc1.*`) unless `names` says otherwise; nobody else
+        may take any. The user is this process's unless it is given.
+        """
+        self.reload()
+        if any(entry.name == name for entry in self):
+            raise Conflict(f"A key of the name {name} is listed already.", hint="Revoke it first, or choose another name.")
+        pair = make_keypair()
+        own_names = (name, f"{name}.*") if role == "endpoint" else ()
+        entry = KeyEntry(
+            key=pair.public,
+            name=name,
+            user=user or own_user(),
+            role=role,
+            names=own_names if names is None else names,
+            endpoints=endpoints,
+            plugins=plugins,
+            rights=DEFAULT_RIGHTS.get(role, ()) if rights is None else rights,
+            created=time.time(),
+            expires=expires,
+        )
+        check_entry(entry)
+        self._replace_all([*self, entry])
+        return pair
+
+    def revoke(self, name: str) -> KeyEntry:
+        """Strike the key of that name and answer what it was, so that its connections can be ended."""
+        self.reload()
+        if name == OWNER:
+            raise NotPermitted("The owner's own key cannot be revoked.", hint="Delete owner.key to have a new one made.")
+        entry = next((entry for entry in self if entry.name == name), None)
+        if entry is None:
+            raise NotFound(f"No key of the name {name} is listed.", hint="The list is in " + str(self.path))
+        self._replace_all([other for other in self if other is not entry])
+        return entry
+
+    def _replace_all(self, entries: list[KeyEntry]) -> None:
+        content = {"version": VERSION, "keys": [asdict(entry) for entry in entries]}
+        write_private(self.path, json.dumps(content, indent=1) + "\n")
+        self._entries = {entry.key: entry for entry in entries}
+        self._stamp = _stamp(self.path)
+
+
+def read_entries(path: Path) -> list[KeyEntry]:
+    """All entries of a list, or InvalidArgument naming what is wrong with it; never a part of them."""
+    try:
+        content = json.loads(read_private(path))
+    except ValueError as error:
+        if isinstance(error, InvalidArgument):
+            raise
+        raise InvalidArgument(f"{path} is damaged: {error}", hint="Restore it, or move it away.") from error
+    if not isinstance(content, dict) or content.get("version") != VERSION or not isinstance(content.get("keys"), list):
+        raise InvalidArgument(f"{path} is not a list of keys of version {VERSION}.", hint="Restore it, or move it away.")
+    return [_entry_from(fields_, path) for fields_ in content["keys"]]
+
+
+def _entry_from(content: object, path: Path) -> KeyEntry:
+    if not isinstance(content, dict):
+        raise InvalidArgument(f"{path} has an entry that is no map.", hint="Restore it, or move it away.")
+    known: dict[str, Any] = {field.name: content[field.name] for field in fields(KeyEntry) if field.name in content}
+    for name in ("names", "endpoints", "plugins", "rights"):
+        if isinstance(known.get(name), list):
+            known[name] = tuple(known[name])
+    try:
+        entry = KeyEntry(**known)
+    except TypeError as error:
+        raise InvalidArgument(f"{path} has an entry that is not complete.", hint="Restore it, or move it away.") from error
+    check_entry(entry)
+    return entry
+
+
+def check_entry(entry: KeyEntry) -> None:
+    """Raise InvalidArgument naming the first field that is not what it has to be."""
+    texts = (entry.names, entry.endpoints, entry.plugins, entry.rights)
+    checks = {
+        "key": is_key(entry.key),
+        "name": isinstance(entry.name, str) and NAME.fullmatch(entry.name) is not None,
+        "user": isinstance(entry.user, str) and 0 < len(entry.user) <= 255,
+        "role": entry.role in ROLES,
+        "names, endpoints, plugins or rights": all(
+            isinstance(patterns, tuple) and all(isinstance(pattern, str) for pattern in patterns) for patterns in texts
+        ),
+        "rights": isinstance(entry.rights, tuple) and set(entry.rights) <= set(RIGHTS),
+        "times": _is_time(entry.created) and all(t is None or _is_time(t) for t in (entry.last_seen, entry.expires)),
+    }
+    for field, is_right in checks.items():
+        if not is_right:
+            raise InvalidArgument(
+                f"The key entry {entry.name!r} has a wrong value for {field}.",
+                hint=f"Roles: {', '.join(ROLES)}. Rights: {', '.join(RIGHTS)}. Names are of a-z 0-9 . _ -",
+            )
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """What tells one version of the file from another."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino, found.st_size

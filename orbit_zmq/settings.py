@@ -1,0 +1,26 @@
+"""The environment variables that ORBIT-ZMQ reads, in one table that the documentation is checked against.
+
+No other module reads `os.environ` for a variable of ours. Nothing is cached: a test or a notebook may change a variable.
+"""
+
+from __future__ import annotations
+
+import os
+
+VARIABLES = {
+    "ORBIT_URL": "address of the broker: tcp://host:port or ipc://path",
+    "ORBIT_JOIN_FILE": "file with a join string",
+    "ORBIT_CONTEXT": "name of a stored context",
+    "ORBIT_CONFIG_DIR": "directory of settings and contexts",
+    "ORBIT_STATE_DIR": "directory of keys and state",
+    "ORBIT_RUNTIME_DIR": "directory of sockets and of the running broker's record",
+    "ORBIT_LOG_LEVEL": "debug, info, warning, error or critical",
+    "ORBIT_RHAPSODY_BACKEND": "default execution backend of Rhapsody sessions",
+}
+
+
+def environment(name: str) -> str | None:
+    """The value of one of VARIABLES, or None where it is unset or empty."""
+    if name not in VARIABLES:
+        raise KeyError(f"{name} is not in orbit_zmq.settings.VARIABLES")
+    return os.environ.get(name) or None

@@ -1,0 +1,284 @@
+"""Ports: how a caller's thread or coroutine reaches the link, and waits for what comes back.
+
+`Port` blocks a thread, `AsyncPort` suspends a coroutine; everything above them is written once. Both leave deadlines to the
+link, so that a wait ends exactly once, and tell it when the one who waits goes away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final
+
+from orbit_zmq.errors import Canceled, InvalidArgument, OrbitError, TooLarge
+from orbit_zmq.rules.caller import OpenCall
+from orbit_zmq.transport.handover import Handover
+from orbit_zmq.transport.link import Link
+from orbit_zmq.wire.header import STREAM, Header
+from orbit_zmq.wire.limits import MAX_LEFT_S, NAME_CHARS
+
+_END: Final = b""  # marks the end of a streamed result; chunks that are handed on are never empty
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A reply: its body as bytes with the header's flags, and whether a stream of bytes follows."""
+
+    body: bytes
+    flags: int
+
+
+def check_call(header: Header, body: bytes, deadline_s: float, limit_bytes: int) -> None:
+    """Refuse at the door what could not be sent: InvalidArgument or TooLarge."""
+    if isinstance(deadline_s, bool) or not 0.001 <= deadline_s <= MAX_LEFT_S:  # also refuses nan
+        raise InvalidArgument(f"deadline_s is {deadline_s!r}", hint=f"It is 0.001 to {MAX_LEFT_S:g} seconds.")
+    for what in ("endpoint", "plugin", "session", "operation"):
+        if len(getattr(header, what)) > NAME_CHARS:
+            raise InvalidArgument(f"the name of the {what} is longer than {NAME_CHARS} characters")
+    if len(body) > limit_bytes:
+        raise TooLarge(f"the arguments of {header.operation} are {len(body)} bytes; the limit is {limit_bytes}")
+
+
+def _start(link: Link, call: OpenCall) -> None:
+    """In the link's thread."""
+    try:
+        if link.is_closed:
+            raise link.refusal or Canceled("the client has been closed", hint="Make a new one.")
+        link.caller.start(call, time.monotonic())
+    except OrbitError as error:
+        call.waiter.on_error(error)
+
+
+def _feed(link: Link, call: OpenCall, data: bytes, last: bool) -> None:
+    link.caller.feed(call, data, last, time.monotonic())
+
+
+class _ThreadWaiter:
+    """A thread that waits for its call."""
+
+    __slots__ = ("_done", "answer", "chunks", "ended", "error", "room")
+
+    def __init__(self) -> None:
+        self._done = threading.Lock()
+        self._done.acquire()
+        self.answer: Answer | None = None
+        self.error: OrbitError | None = None
+        self.ended = False
+        self.chunks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self.room = threading.Event()
+
+    def on_reply(self, body: bytes, flags: int, streams: bool) -> None:
+        self.answer = Answer(body, flags)
+        self._wake()
+
+    def on_error(self, error: OrbitError) -> None:
+        self.error = error
+        self.chunks.put(_END)
+        self._wake()
+
+    def on_stream(self, data: bytes, last: bool) -> None:
+        if data:
+            self.chunks.put(data)
+        if last:
+            self.chunks.put(_END)
+
+    def on_room(self) -> None:
+        self.room.set()
+
+    def wait(self) -> Answer:
+        self._done.acquire()
+        if self.answer is None:
+            raise self.error or Canceled("the call was canceled")
+        return self.answer
+
+    def _wake(self) -> None:
+        if not self.ended:
+            self.ended = True
+            self._done.release()
+            self.room.set()
+
+
+class Port:
+    """Calls from plain threads."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def open(self, timeout_s: float) -> None:
+        self._link.start()
+        self._link.wait_until_up(timeout_s)
+
+    def close(self) -> None:
+        self._link.close()
+
+    def call(
+        self, header: Header, body: bytes, flags: int, deadline_s: float, stream: Iterable[bytes] | None = None
+    ) -> tuple[Answer, Iterator[bytes] | None]:
+        """Send a request and wait for its reply; the second value is the stream that comes with it, if one does."""
+        check_call(header, body, deadline_s, self._link.caller.limits.body_bytes)
+        waiter = _ThreadWaiter()
+        call = OpenCall(header, body, flags | (STREAM if stream is not None else 0), waiter, deadline_s)
+        self._link.post(_start, self._link, call)
+        try:
+            if stream is not None:
+                self._feed_all(call, waiter, stream)
+            answer = waiter.wait()
+        except BaseException:
+            self._link.post(self._link.caller.cancel, call)
+            raise
+        return answer, (_ChunkIterator(self._link, call, waiter) if answer.flags & STREAM else None)
+
+    def _feed_all(self, call: OpenCall, waiter: _ThreadWaiter, stream: Iterable[bytes]) -> None:
+        for data in stream:
+            waiter.room.wait()
+            if waiter.ended:
+                return
+            waiter.room.clear()
+            self._link.post(_feed, self._link, call, data, False)
+        self._link.post(_feed, self._link, call, b"", True)
+
+
+class _ChunkIterator:
+    """A streamed result, chunk by chunk. Leaving it early cancels the call."""
+
+    def __init__(self, link: Link, call: OpenCall, waiter: _ThreadWaiter) -> None:
+        self._link, self._call, self._waiter = link, call, waiter
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        data = self._waiter.chunks.get()
+        if data:
+            self._link.post(self._link.caller.consumed, self._call)
+            return data
+        self._waiter.chunks.put(_END)
+        if self._waiter.error is not None:
+            raise self._waiter.error
+        raise StopIteration
+
+    def close(self) -> None:
+        self._link.post(self._link.caller.cancel, self._call)
+        self._waiter.chunks.put(_END)
+
+    def __enter__(self) -> _ChunkIterator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not self._link.is_closed:
+            self.close()
+
+
+class _LoopWaiter:
+    """A coroutine that waits for its call. Everything but the four `on_` methods happens in the loop's thread."""
+
+    __slots__ = ("_handover", "chunks", "error", "future", "room")
+
+    def __init__(self, handover: Handover, loop: asyncio.AbstractEventLoop) -> None:
+        self._handover = handover
+        self.future: asyncio.Future[Answer] = loop.create_future()
+        self.error: OrbitError | None = None
+        self.chunks: asyncio.Queue[bytes] = asyncio.Queue()
+        self.room = asyncio.Event()
+
+    def on_reply(self, body: bytes, flags: int, streams: bool) -> None:
+        self._handover.put(self._reply, Answer(body, flags))
+
+    def on_error(self, error: OrbitError) -> None:
+        self._handover.put(self._fail, error)
+
+    def on_stream(self, data: bytes, last: bool) -> None:
+        self._handover.put(self._put, data, last)
+
+    def on_room(self) -> None:
+        self._handover.put(self.room.set)
+
+    def _reply(self, answer: Answer) -> None:
+        if not self.future.done():
+            self.future.set_result(answer)
+        self.room.set()
+
+    def _fail(self, error: OrbitError) -> None:
+        self.error = error
+        if not self.future.done():
+            self.future.set_exception(error)
+        self.room.set()
+        self.chunks.put_nowait(_END)
+
+    def _put(self, data: bytes, last: bool) -> None:
+        if data:
+            self.chunks.put_nowait(data)
+        if last:
+            self.chunks.put_nowait(_END)
+
+
+class AsyncPort:
+    """Calls from coroutines of one loop."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._handover: Handover | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def open(self, timeout_s: float) -> None:
+        self._link.start()
+        await asyncio.to_thread(self._link.wait_until_up, timeout_s)
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._link.close)
+
+    async def call(
+        self, header: Header, body: bytes, flags: int, deadline_s: float, stream: AsyncIterable[bytes] | None = None
+    ) -> tuple[Answer, AsyncIterator[bytes] | None]:
+        """Send a request and wait for its reply; the second value is the stream that comes with it, if one does."""
+        check_call(header, body, deadline_s, self._link.caller.limits.body_bytes)
+        waiter = self._waiter()
+        call = OpenCall(header, body, flags | (STREAM if stream is not None else 0), waiter, deadline_s)
+        self._link.post(_start, self._link, call)
+        try:
+            if stream is not None:
+                await self._feed_all(call, waiter, stream)
+            answer = await waiter.future
+        except BaseException:
+            self._link.post(self._link.caller.cancel, call)
+            if not waiter.future.cancel() and not waiter.future.cancelled():
+                waiter.future.exception()  # it has been seen to
+            raise
+        return answer, (self._chunks(call, waiter) if answer.flags & STREAM else None)
+
+    def _waiter(self) -> _LoopWaiter:
+        loop = asyncio.get_running_loop()
+        if self._handover is None:
+            self._loop, self._handover = loop, Handover(loop)
+        elif loop is not self._loop:
+            raise OrbitError("this client belongs to another event loop", hint="Make one client for each loop.")
+        return _LoopWaiter(self._handover, loop)
+
+    async def _feed_all(self, call: OpenCall, waiter: _LoopWaiter, stream: AsyncIterable[bytes]) -> None:
+        async for data in stream:
+            await waiter.room.wait()
+            if waiter.future.done():
+                return
+            waiter.room.clear()
+            self._link.post(_feed, self._link, call, data, False)
+        self._link.post(_feed, self._link, call, b"", True)
+
+    async def _chunks(self, call: OpenCall, waiter: _LoopWaiter) -> AsyncIterator[bytes]:
+        try:
+            while data := await waiter.chunks.get():
+                self._link.post(self._link.caller.consumed, call)
+                yield data
+            if waiter.error is not None:
+                raise waiter.error
+        finally:
+            self._link.post(self._link.caller.cancel, call)

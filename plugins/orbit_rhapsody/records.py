@@ -1,0 +1,79 @@
+"""One task's record as it is kept and sent: built once, where the task ends, and never unpacked again at the endpoint.
+
+The value that a function returned is packed by the thread that ran the function and spliced in here as bytes, so that
+later changes to a shared object do not show. This module must not touch sockets, loops or the table of tasks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orbit_rhapsody.codec import DONE, FAILED
+from orbit_rhapsody.invocation import Outcome, TaskFailed, outcome_of
+from orbit_rhapsody.values import PYTHON_VERSION, pack_error, printable, strict_packer
+from orbit_zmq.errors import OrbitError
+
+MAX_OUTPUT_CHARS = 4 << 20  # of stdout and of stderr, the end is kept: many thousands of results share one memory
+
+_RETURN_VALUE = strict_packer().pack("return_value")
+_NIL = b"\xc0"
+
+
+def finished_record(
+    uid: str, state: str, raw_state: str, task: dict[str, Any], times: dict[str, Any]
+) -> tuple[str, bytes]:
+    """The final state and the packed record of a task that a backend has finished."""
+    error = task.get("exception")
+    outcome = _outcome(task.get("return_value")) if state == DONE else None
+    if isinstance(error, TaskFailed):
+        times.update(started=error.started, finished=error.finished)
+        packed_error: dict[str, Any] | None = error.error
+    elif outcome is not None and outcome.error is not None:
+        state, packed_error = FAILED, outcome.error
+    else:
+        packed_error = pack_error(error) if isinstance(error, BaseException) else None
+    if outcome is not None and outcome.started:
+        times.update(started=outcome.started, finished=outcome.finished)
+    exit_code = task.get("exit_code")
+    return state, _pack(
+        {
+            "uid": uid,
+            "state": state,
+            "raw_state": raw_state,
+            "exit_code": exit_code if isinstance(exit_code, int) else None,
+            "stdout": _output(task.get("stdout")),
+            "stderr": _output(task.get("stderr")),
+            "exception": packed_error,
+            "times": times,
+        },
+        outcome,
+    )
+
+
+def failed_record(uid: str, error: OrbitError, times: dict[str, Any]) -> bytes:
+    """The record of a task that never reached a backend."""
+    return finished_record(uid, FAILED, "", {"exception": error, "exit_code": None}, times)[1]
+
+
+def _outcome(value: object) -> Outcome:
+    return value if isinstance(value, Outcome) else outcome_of(value)
+
+
+def _pack(fields: dict[str, Any], outcome: Outcome | None) -> bytes:
+    if outcome is not None and outcome.pickled is not None:
+        fields["return_pickle"] = outcome.pickled
+        fields["python"] = PYTHON_VERSION
+    packed: bytes = strict_packer().pack(fields)
+    plain = outcome.plain if outcome is not None and outcome.plain is not None else _NIL
+    # The first byte is that of a small map with len(fields) entries; one more is appended.
+    return bytes((packed[0] + 1,)) + packed[1:] + _RETURN_VALUE + plain
+
+
+def _output(text: object) -> str:
+    if not text:
+        return ""
+    shown = str(text)
+    if len(shown) > MAX_OUTPUT_CHARS:
+        shown = f"[{len(shown) - MAX_OUTPUT_CHARS} characters before this are not kept]\n{shown[-MAX_OUTPUT_CHARS:]}"
+    return printable(shown)
+

@@ -1,0 +1,186 @@
+"""What a session remembers: the table of its tasks and the log of their results. Rules only.
+
+The log numbers results 1, 2, 3, ... and remembers for each consumer how far it has come; what all consumers are past is
+kept for a while, for those who ask again, and then forgotten together with the task. Time is passed in as `now`; this
+module must not know threads, loops or sockets.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from orbit_rhapsody.codec import FINAL_STATES, STATES, SUBMITTED, Portion
+from orbit_zmq.errors import Busy, InvalidArgument
+
+RETENTION_S = 600.0  # results that everybody has: long enough to ask again after a crash of the asking program
+RETAINED_BYTES = 64 << 20  # of results that everybody has; beyond it the oldest go before their time
+CONSUMER_AWAY_S = 3_600.0  # a consumer that is silent for longer holds nothing back any more
+MAX_CONSUMERS = 1_024
+
+
+@dataclass(slots=True)
+class _Consumer:
+    after: int
+    heard: float
+
+
+class ResultLog:
+    """Packed results by number, and the cursors of those who read them."""
+
+    def __init__(
+        self,
+        *,
+        retention_s: float = RETENTION_S,
+        retained_bytes: int = RETAINED_BYTES,
+        consumer_away_s: float = CONSUMER_AWAY_S,
+    ) -> None:
+        self.retention_s = retention_s
+        self.retained_bytes = retained_bytes
+        self.consumer_away_s = consumer_away_s
+        self.held_bytes = 0
+        self._records: dict[int, tuple[str, bytes]] = {}
+        self._last = 0  # the newest number
+        self._oldest = 1  # the oldest number that is still there, if any is
+        self._acknowledged = 0  # all consumers are past this number
+        self._acknowledged_bytes = 0
+        self._marks: deque[tuple[int, float]] = deque()  # acknowledged up to this number at this time
+        self._consumers: dict[str, _Consumer] = {}
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @property
+    def consumers(self) -> int:
+        return len(self._consumers)
+
+    def append(self, uid: str, record: bytes) -> int:
+        """Take a result in; answers its number."""
+        self._last += 1
+        self._records[self._last] = (uid, record)
+        self.held_bytes += len(record)
+        return self._last
+
+    def read(self, consumer: str, after: int, max_bytes: int, now: float) -> Portion:
+        """What comes after number `after`, at least one result if there is one. All up to `after` is acknowledged."""
+        if not 0 <= after <= self._last:
+            raise InvalidArgument(
+                f"a cursor at {after}, but the last result has number {self._last}",
+                hint="Begin at 0; a cursor is valid in its own session only.",
+            )
+        self._hear(consumer, after, now)
+        first = max(after + 1, self._oldest)
+        records: list[bytes] = []
+        size = 0
+        for number in range(first, self._last + 1):
+            record = self._records[number][1]
+            if records and size + len(record) > max_bytes:
+                break
+            records.append(record)
+            size += len(record)
+        reached = first + len(records) - 1
+        return Portion(first, reached, reached < self._last, records)
+
+    def _hear(self, consumer: str, after: int, now: float) -> None:
+        known = self._consumers.get(consumer)
+        if known is None:
+            if len(self._consumers) >= MAX_CONSUMERS:
+                raise Busy(f"{MAX_CONSUMERS} consumers read the results of this session already")
+            self._consumers[consumer] = _Consumer(after, now)
+        else:
+            known.after = max(known.after, after)
+            known.heard = now
+        self._acknowledge(now)
+
+    def _acknowledge(self, now: float) -> None:
+        if not self._consumers:
+            return
+        reached = min(consumer.after for consumer in self._consumers.values())
+        if reached <= self._acknowledged:
+            return
+        for number in range(self._acknowledged + 1, reached + 1):
+            self._acknowledged_bytes += len(self._records[number][1])
+        self._acknowledged = reached
+        self._marks.append((reached, now))
+
+    def record(self, number: int) -> bytes | None:
+        """The result of that number, unless it is forgotten."""
+        found = self._records.get(number)
+        return found[1] if found is not None else None
+
+    def forget(self, now: float) -> list[str]:
+        """Let go of what has been kept for its time; answers the uids."""
+        self._forget_consumers(now)
+        upto = self._oldest - 1
+        while self._marks and now - self._marks[0][1] >= self.retention_s:
+            upto = self._marks.popleft()[0]
+        forgotten = []
+        while self._oldest <= upto or (
+            self._acknowledged_bytes > self.retained_bytes and self._oldest <= self._acknowledged
+        ):
+            uid, record = self._records.pop(self._oldest)
+            self._oldest += 1
+            self._acknowledged_bytes -= len(record)
+            self.held_bytes -= len(record)
+            forgotten.append(uid)
+        return forgotten
+
+    def _forget_consumers(self, now: float) -> None:
+        away = [name for name, known in self._consumers.items() if now - known.heard > self.consumer_away_s]
+        for name in away:
+            del self._consumers[name]
+        if away:
+            self._acknowledge(now)
+
+
+@dataclass(slots=True)
+class TaskEntry:
+    """One task as the session knows it; `number` is that of its result, 0 until it has one."""
+
+    content: int
+    submitted: float
+    state: str = SUBMITTED
+    number: int = 0
+
+
+class TaskTable:
+    """All tasks of a session by uid, and how many there are in each state."""
+
+    def __init__(self) -> None:
+        self.counts = dict.fromkeys(STATES, 0)
+        self.submitted_total = 0
+        self._entries: dict[str, TaskEntry] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[tuple[str, TaskEntry]]:
+        return iter(self._entries.items())
+
+    def get(self, uid: str) -> TaskEntry | None:
+        return self._entries.get(uid)
+
+    def admit(self, uid: str, content: int, wall_time: float) -> TaskEntry | None:
+        """Take a new task in, or answer the entry that has the uid already."""
+        known = self._entries.get(uid)
+        if known is not None:
+            return known
+        self._entries[uid] = TaskEntry(content, wall_time)
+        self.submitted_total += 1
+        self.counts[SUBMITTED] += 1
+        return None
+
+    def move(self, uid: str, state: str, number: int = 0) -> bool:
+        """Bring a task into another state; a task that has ended stays as it is, and the answer is False."""
+        entry = self._entries.get(uid)
+        if entry is None or entry.state in FINAL_STATES:
+            return False
+        self.counts[entry.state] -= 1
+        self.counts[state] += 1
+        entry.state = state
+        entry.number = number
+        return True
+
+    def forget(self, uid: str) -> None:
+        self.counts[self._entries.pop(uid).state] -= 1

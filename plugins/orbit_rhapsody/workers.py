@@ -1,0 +1,156 @@
+"""Where tasks really run: threads that never keep a process alive, and child processes that can be ended for sure.
+
+Rhapsody's concurrent backend takes any executor and starts executables through the running loop; both hooks are used
+here, so that nothing of Rhapsody has to be patched. This module must not know tasks, sessions or results.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import Any
+
+TERM_GRACE_S = 2.0  # between SIGTERM and SIGKILL: time for an mpirun to end its ranks
+KILL_GRACE_S = 5.0  # a killed process that is not gone by then is stuck in the kernel; nothing more can be done
+
+
+class _Work(Future[Any]):
+    """A function in the queue or in a thread; cancelling it while it runs gives its thread up."""
+
+    def __init__(self, threads: DaemonThreads, call: Callable[[], Any]) -> None:
+        super().__init__()
+        self.call = call
+        self.given_up = False
+        self._threads = threads
+
+    def cancel(self) -> bool:
+        if super().cancel():
+            return True
+        if self.running() and not self.given_up:
+            self.given_up = True
+            self._threads.replace_one()
+        return False
+
+
+class DaemonThreads(Executor):
+    """A pool of daemon threads; one whose function was cancelled in vain is replaced until the function returns."""
+
+    def __init__(self, max_threads: int | None = None) -> None:
+        self._max_threads = max_threads or min(32, (os.cpu_count() or 1) + 4)  # as ThreadPoolExecutor has it
+        self._queue: SimpleQueue[_Work | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._idle = 0
+        self._given_up = 0
+        self._closed = False
+
+    @property
+    def given_up(self) -> int:
+        """How many threads are held by functions that were cancelled and run on."""
+        return self._given_up
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        work = _Work(self, lambda: fn(*args, **kwargs))
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the threads have been shut down")
+            self._queue.put(work)
+            self._grow()
+        return work
+
+    def _grow(self) -> None:
+        if self._queue.qsize() > self._idle and self._threads < self._max_threads + self._given_up:
+            self._threads += 1
+            threading.Thread(target=self._run, name="orbit-rhapsody-worker", daemon=True).start()
+
+    def replace_one(self) -> None:
+        with self._lock:
+            self._given_up += 1
+            if not self._closed:
+                self._grow()
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                self._idle += 1
+            work = self._queue.get()
+            with self._lock:
+                self._idle -= 1
+            if work is None or not self._perform(work):
+                break
+        with self._lock:
+            self._threads -= 1
+
+    def _perform(self, work: _Work) -> bool:
+        """Run one function; False when the thread has been replaced meanwhile and has to end."""
+        if not work.set_running_or_notify_cancel():
+            return True
+        try:
+            result = work.call()
+        except BaseException as error:  # noqa: BLE001 - in concurrent.futures: all goes to the waiter
+            work.set_exception(error)
+        else:
+            work.set_result(result)
+        if not work.given_up:
+            return True
+        with self._lock:
+            self._given_up -= 1
+            return self._threads <= self._max_threads + self._given_up
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the threads as they become free. Never waits: a function that hangs would hold up its whole process."""
+        with self._lock:
+            self._closed = True
+            for _ in range(self._threads):
+                self._queue.put(None)
+
+
+class ProcessLoop(asyncio.SelectorEventLoop):
+    """An event loop that knows which of its tasks started which child process, each in a process group of its own.
+
+    Who reads `processes` takes out of it what has ended.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.processes: dict[asyncio.Task[Any], asyncio.subprocess.Process] = {}
+
+    async def subprocess_exec(self, protocol_factory: Any, *args: Any, **kwargs: Any) -> Any:
+        return self._tracked(*await super().subprocess_exec(protocol_factory, *args, **_own_group(kwargs)))
+
+    async def subprocess_shell(self, protocol_factory: Any, cmd: Any, **kwargs: Any) -> Any:
+        return self._tracked(*await super().subprocess_shell(protocol_factory, cmd, **_own_group(kwargs)))
+
+    def _tracked(self, transport: Any, protocol: Any) -> Any:
+        task = asyncio.current_task(self)
+        if task is not None:
+            self.processes[task] = asyncio.subprocess.Process(transport, protocol, self)
+        return transport, protocol
+
+
+def _own_group(kwargs: dict[str, Any]) -> dict[str, Any]:
+    stdin = kwargs.get("stdin")
+    return kwargs | {"start_new_session": True, "stdin": asyncio.subprocess.DEVNULL if stdin is None else stdin}
+
+
+async def end_process(process: asyncio.subprocess.Process, grace_s: float = TERM_GRACE_S) -> bool:
+    """End a process and its group: SIGTERM, then SIGKILL. False if it is still there after that."""
+    for number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, KILL_GRACE_S)):
+        _signal_group(process, number)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await process.wait()
+                _signal_group(process, signal.SIGKILL)  # what the leader left behind
+                return True
+    return False
+
+
+def _signal_group(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
