@@ -40,7 +40,7 @@ class Child:
         with contextlib.ExitStack() as stack:
             errors: IO[bytes] | None = stack.enter_context(log.open("ab")) if log else None
             self._popen = subprocess.Popen(
-                [sys.executable, "-m", module, "--exit-with-parent", *arguments],
+                [*command_of(module), "--exit-with-parent", *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -59,19 +59,13 @@ class Child:
     def wait_until_ready(self, timeout_s: float = READY_S) -> dict[str, Any]:
         """What the child said. Where it failed instead, its own error is raised here."""
         stdout = self._popen.stdout
-        line = read_line(stdout.fileno(), timeout_s) if stdout else b""
-        try:
-            said = json.loads(line)
-        except ValueError:
-            said = None
-        if isinstance(said, dict) and "error" not in said:
+        said = read_ready(stdout.fileno(), timeout_s) if stdout else None
+        if said is not None:
             self.ready = said
             return said
-        running = self._popen.poll() is None and not line
+        is_slow = self._popen.poll() is None
         self.end()
-        if isinstance(said, dict):
-            raise error_from_body(said["error"])
-        if running:
+        if is_slow:
             raise DeadlineExceeded(f"{self.module} was not ready within {timeout_s:g} s.", hint=self._where_to_look())
         raise InternalError(
             f"{self.module} ended with exit code {self.exit_code()} before it was ready.", hint=self._where_to_look()
@@ -118,7 +112,20 @@ def start_endpoint(
     return _start(ENDPOINT, arguments, environment, log)
 
 
-def read_line(descriptor: int, timeout_s: float) -> bytes:
+def read_ready(descriptor: int, timeout_s: float) -> dict[str, Any] | None:
+    """The ready line that a child prints; None where none came. The error that it prints instead is raised."""
+    try:
+        said = json.loads(_read_line(descriptor, timeout_s))
+    except ValueError:
+        return None
+    if not isinstance(said, dict):
+        return None
+    if "error" in said:
+        raise error_from_body(said["error"])
+    return said
+
+
+def _read_line(descriptor: int, timeout_s: float) -> bytes:
     """The first line from a pipe, or what there was when it closed or the time was over."""
     deadline = time.monotonic() + timeout_s
     line = b""
@@ -132,6 +139,11 @@ def read_line(descriptor: int, timeout_s: float) -> bytes:
                 break
             line += part
     return line
+
+
+def command_of(module: str) -> list[str]:
+    """How a module of ours is run; -P keeps files of the current directory from standing in for installed modules."""
+    return [sys.executable, "-P", "-m", module]
 
 
 def environment_of_child(**changes: str) -> dict[str, str]:

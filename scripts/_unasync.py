@@ -16,8 +16,13 @@ import unasync
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("orbit_zmq/client", "plugins/orbit_rhapsody")
 NAMES = {"_async": "_sync", "aclose": "close"}  # beside what unasync itself renames
-PREFIX = re.compile(r"\b(?:Async|Sync)(?=[A-Z])")
-PATH = re.compile(r"\b_async\b")
+# In names that begin with async, and in the words of docstrings, which unasync leaves alone.
+TEXT = (
+    (re.compile(r"\b(?:Async|Sync)(?=[A-Z])"), ""),
+    (re.compile(r"\basync_(?=[a-z])"), ""),
+    (re.compile(r"\basync (?=with\b|for\b)"), ""),
+    (re.compile(r"\b_async\b"), "_sync"),
+)
 HEADER = "# Made by scripts/unasync from {source}: change that file, not this one.\n"
 
 
@@ -29,7 +34,9 @@ def twins_of(package: Path, scratch: Path) -> dict[Path, str]:
     unasync.unasync_files([str(source) for source in sources], [rule])
     for source in sources:
         file = target / source.name
-        body = PATH.sub("_sync", PREFIX.sub("", file.read_text()))
+        body = file.read_text()
+        for pattern, replacement in TEXT:
+            body = pattern.sub(replacement, body)
         file.write_text(HEADER.format(source=source.relative_to(ROOT)) + body)
     if sources:
         configuration = ["--config", str(ROOT / "pyproject.toml"), "--quiet"]
@@ -57,9 +64,9 @@ def main() -> int:
                 for path in extra:
                     path.unlink()
     for path in stale:
-        print(f"{path.relative_to(ROOT)}: {'differs from its async source' if only_check else 'written'}")  # noqa: T201
+        print(f"{path.relative_to(ROOT)}: {'differs from its async source' if only_check else 'written'}")
     if only_check and stale:
-        print("Run scripts/unasync and keep what it writes.")  # noqa: T201
+        print("Run scripts/unasync and keep what it writes.")
         return 1
     return 0
 

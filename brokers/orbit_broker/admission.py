@@ -14,7 +14,7 @@ from orbit_broker.presence import lose
 from orbit_broker.routing import release_held
 from orbit_broker.state import Identity, Newcomer, Participant, State
 from orbit_broker.updates import take_facts
-from orbit_zmq.errors import AuthRequired, Busy, NameTaken, NotPermitted, OrbitError, ProtocolError
+from orbit_zmq.errors import AuthRequired, Busy, NameTaken, NotPermitted, OrbitError, ProtocolError, ShuttingDown
 from orbit_zmq.rules.liveness import Liveness
 from orbit_zmq.rules.outbox import CONTROL
 from orbit_zmq.wire.body import pack_body
@@ -25,13 +25,13 @@ STRANGERS = 4_096  # routing ids remembered of those who were asked who they are
 ASK_AGAIN_S = 1.0  # a stranger that keeps talking is asked once a second
 
 
-def on_hello(
-    state: State, out: Out, routing_id: bytes, identity: Identity | None, body: bytes, flags: int, now: float
-) -> None:
+def on_hello(state: State, out: Out, routing_id: bytes, identity: Identity | None, body: bytes, flags: int, now: float) -> None:
     """A participant introduces itself, on a new connection or again on one that it has."""
     try:
         if identity is None:
-            raise AuthRequired()
+            raise AuthRequired
+        if state.is_leaving:
+            raise ShuttingDown("this broker is ending")
         hello = read_hello(body, flags)
         _check_allowed(state, routing_id, identity, hello)
         known = state.participants.get(hello.incarnation)
@@ -100,7 +100,7 @@ def on_keys_changed(state: State, out: Out, identify: Callable[[str], Identity |
 def refuse(out: Out, routing_id: bytes, error: OrbitError) -> None:
     body, flags = pack_body(error.to_body())
     out.answer_stranger(routing_id, Kind.ERROR, body, flags)
-    out.log("hello-refused", code=error.code, reason=error.message)
+    out.warn("hello-refused", code=error.code, reason=error.message)
 
 
 def _check_allowed(state: State, routing_id: bytes, identity: Identity, hello: Hello) -> None:
@@ -161,9 +161,7 @@ def _reconnect(
     out.log("reconnected", participant=known.name)
 
 
-def _welcome(
-    state: State, out: Out, participant: Participant, routing_id: bytes, hello: Hello, now: float
-) -> None:
+def _welcome(state: State, out: Out, participant: Participant, routing_id: bytes, hello: Hello, now: float) -> None:
     state.newcomers.pop(routing_id, None)
     state.asked.pop(routing_id, None)
     state.attach(participant, routing_id)

@@ -71,7 +71,7 @@ def on_tick(state: State, out: Out, now: float) -> float:
     if now >= state.sample_at:
         state.sample_at = now + SAMPLE_S
         for cause, count in state.counters.sample(now).items():
-            out.log("dropped", cause=cause, count=count)
+            out.warn("dropped", cause=cause, count=count)
     return min(state.sweep_at, state.next_deadline())
 
 

@@ -17,9 +17,10 @@ from orbit_zmq.wire.limits import HELLO_BYTES, NAME_CHARS, SESSIONS_IN_HELLO, Li
 
 ROLES = ("endpoint", "client", "gateway", "admin")
 NAME = re.compile(rf"[a-z0-9._-]{{1,{NAME_CHARS}}}")
-RESERVED = frozenset(  # HTTP needs these as first parts of paths, and `broker` is the broker itself
-    "events endpoints endpoint broker auth metrics healthz readyz openapi.json docs plugins token mcp".split()
-)
+RESERVED = {  # HTTP needs these as first parts of paths, and `broker` is the broker itself
+    *("events", "endpoints", "endpoint", "broker", "auth", "metrics", "healthz", "readyz", "openapi.json"),
+    *("docs", "plugins", "token", "mcp"),
+}
 PLUGINS = 256  # instances of one endpoint
 LABELS = 64
 

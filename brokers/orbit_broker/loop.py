@@ -6,6 +6,7 @@ peer's queue, and a peer whose connection is gone is told to the rules between t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -18,15 +19,13 @@ from orbit_broker.out import Out, next_message, was_sent
 from orbit_broker.state import Identity, Participant, State
 from orbit_zmq.log import get_logger
 from orbit_zmq.transport.zap import ZapHandler
-from orbit_zmq.wire.header import FINAL, Header, Kind, encode_header
+from orbit_zmq.wire.header import FINAL, Kind
 
 log = get_logger("orbit_broker")
 
 BATCH = 256  # messages taken before timers, handshakes and full queues get their turn
 RETRY_S = 0.002  # how soon a full queue is tried again; libzmq cannot say which of its peers has room
 GOODBYE_S = 0.25  # for bye to leave the process: closing a socket does not wait
-LEVELS = {"hello-refused": "warning", "lost": "warning", "dropped": "warning", "suspect": "warning", "busy": "warning"}
-BYES = ("bye",)  # causes of being lost that are nothing to warn of
 
 
 class Loop:
@@ -49,7 +48,7 @@ class Loop:
         self._identify = identify
         self._reload_keys = reload_keys
         self._blocked: dict[Participant, None] = {}  # whose queues libzmq did not take
-        self._reload_at = 0.0
+        self._look_at = 0.0
         self._stop: int | None = None  # flags of the bye that ends the loop
         self._wake_in, self._wake_out = os.pipe()
         for descriptor in (self._wake_in, self._wake_out):
@@ -58,19 +57,12 @@ class Loop:
         for source in (router, zap_socket, self._wake_in):
             self._poller.register(source, zmq.POLLIN)
 
-    @property
-    def wake_descriptor(self) -> int:
-        """A byte written here makes the loop look up, from a thread or a signal handler."""
-        return self._wake_out
-
     def stop(self, final: bool) -> None:
         """End the loop soon: for good, or to be back. From any thread or signal handler; the first word counts."""
         if self._stop is None:
             self._stop = FINAL if final else 0
-        try:
+        with contextlib.suppress(BlockingIOError):  # it is full of such bytes already
             os.write(self._wake_out, b"\0")
-        except BlockingIOError:  # it is full of such bytes already
-            pass
 
     def run(self) -> None:
         """Until `stop`, or until somebody who may asks the broker to drain."""
@@ -78,6 +70,7 @@ class Loop:
             self.turn()
             if self.state.is_draining and self._stop is None:
                 self._stop = FINAL
+        self.state.is_leaving = True
         for peer in tuple(self.state.peers.values()):
             self.out.control(peer, Kind.BYE, self._stop)
         ends_at = time.monotonic() + GOODBYE_S
@@ -88,14 +81,13 @@ class Loop:
         """One round: what the time asks for, then what has arrived."""
         now = time.monotonic()
         wake_at = dispatch.on_tick(self.state, self.out, now)
-        if now >= self._reload_at:
-            self._reload_at = now + dispatch.SAMPLE_S
-            if self._reload_keys():
-                admission.on_keys_changed(self.state, self.out, self._identify, now)
+        if now >= self._look_at:
+            self._look_at = now + dispatch.SAMPLE_S
+            self._look_at_keys(now)
         for peer in self._blocked:
             self.out.dirty[peer] = None
         self._flush(now)
-        timeout_s = max(0.0, min(wake_at, self._reload_at) - now)
+        timeout_s = max(0.0, min(wake_at, self._look_at) - now)
         if self._blocked:
             timeout_s = min(timeout_s, RETRY_S)
         ready = dict(self._poller.poll(int(timeout_s * 1000 + 0.999)))
@@ -111,6 +103,15 @@ class Loop:
         os.close(self._wake_in)
         os.close(self._wake_out)
 
+    def _look_at_keys(self, now: float) -> None:
+        """A changed list of keys takes effect; strangers that were refused are reported, however many, in one line."""
+        if self._reload_keys():
+            admission.on_keys_changed(self.state, self.out, self._identify, now)
+        if self._zap.refused:
+            self.state.counters.drop("connection-refused", self._zap.refused)
+            log.warning("connections-refused", count=self._zap.refused, last=self._zap.last_refusal)
+            self._zap.refused = 0
+
     def _receive(self) -> None:
         """Messages of participants, up to a batch. The user of a connection is looked at while it has none."""
         router, peers, state, out = self._router, self.state.peers, self.state, self.out
@@ -121,12 +122,16 @@ class Loop:
                 return
             peer = peers.get(routing_id)
             now = time.monotonic()
-            if peer is not None:
-                dispatch.on_message(state, out, peer, router.recv_multipart(zmq.DONTWAIT), now)
-            else:
-                frames = router.recv_multipart(zmq.DONTWAIT, copy=False)
-                identity = self._identify(_user_id(frames[-1]))
-                dispatch.on_first_words(state, out, routing_id, identity, [frame.bytes for frame in frames], now)
+            try:
+                if peer is not None:
+                    dispatch.on_message(state, out, peer, router.recv_multipart(zmq.DONTWAIT), now)
+                else:
+                    frames = router.recv_multipart(zmq.DONTWAIT, copy=False)
+                    identity = self._identify(_user_id(frames[-1]))
+                    dispatch.on_first_words(state, out, routing_id, identity, [frame.bytes for frame in frames], now)
+            except Exception:  # a fault of ours that one peer's message finds must not end everybody's broker
+                state.counters.drop("rule-failed")
+                log.exception("rule-failed", participant=peer.name if peer is not None else "")
             if out.dirty or out.strangers or out.events:
                 self._flush(now)
 
@@ -142,9 +147,8 @@ class Loop:
             except zmq.ZMQError:  # gone or full: it may ask again
                 self.state.counters.drop("stranger-away")
         out.strangers.clear()
-        for event, facts in out.events:
-            level = "info" if facts.get("cause") in BYES else LEVELS.get(event, "info")
-            getattr(log, level)(event, **facts)
+        for is_warning, event, facts in out.events:
+            (log.warning if is_warning else log.info)(event, **facts)
         out.events.clear()
 
     def _send_queue(self, peer: Participant, now: float) -> None:
@@ -175,8 +179,3 @@ def _user_id(frame: zmq.Frame) -> str:
     except zmq.ZMQError:
         return ""
     return user_id if isinstance(user_id, str) else ""
-
-
-def heartbeat_frame() -> bytes:
-    """A heartbeat as it is on the wire."""
-    return encode_header(Header(Kind.HEARTBEAT))

@@ -83,9 +83,7 @@ def _arguments(header: Header, body: bytes) -> dict[str, Any]:
     return unpack_map(body, header.flags)
 
 
-def _answer(
-    state: State, out: Out, caller: Participant, header: Header, body: bytes, flags: int, now: float
-) -> None:
+def _answer(state: State, out: Out, caller: Participant, header: Header, body: bytes, flags: int, now: float) -> None:
     reply = Header(Kind.REPLY, id=header.id, source=BROKER, target=state.epoch, flags=flags)
     state.counters.replies += 1
     if len(body) <= caller.limits.inline_bytes:
@@ -106,9 +104,7 @@ def _resume(state: State, out: Out, flight: Flight, header: Header, now: float) 
     """The caller has a part of a large result and asks for the rest on its new connection."""
     if flight.sender is not None:
         flight.sender.rewind(header.chunk)
-    reply = Header(
-        Kind.REPLY, id=flight.id, source=BROKER, target=state.epoch, flags=flight.reply_flags, chunk=header.chunk
-    )
+    reply = Header(Kind.REPLY, id=flight.id, source=BROKER, target=state.epoch, flags=flight.reply_flags, chunk=header.chunk)
     _send_reply(state, out, flight.caller, reply, b"", now)
     begin_own_stream(state, out, flight, now)
 
@@ -173,8 +169,9 @@ def _status(call: Call) -> object:
 
 
 def _drain(call: Call) -> object:
-    if call.caller.role != "admin":
-        raise NotPermitted("only an admin may end the broker", hint="Connect with the role admin.")
+    identity = call.caller.identity
+    if identity.role != "admin" or call.header.user != identity.user:
+        raise NotPermitted("only an admin may end the broker", hint="Use a key with the role admin.")
     call.state.is_draining = True
     return {}
 

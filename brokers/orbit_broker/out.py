@@ -25,7 +25,7 @@ class Out:
     def __init__(self) -> None:
         self.dirty: dict[Participant, None] = {}  # whose queues have something new, in order
         self.strangers: list[tuple[bytes, bytes, bytes]] = []  # (routing id, header, body) to connections without a record
-        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.events: list[tuple[bool, str, dict[str, Any]]] = []  # (is it a warning, event, facts) for the log
 
     def send(
         self,
@@ -65,7 +65,10 @@ class Out:
         self.strangers.append((routing_id, encode_header(Header(kind, source=BROKER, flags=flags)), body))
 
     def log(self, event: str, **facts: Any) -> None:
-        self.events.append((event, facts))
+        self.events.append((False, event, facts))
+
+    def warn(self, event: str, **facts: Any) -> None:
+        self.events.append((True, event, facts))
 
 
 def next_message(peer: Participant, now: float) -> Message | None:

@@ -23,7 +23,7 @@ def on_heard(state: State, out: Out, peer: Participant, now: float) -> None:
 
 def on_gone(state: State, out: Out, peer: Participant, now: float) -> None:
     """Its connection is gone. Requests to it wait; all else that was queued would be out of date when it is back."""
-    _leave(state, out, peer, "connection-closed")
+    _leave(state, out, peer, "connection-closed", now)
     peer.liveness.on_closed(now)
 
 
@@ -47,7 +47,7 @@ def on_bye(state: State, out: Out, peer: Participant, header: Header, now: float
     if header.flags & FINAL:
         lose(state, out, peer, "bye", now)
         return
-    _leave(state, out, peer, "said-returning")
+    _leave(state, out, peer, "bye", now)
     peer.liveness.on_bye(False, now)
 
 
@@ -58,7 +58,7 @@ def on_presence_tick(state: State, out: Out, now: float) -> None:
     for peer in tuple(state.participants.values()):
         effects = peer.liveness.on_tick(now)
         if effects:
-            out.log(peer.liveness.presence.name.lower(), participant=peer.name, silent_for_s=now - peer.liveness.heard_at)
+            _announce(out, peer, "silence", now)
         if Effect.FAIL_REQUESTS in effects:
             lose(state, out, peer, "silence", now)
         elif peer.routing_id and now - peer.sent_at >= (intervals.probe_open_s if peer.made or peer.serving else idle_s):
@@ -85,15 +85,22 @@ def lose(state: State, out: Out, peer: Participant, cause: str, now: float) -> N
         state.counters.drop("peer-lost", dropped)
     state.remove(peer)
     out.dirty.pop(peer, None)
-    out.log("lost", participant=peer.name, role=peer.role, cause=cause, silent_for_s=round(now - peer.liveness.heard_at, 3))
+    _announce(out, peer, cause, now)
 
 
-def _leave(state: State, out: Out, peer: Participant, cause: str) -> None:
+def _leave(state: State, out: Out, peer: Participant, cause: str, now: float) -> None:
     dropped = state.detach(peer)
     if dropped:
         state.counters.drop("peer-away", dropped)
     if peer.liveness.presence is Presence.PRESENT:
-        out.log("suspect", participant=peer.name, cause=cause)
+        _announce(out, peer, cause, now)
+
+
+def _announce(out: Out, peer: Participant, cause: str, now: float) -> None:
+    """Tell the log that somebody is not there; only an endpoint that goes without a word is worth a warning."""
+    say = out.warn if peer.is_endpoint and cause != "bye" else out.log
+    event = "lost" if peer.liveness.presence is Presence.LOST else "suspect"
+    say(event, participant=peer.name, role=peer.role, cause=cause, silent_for_s=round(now - peer.liveness.heard_at, 3))
 
 
 def _lost_call(flight: Flight, server: Participant) -> EndpointLost | OutcomeUnknown:

@@ -162,9 +162,7 @@ def _hold(state: State, caller: Participant, header: Header, body: bytes, now: f
     return True
 
 
-def _begin(
-    state: State, out: Out, caller: Participant, server: Participant, header: Header, body: bytes, now: float
-) -> None:
+def _begin(state: State, out: Out, caller: Participant, server: Participant, header: Header, body: bytes, now: float) -> None:
     is_idempotent = header.flags & IDEMPOTENT != 0
     if caller.windows.get((server.incarnation, is_idempotent), 0) >= caller.limits.open_calls:
         raise Busy(f"{caller.limits.open_calls} calls are open at {server.name}")

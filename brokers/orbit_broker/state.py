@@ -1,7 +1,6 @@
 """What the broker knows: one record for each participant, the calls in flight, sessions, and catalogues.
 
-Every record has one owner and one place that removes it. Nothing here decides anything, sends anything, or reads a clock;
-`check` says whether the cross-references fit together, and is called by tests after every step.
+Every record has one owner and one place that removes it. Nothing here decides anything, sends anything, or reads a clock.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class Identity:
 
 @dataclass(slots=True)
 class Message:
-    """What lies in a queue. Only a request has a flight: it waits for its endpoint, and is not sent after its call has ended."""
+    """What lies in a queue. Only a request has a flight: it waits for its endpoint, and is not sent once its call has ended."""
 
     header: Header
     frame: bytes
@@ -172,10 +171,11 @@ class State:
     random: random.Random = field(default_factory=random.Random)
     sweep_at: float = 0.0
     sample_at: float = 0.0
-    is_draining: bool = False
+    is_draining: bool = False  # an admin has asked for the end
+    is_leaving: bool = False  # bye has been said: nobody is admitted any more
     facts: dict[str, Any] = field(default_factory=dict)  # of this process, for `status`
     measure: Callable[[], dict[str, Any]] = dict  # memory and file descriptors of this process, for `status`
-    _deadlines: list[tuple[float, int, Flight]] = field(default_factory=list)
+    deadlines: list[tuple[float, int, Flight]] = field(default_factory=list)
     _sequence: int = 0
 
     # Participants
@@ -245,8 +245,8 @@ class State:
     def expired_flights(self, now: float) -> list[Flight]:
         """The flights whose deadline has passed; each is told once."""
         expired = []
-        while self._deadlines and self._deadlines[0][0] <= now:
-            flight = heapq.heappop(self._deadlines)[2]
+        while self.deadlines and self.deadlines[0][0] <= now:
+            flight = heapq.heappop(self.deadlines)[2]
             if flight.has_ended:
                 continue
             if flight.deadline > now:
@@ -257,14 +257,14 @@ class State:
 
     def next_deadline(self) -> float:
         """When a deadline may pass next."""
-        return self._deadlines[0][0] if self._deadlines else self.sweep_at
+        return self.deadlines[0][0] if self.deadlines else self.sweep_at
 
     def _watch(self, flight: Flight) -> None:
         self._sequence += 1
-        heapq.heappush(self._deadlines, (flight.deadline, self._sequence, flight))
-        if len(self._deadlines) > 2 * len(self.flights) + 1024:  # most of it belongs to flights that have ended
-            self._deadlines = [entry for entry in self._deadlines if not entry[2].has_ended]
-            heapq.heapify(self._deadlines)
+        heapq.heappush(self.deadlines, (flight.deadline, self._sequence, flight))
+        if len(self.deadlines) > 2 * len(self.flights) + 1024:  # most of it belongs to flights that have ended
+            self.deadlines = [entry for entry in self.deadlines if not entry[2].has_ended]
+            heapq.heapify(self.deadlines)
 
     # Held requests
 
@@ -314,80 +314,3 @@ def _is_new_request(message: Message) -> bool:
         flight.is_queued = False
         return False
     return True
-
-
-def check(state: State) -> list[str]:
-    """What does not fit together; empty in every state that the rules may leave behind."""
-    problems = [*_check_participants(state), *_check_flights(state), *_check_sessions(state)]
-    for digest in state.catalogues:
-        if not any(endpoint.catalogue == digest for endpoint in state.endpoints.values()):
-            problems.append(f"catalogue {digest.hex()} belongs to nobody")
-    for key, held in state.held.items():
-        if key != (held.caller.incarnation, held.header.id) or state.participants.get(key[0]) is not held.caller:
-            problems.append(f"held request {held.header.id} has no caller")
-        if key in state.flights:
-            problems.append(f"request {held.header.id} is both held and in flight")
-    if state.held_bytes != sum(len(held.body) for held in state.held.values()):
-        problems.append("the bytes of held requests are miscounted")
-    for routing_id, newcomer in state.newcomers.items():
-        if routing_id != newcomer.routing_id or routing_id in state.peers:
-            problems.append("a newcomer is connected already")
-    return problems
-
-
-def _check_participants(state: State) -> list[str]:
-    problems = []
-    for incarnation, participant in state.participants.items():
-        if participant.incarnation != incarnation:
-            problems.append(f"{participant.name} stands under another incarnation")
-        if participant.routing_id and state.peers.get(participant.routing_id) is not participant:
-            problems.append(f"{participant.name} has a connection that leads elsewhere")
-        if participant.is_endpoint and state.endpoints.get(participant.name) is not participant:
-            problems.append(f"endpoint {participant.name} is not in the table of names")
-        if participant.liveness.presence is Presence.LOST:
-            problems.append(f"{participant.name} is lost and still there")
-        if not participant.routing_id and participant.takes_requests:
-            problems.append(f"{participant.name} is present without a connection")
-    for routing_id, participant in state.peers.items():
-        if state.participants.get(participant.incarnation) is not participant or participant.routing_id != routing_id:
-            problems.append(f"a connection leads to {participant.name}, which is not there")
-    for name, endpoint in state.endpoints.items():
-        if endpoint.name != name or state.participants.get(endpoint.incarnation) is not endpoint:
-            problems.append(f"the name {name} leads to an endpoint that is not there")
-    return problems
-
-
-def _check_flights(state: State) -> list[str]:
-    problems = []
-    watched = {entry[2] for entry in state._deadlines}
-    for key, flight in state.flights.items():
-        here = [party for party in (flight.caller, flight.server) if party is not None]
-        if any(state.participants.get(party.incarnation) is not party for party in here):
-            problems.append(f"call {flight.id} has a caller or an endpoint that is not there")
-        in_sets = flight in flight.caller.made and (flight.server is None or flight in flight.server.serving)
-        if key != flight.key or not in_sets or flight.has_ended:
-            problems.append(f"call {flight.id} is not where it belongs")
-        if flight not in watched:
-            problems.append(f"nobody watches the deadline of call {flight.id}")
-    alive = set(state.flights.values())
-    if state.own_streams != {flight for flight in alive if flight.server is None}:
-        problems.append("the streams of the broker itself are miscounted")
-    for participant in state.participants.values():
-        if not participant.made <= alive or not participant.serving <= alive:
-            problems.append(f"{participant.name} has calls that are not in flight")
-        if sum(participant.windows.values()) != sum(flight.server is not None for flight in participant.made):
-            problems.append(f"the window of {participant.name} is miscounted")
-    return problems
-
-
-def _check_sessions(state: State) -> list[str]:
-    problems = []
-    for session_id, holders in state.sessions.items():
-        for holder in holders:
-            if state.endpoints.get(holder.name) is not holder or session_id not in holder.sessions:
-                problems.append(f"session {session_id} is at an endpoint that is not there")
-    for participant in state.participants.values():
-        for session_id in participant.sessions:
-            if participant not in state.sessions.get(session_id, []):
-                problems.append(f"session {session_id} of {participant.name} is not in the table")
-    return problems

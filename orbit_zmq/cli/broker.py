@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 
 import click
 
-from orbit_zmq.cli.connection import broker_options, connected, json_option, printable, show_json, show_table
+from orbit_zmq.cli.connection import broker_options, connected, json_option, show_json, show_table
 
 PORT = 5670
 STOP_S = 10.0  # it says goodbye to everybody and is gone within 3 s
@@ -28,27 +27,32 @@ def broker() -> None:
 @click.option("--log-level", metavar="LEVEL", help="debug, info, warning, error or critical.")
 def start(detach: bool, host: str, port: int, log_level: str | None) -> None:
     """Start this user's broker on this machine. It ends with Ctrl-C, or with `orbit broker stop`."""
-    from orbit_zmq.children import BROKER
-    from orbit_zmq.errors import Conflict
-    from orbit_zmq.runtime_file import read_runtime_file
+    from orbit_zmq.children import BROKER, command_of
 
-    if running := read_runtime_file():
-        raise Conflict(
-            f"A broker of this user runs already on {running.hostname}, process {running.pid}.",
-            hint="Stop it with `orbit broker stop`.",
-        )
+    refuse_a_second_broker()
     level = ["--log-level", log_level] if log_level else []
-    command = [sys.executable, "-m", BROKER, "--tcp", f"tcp://{host}:{port}", *level]
+    command = [*command_of(BROKER), "--tcp", f"tcp://{host}:{port}", *level]
     if detach:
         _start_detached(command)
     else:
-        os.execv(sys.executable, command)  # signals then reach the broker itself
+        os.execv(command[0], command)  # signals then reach the broker itself
+
+
+def refuse_a_second_broker() -> None:
+    """Raise Conflict where a broker of this user runs on this machine."""
+    from orbit_zmq.errors import Conflict
+    from orbit_zmq.runtime_file import read_runtime_file
+
+    running = read_runtime_file()
+    if running is not None and running.is_here():
+        raise Conflict(
+            f"A broker of this user runs here already: process {running.pid}.",
+            hint="Use it, or stop it with `orbit broker stop`.",
+        )
 
 
 def _start_detached(command: list[str]) -> None:
-    import json
-
-    from orbit_zmq.children import READY_S, read_line
+    from orbit_zmq.children import READY_S, read_ready
     from orbit_zmq.errors import InternalError
     from orbit_zmq.paths import state_dir
 
@@ -57,14 +61,11 @@ def _start_detached(command: list[str]) -> None:
         started = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
         )
-    line = read_line(started.stdout.fileno(), READY_S) if started.stdout else b""
-    try:
-        said = json.loads(line)
-        click.echo(f"broker {said['pid']} listens at {said['tcp']} and {said['ipc']}")
-    except (ValueError, KeyError, TypeError):
+    said = read_ready(started.stdout.fileno(), READY_S) if started.stdout else None
+    if said is None:
         started.terminate()
-        tail = printable(log.read_text(errors="replace").strip().rpartition("\n")[2])
-        raise InternalError("The broker did not start.", hint=f"The last line of {log}: {tail}") from None
+        raise InternalError("The broker did not start.", hint=f"Its log says why: {log}")
+    click.echo(f"broker {said['pid']} listens at {said['tcp']} and ipc://{said['ipc']}; its log is {log}")
 
 
 @broker.command()
@@ -95,9 +96,14 @@ def status(as_json: bool, url: str | None, join: str | None, context: str | None
     if as_json:
         show_json(report)
         return
-    plain = [(name, value) for name, value in report.items() if not isinstance(value, (dict, list))]
-    counted = [(name, len(value)) for name, value in report.items() if isinstance(value, list)]
-    nested = [
-        (f"{name}.{key}", value) for name, values in report.items() if isinstance(values, dict) for key, value in values.items()
-    ]
-    show_table(("", ""), [*plain, *counted, *nested])
+    rows: list[tuple[str, object]] = []
+    for name, value in report.items():
+        if isinstance(value, dict):
+            rows += [(f"{name}.{key}", inner) for key, inner in value.items()]
+        elif name != "participants":
+            rows.append((name, value))
+    show_table(("BROKER", ""), rows)
+    click.echo()
+    columns = ("name", "role", "user", "state", "sessions", "calls_made", "calls_served")
+    participants = [[participant.get(column, "") for column in columns] for participant in report["participants"]]
+    show_table([column.upper() for column in columns], participants)

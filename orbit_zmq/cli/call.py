@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -70,16 +71,15 @@ def _written_out(result: Any) -> Any:
     """Write a streamed result to standard output as it comes, while its session and connection are there."""
     if not isinstance(result, Iterator):
         return result
-    output = click.get_binary_stream("stdout")
     for chunk in result:
-        output.write(chunk)
-    output.flush()
+        sys.stdout.buffer.write(chunk)
+    sys.stdout.buffer.flush()
     return None
 
 
 def _show(result: Any, as_json: bool) -> None:
     if isinstance(result, bytes) and not as_json:
-        click.get_binary_stream("stdout").write(result)
+        sys.stdout.buffer.write(result)
     elif isinstance(result, str) and not as_json:
         click.echo(result)
     elif result is not None or as_json:

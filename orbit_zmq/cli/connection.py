@@ -20,7 +20,7 @@ def broker_options(command: Command) -> Command:
     """--url, --join and --context, as `Client` takes them."""
     for option in (
         click.option("--context", metavar="NAME", help="A stored context."),
-        click.option("--join", metavar="FILE", help="A file with a join string, or the string itself."),
+        click.option("--join", metavar="FILE", help="A file with a join string."),
         click.option("--url", metavar="URL", help="The broker: tcp://host:port or ipc:///path."),
     ):
         command = option(command)

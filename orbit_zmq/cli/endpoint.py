@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -115,18 +116,22 @@ def _plugins_of(module_name: str) -> list[type[Plugin]]:
     """The plugin classes that a module defines."""
     from orbit_zmq.plugin import Plugin
 
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # where a module that is not installed is expected
     try:
         module = import_module(module_name)
     except ImportError as error:
         raise click.UsageError(f"The plugin module {module_name} does not import: {error}.") from error
-    found = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Plugin) and value.plugin_name and value.__module__ == module_name
-    ]
+    classes = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Plugin)]
+    found = [kind for kind in classes if kind.plugin_name and f"{kind.__module__}.".startswith(f"{module_name}.")]
     if not found:
         raise click.UsageError(f"The plugin module {module_name} defines no plugin.")
     return found
+
+
+def _is_of(value: type, module_name: str) -> bool:
+    """Defined there, or in a part of that package."""
+    return f"{value.__module__}.".startswith(f"{module_name}.")
 
 
 def _label(text: str) -> tuple[str, str]:

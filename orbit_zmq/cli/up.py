@@ -18,14 +18,10 @@ POLL_S = 0.5  # how soon a child that has ended by itself is noticed
 def up(name: str | None, plugins: str, host: str, port: int | None) -> None:
     """Run a broker and an endpoint on this machine until Ctrl-C. Clients of this user find them by themselves."""
     from orbit_zmq.children import start_broker, start_endpoint
-    from orbit_zmq.errors import Conflict, InternalError
-    from orbit_zmq.runtime_file import read_runtime_file
+    from orbit_zmq.cli.broker import refuse_a_second_broker
+    from orbit_zmq.errors import InternalError
 
-    if running := read_runtime_file():
-        raise Conflict(
-            f"A broker of this user runs already on {running.hostname}, process {running.pid}.",
-            hint="Use it, or stop it with `orbit broker stop`.",
-        )
+    refuse_a_second_broker()
     with ExitStack() as stack:
         broker = start_broker(tcp=None if port is None else f"tcp://{host}:{port}")
         stack.callback(broker.end)

@@ -145,9 +145,7 @@ class Service:
     def facts(self) -> dict[str, Any]:
         """What hello says of the plugins; from any thread."""
         return {
-            "plugins": {
-                name: {"plugin": one.plugin_name, "version": one.version} for name, one in self._plugins.items()
-            },
+            "plugins": {name: {"plugin": one.plugin_name, "version": one.version} for name, one in self._plugins.items()},
             "absent": self._absent,
             "catalogue": self._catalogue_hash,
             "catalogue_body": self._catalogue,

@@ -296,8 +296,8 @@ class Sessions:
         return task
 
     def _remove(self, record: SessionRecord, kind: type[OrbitError]) -> asyncio.Task[Any]:
-        """Take a record out of the table for good, and release what it holds in the background."""
-        del self._records[record.sid]
+        """End a session for good, and release what it holds in the background."""
+        self._drop(record)
         record.status = Status.ENDED
         record.changed.set()
         self._ended[record.sid] = (record.user, SessionClosed if kind is ShuttingDown else kind)
@@ -319,10 +319,14 @@ class Sessions:
 
     def _forget_failed(self, record: SessionRecord, error: BaseException) -> None:
         """A session that could not be made was never there; who waits for its status still hears why."""
-        if self._records.get(record.sid) is record:
-            del self._records[record.sid]
+        self._drop(record)
         record.error = error_of(error)
         self._set(record, Status.FAILED)
+
+    def _drop(self, record: SessionRecord) -> None:
+        """The one place where a record leaves the table."""
+        if self._records.get(record.sid) is record:
+            del self._records[record.sid]
 
     def _fresh_id(self) -> str:
         while True:

@@ -73,9 +73,7 @@ def signature_of(function: Callable[..., Any], label: str) -> Signature:
             special[role] = parameter.name
     if special["raw"] and (fields or takes_more or special["stream"]):
         raise InvalidArgument(f"{label}: {special['raw']!r} is Raw and has to be the only argument")
-    return Signature(
-        fields, takes_more, special["stream"], special["raw"], special["caller"], hints.get("return", Any)
-    )
+    return Signature(fields, takes_more, special["stream"], special["raw"], special["caller"], hints.get("return", Any))
 
 
 def is_byte_stream(annotation: Any, label: str) -> bool:

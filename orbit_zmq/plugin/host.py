@@ -74,9 +74,7 @@ def detect_scheduler(
     return "none"
 
 
-def detect_role(
-    environment: Mapping[str, str] | None = None, find_command: Callable[[str], str | None] = shutil.which
-) -> Role:
+def detect_role(environment: Mapping[str, str] | None = None, find_command: Callable[[str], str | None] = shutil.which) -> Role:
     """compute inside an allocation, login beside a batch system, else standalone. The bridge's plugins are told."""
     variables = os.environ if environment is None else environment
     if any(variables.get(variable) for _, variable, _ in BATCH_SYSTEMS):

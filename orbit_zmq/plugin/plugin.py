@@ -62,7 +62,7 @@ class Plugin:
         """Whether the plugin applies on this host; asked before an instance is made."""
         return True
 
-    def create_session(self, sid: str, **arguments: Any) -> Any:
+    def create_session(self, sid: str, *_: Any, **arguments: Any) -> Any:  # *_ lets an override name its parameters
         """Make the session of a register_session; the hook for one that needs more. It may be `async def`."""
         return self.session_class(sid, **arguments)
 

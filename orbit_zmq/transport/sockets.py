@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
 from urllib.parse import urlsplit
 
@@ -19,6 +20,7 @@ from orbit_zmq.wire.limits import FRAME_BYTES
 
 ZAP_DOMAIN = b"orbit"
 ZAP_ADDRESS = "inproc://zeromq.zap.01"  # fixed by ZeroMQ RFC 27
+MAPPED_IPV4 = re.compile(r"\[::ffff:([0-9.]+)\]")  # how libzmq names an IPv4 address on a socket for both
 OLDEST_LIBZMQ = (4, 3, 3)  # older ones can be brought down before the handshake (CVE-2020-15166)
 
 COMMON: dict[int, int] = {
@@ -70,9 +72,7 @@ class Sockets:
         socket.bind(ZAP_ADDRESS)
         return socket
 
-    def router(
-        self, *, ipc_path: str | None, tcp: str | None, keys: KeyPair | None
-    ) -> tuple[zmq.Socket[bytes], str | None]:
+    def router(self, *, ipc_path: str | None, tcp: str | None, keys: KeyPair | None) -> tuple[zmq.Socket[bytes], str | None]:
         """The broker's socket and the TCP address it got; ipc needs no keys, TCP does. AddressTaken when in use."""
         socket = self._make(zmq.ROUTER, ROUTER)
         socket.set(zmq.ZAP_DOMAIN, ZAP_DOMAIN)
@@ -89,7 +89,7 @@ class Sockets:
                 socket.curve_secretkey = keys.secret.encode()
                 socket.curve_publickey = keys.public.encode()
                 _bind(socket, tcp)
-                bound = socket.last_endpoint.rstrip(b"\0").decode()
+                bound = MAPPED_IPV4.sub(r"\1", socket.last_endpoint.rstrip(b"\0").decode())
         except OrbitError:
             socket.close()
             raise

@@ -29,6 +29,7 @@ class ZapHandler:
         self, socket: zmq.Socket[bytes], is_known: Callable[[str], bool], own_uid: int, domain: bytes = b"orbit"
     ) -> None:
         self.refused = 0
+        self.last_refusal = ""  # why, and from where
         self._socket = socket
         self._is_known = is_known
         self._own_uid = own_uid
@@ -47,7 +48,7 @@ class ZapHandler:
             status, text, user_id = self._judge(frames)
             if status != b"200":
                 self.refused += 1
-                log.warning("connection-refused", reason=text.decode(), address=frames[5].decode(errors="replace"))
+                self.last_refusal = f"{text.decode()}, from {frames[5].decode(errors='replace')}"
             answer = [*frames[:2], VERSION, frames[3], status, text, user_id.encode(), b""]
             try:
                 self._socket.send_multipart(answer, zmq.DONTWAIT)
@@ -55,7 +56,7 @@ class ZapHandler:
                 log.error("zap-answer-failed", reason=str(error))
 
     def _judge(self, frames: Sequence[bytes]) -> tuple[bytes, bytes, str]:
-        """Status, its text, and the user id. `frames` are: id, empty, version, request, domain, address, routing id, mechanism, ..."""
+        """Status, its text, and the user id."""
         domain, address, mechanism, credentials = frames[4], frames[5], frames[7], frames[8:]
         if domain != self._domain:
             return b"400", b"another domain", ""
@@ -71,7 +72,7 @@ class ZapHandler:
     def _judge_key(self, key: str) -> tuple[bytes, bytes, str]:
         try:
             is_known = self._is_known(key)
-        except Exception:  # noqa: BLE001 - whatever the look-up raises, the question has to be answered
+        except Exception:  # whatever the look-up raises, the question has to be answered
             log.exception("key-lookup-failed")
             return b"500", b"the look-up failed", ""
         return (b"200", b"OK", key) if is_known else (b"400", b"unknown key", "")

@@ -79,7 +79,7 @@ async def start_backend(name: str) -> Any:
         raise _absent(name, describe(error), REQUIREMENTS[name][1] or _INSTALL_RHAPSODY) from error
     except OrbitError:
         raise
-    except Exception as error:  # noqa: BLE001 - backends come from many packages and raise anything
+    except Exception as error:
         raise InternalError(
             f"the Rhapsody backend {name!r} did not start: {describe(error)}",
             hint=REQUIREMENTS[name][1],

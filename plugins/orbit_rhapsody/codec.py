@@ -39,24 +39,26 @@ MAX_UID_CHARS = 255
 
 _FIELDS = {
     FUNCTION: frozenset({"uid", "function", "args", "kwargs", "backend", "task_backend_specific_kwargs"}),
-    EXECUTABLE: frozenset(
-        {"uid", "executable", "arguments", "cwd", "env", "shell", "backend", "task_backend_specific_kwargs"}
-    ),
+    EXECUTABLE: frozenset({"uid", "executable", "arguments", "cwd", "env", "shell", "backend", "task_backend_specific_kwargs"}),
 }
 # What Rhapsody's task objects carry of their own accord and their backends fill in.
 _RESULT_FIELDS = frozenset(
     {"state", "stdout", "stderr", "exit_code", "return_value", "response", "exception", "future", "_future", "task_type"}
 )
+_NOTHING: dict[str, Any] = {
+    "uid": "", "state": "", "raw_state": "", "exit_code": None, "stdout": "", "stderr": "", "exception": None,
+    "traceback": "", "times": {}, "return_value": None,
+}  # fmt: skip
 _BROKEN = (ValueError, TypeError, RecursionError, msgpack.UnpackException)
 
 
 @dataclass(slots=True)
 class EncodedBatch:
-    """What one call of `submit` sends; `refused` are the tasks that could not be encoded."""
+    """What one call of `submit` sends. Tasks are known by their position among all: those in here, and those refused."""
 
-    uids: list[str] = field(default_factory=list)
+    sent: list[int] = field(default_factory=list)
+    refused: dict[int, OrbitError] = field(default_factory=dict)
     body: bytes = b""
-    refused: dict[str, OrbitError] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -91,12 +93,12 @@ def encode_batches(
 ) -> Iterator[EncodedBatch]:
     """The batches that carry these (uid, task) pairs, in order. A task that cannot be encoded is refused alone."""
     functions = _Functions()
-    batch, entries, used, size = EncodedBatch(), [], set[str](), 0
-    for uid, task in tasks:
+    batch, entries, used, size = EncodedBatch(), list[tuple[str, int, bytes]](), set[str](), 0
+    for position, (uid, task) in enumerate(tasks):
         try:
             kind, digest, packed = _encode_task(task, functions)
         except OrbitError as error:
-            batch.refused[uid] = error
+            batch.refused[position] = error
             continue
         extra = len(packed) + len(uid) + 8
         if digest and digest not in used:
@@ -105,7 +107,7 @@ def encode_batches(
             yield _sealed(batch, entries, used, functions)
             batch, entries, used, size = EncodedBatch(), [], set(), 0
         entries.append((uid, kind, packed))
-        batch.uids.append(uid)
+        batch.sent.append(position)
         size += extra
         if digest:
             used.add(digest)
@@ -113,9 +115,7 @@ def encode_batches(
         yield _sealed(batch, entries, used, functions)
 
 
-def _sealed(
-    batch: EncodedBatch, entries: list[tuple[str, int, bytes]], used: set[str], functions: _Functions
-) -> EncodedBatch:
+def _sealed(batch: EncodedBatch, entries: list[tuple[str, int, bytes]], used: set[str], functions: _Functions) -> EncodedBatch:
     if entries:
         pickles = {digest: functions.pickles[digest] for digest in used}
         batch.body = msgpack.packb({"python": PYTHON_VERSION, "functions": pickles, "tasks": entries})
@@ -271,15 +271,16 @@ class Portion:
 
 
 def task_result(record: dict[str, Any]) -> dict[str, Any]:
-    """What a user sees of a record: pickles loaded, the exception an object where possible. Takes the record over."""
+    """What a user sees of a record: all fields, pickles loaded, the exception an object where that is possible."""
+    record = _NOTHING | record
     error = record.get("exception")
-    record["traceback"] = error.get("traceback", "") if isinstance(error, dict) else ""
     if isinstance(error, dict):
+        record["traceback"] = error.get("traceback", "")
         record["exception"] = unpack_error(error)
-    pickled = record.pop("return_pickle", None)
+    pickled, python = record.pop("return_pickle", None), record.pop("python", PYTHON_VERSION)
     if pickled is not None:
         try:
-            record["return_value"] = unpickle(pickled, "the task's return value", record.get("python", PYTHON_VERSION))
+            record["return_value"] = unpickle(pickled, "the task's return value", python)
         except InvalidArgument as unreadable:
             record["exception"] = unreadable  # the task is done; what it returned cannot be read here
     return record

@@ -24,7 +24,7 @@ from orbit_rhapsody.preparation import PackedTask
 from orbit_rhapsody.records import failed_record, finished_record
 from orbit_rhapsody.results import Results
 from orbit_rhapsody.values import describe
-from orbit_rhapsody.workers import KILL_GRACE_S, ProcessLoop, end_process
+from orbit_rhapsody.workers import KILL_GRACE_S, TERM_GRACE_S, ProcessLoop, end_process
 from orbit_zmq.errors import InternalError, OrbitError, SessionClosed
 from orbit_zmq.log import get_logger
 
@@ -34,8 +34,9 @@ Answer = TypeVar("Answer")
 SLICE = 256  # tasks handed to a backend between two turns of the loop, so that completions come out in between
 MAX_EXECUTABLES = 1_024
 FUNCTIONS_IN_FLIGHT = 4_096  # a backend keeps a task object for each; the rest waits packed
-CLOSE_S = 12.0  # after it the thread is left to itself
-BACKEND_CLOSE_S = 3.0
+CLOSE_S = 10.0  # after it the thread is left to itself
+CLOSE_GRACE_S = 0.5  # between SIGTERM and SIGKILL when all ends: an endpoint that stops waits two seconds for its sessions
+BACKEND_CLOSE_S = 1.0
 
 
 def executables_in_flight() -> int:
@@ -83,14 +84,17 @@ class Engine:
         self._loop: ProcessLoop | None = None
         self._thread: threading.Thread | None = None
         self._closing = False
+        self._over = False  # the thread has come to its end
+        self._closed: Callable[[BaseException | None], None] = lambda error: None
+        self._grace_s = TERM_GRACE_S
         self._stop = asyncio.Event()
         self._arrived = asyncio.Event()
 
     async def start(self) -> None:
         """Start the backends; raises what kept one of them from starting."""
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        told = _thread_safe(ready)
-        self._thread = threading.Thread(target=self._run, args=(told,), name="orbit-rhapsody-engine", daemon=True)
+        tell = _thread_safe(ready)
+        self._thread = threading.Thread(target=self._run, args=(tell,), name="orbit-rhapsody-engine", daemon=True)
         self._thread.start()
         await ready
 
@@ -109,12 +113,19 @@ class Engine:
     async def close(self) -> None:
         """End everything within CLOSE_S, whatever the tasks do."""
         self._closing = True
-        thread, loop = self._thread, self._loop
-        if thread is None or not thread.is_alive():
+        self._grace_s = CLOSE_GRACE_S
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._closed = _thread_safe(ended)
+        if self._thread is None or self._over:
             return
-        if loop is not None:
-            self._tell(self._stop.set)
-        await asyncio.to_thread(thread.join, CLOSE_S)
+        if self._loop is not None:
+            with suppress(SessionClosed):
+                self._tell(self._stop.set)
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await ended
+        except TimeoutError:
+            log.warning("engine-left-behind", after_s=CLOSE_S, backends=self._names)
 
     def statistics(self) -> dict[str, Any]:
         """Counts of this moment; from any thread."""
@@ -127,8 +138,15 @@ class Engine:
     # From here on everything runs on the engine's thread.
 
     def _run(self, ready: Callable[[BaseException | None], None]) -> None:
-        with asyncio.Runner(loop_factory=ProcessLoop) as runner:
-            runner.run(self._main(ready))
+        try:
+            with asyncio.Runner(loop_factory=ProcessLoop) as runner:
+                runner.run(self._main(ready))
+        except Exception:
+            log.exception("engine-failed", backends=self._names)
+        finally:
+            ready(SessionClosed("the session was closed while its backends were being started"))
+            self._over = True
+            self._closed(None)
 
     async def _main(self, ready: Callable[[BaseException | None], None]) -> None:
         try:
@@ -232,9 +250,7 @@ class Engine:
         else:
             self._land(uid, state, str(raw_state), task)
 
-    def _land_executable(
-        self, uid: str, flight: _Flight, state: str, raw_state: str, future: asyncio.Task[Any]
-    ) -> None:
+    def _land_executable(self, uid: str, flight: _Flight, state: str, raw_state: str, future: asyncio.Task[Any]) -> None:
         """The same for a child process: a canceled task ends when its process is gone."""
         if state == CANCELED:
             flight.ended = self._group.create_task(self._land_when_gone(uid, raw_state, future))
@@ -246,7 +262,7 @@ class Engine:
         await asyncio.wait((future,), timeout=KILL_GRACE_S)  # it may be starting the process this very moment
         process = self._forget_process(future)
         if process is not None:
-            await end_process(process)
+            await end_process(process, self._grace_s)
         self._land(uid, CANCELED, raw_state, {"exit_code": process.returncode if process is not None else None})
 
     def _forget_process(self, future: asyncio.Task[Any]) -> asyncio.subprocess.Process | None:
@@ -296,7 +312,7 @@ class Engine:
         if flight.ended is None:
             try:
                 await flight.backend.driver.cancel_task(uid)
-            except Exception as error:  # noqa: BLE001 - the same boundary as in _hand_over
+            except Exception as error:
                 raise InternalError(f"the backend {flight.backend.name!r} cannot cancel: {describe(error)}") from error
         if flight.ended is not None:
             await asyncio.shield(flight.ended)

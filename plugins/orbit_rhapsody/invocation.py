@@ -105,9 +105,7 @@ class Invocation:
 
     __slots__ = ("_args", "_function", "_kwargs", "_pickled", "_python", "running")
 
-    def __init__(
-        self, function: Function, args: list[Any], kwargs: dict[str, Any], pickled: bytes | None, python: str
-    ) -> None:
+    def __init__(self, function: Function, args: list[Any], kwargs: dict[str, Any], pickled: bytes | None, python: str) -> None:
         self._function = function
         self._args = args
         self._kwargs = kwargs

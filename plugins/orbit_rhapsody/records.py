@@ -15,13 +15,11 @@ from orbit_zmq.errors import OrbitError
 
 MAX_OUTPUT_CHARS = 4 << 20  # of stdout and of stderr, the end is kept: many thousands of results share one memory
 
-_RETURN_VALUE = strict_packer().pack("return_value")
+_RETURN_VALUE: bytes = strict_packer().pack("return_value")
 _NIL = b"\xc0"
 
 
-def finished_record(
-    uid: str, state: str, raw_state: str, task: dict[str, Any], times: dict[str, Any]
-) -> tuple[str, bytes]:
+def finished_record(uid: str, state: str, raw_state: str, task: dict[str, Any], times: dict[str, Any]) -> tuple[str, bytes]:
     """The final state and the packed record of a task that a backend has finished."""
     error = task.get("exception")
     outcome = _outcome(task.get("return_value")) if state == DONE else None
@@ -76,4 +74,3 @@ def _output(text: object) -> str:
     if len(shown) > MAX_OUTPUT_CHARS:
         shown = f"[{len(shown) - MAX_OUTPUT_CHARS} characters before this are not kept]\n{shown[-MAX_OUTPUT_CHARS:]}"
     return printable(shown)
-

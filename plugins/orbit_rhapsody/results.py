@@ -129,7 +129,7 @@ class Results:
             found = [(uid, entry) for uid in uids if (entry := self._tasks.get(uid)) is not None]
             return self._described(found)
 
-    def list(self, state: str | None, after: str, limit: int) -> list[dict[str, Any]]:
+    def list_tasks(self, state: str | None, after: str, limit: int) -> list[dict[str, Any]]:
         """At most `limit` tasks in the order of their submission, those after the uid `after`, without results."""
         with self._lock:
             if after and self._tasks.get(after) is None:

@@ -116,9 +116,7 @@ class ResultLog:
         while self._marks and now - self._marks[0][1] >= self.retention_s:
             upto = self._marks.popleft()[0]
         forgotten = []
-        while self._oldest <= upto or (
-            self._acknowledged_bytes > self.retained_bytes and self._oldest <= self._acknowledged
-        ):
+        while self._oldest <= upto or (self._acknowledged_bytes > self.retained_bytes and self._oldest <= self._acknowledged):
             uid, record = self._records.pop(self._oldest)
             self._oldest += 1
             self._acknowledged_bytes -= len(record)

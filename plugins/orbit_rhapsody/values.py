@@ -57,7 +57,7 @@ def pickle_value(value: object) -> bytes:
         pass
     try:
         return bytes(cloudpickle.dumps(value, protocol=5))
-    except Exception as error:  # noqa: BLE001 - the same
+    except Exception as error:
         raise InvalidArgument(
             f"a value of type {type(value).__qualname__} cannot be pickled: {describe(error)}",
             hint="Pass plain values, or objects that cloudpickle can handle.",
@@ -68,7 +68,7 @@ def pickle_function(function: object) -> bytes:
     """The cloudpickle of a function; InvalidArgument says why there is none."""
     try:
         return bytes(cloudpickle.dumps(function, protocol=5))
-    except Exception as error:  # noqa: BLE001 - what the function refers to has a say in it
+    except Exception as error:
         raise InvalidArgument(
             f"the function {function!r} cannot be pickled: {describe(error)}",
             hint="Keep locks, sockets and open files out of what the function refers to.",
@@ -79,7 +79,7 @@ def unpickle(data: bytes, what: str, version: str = PYTHON_VERSION) -> Any:
     """The value of a pickle; InvalidArgument says what it was and, where they differ, both Python versions."""
     try:
         return pickle.loads(data)  # callers have checked that the sender may run code
-    except Exception as error:  # noqa: BLE001 - a pickle runs code of the user's
+    except Exception as error:
         differs = "" if version == PYTHON_VERSION else f"; pickled by Python {version}, read by Python {PYTHON_VERSION}"
         raise InvalidArgument(
             f"{what} cannot be unpickled: {describe(error)}{differs}",

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from orbit_zmq.client._sync.plugin import PluginClient
-from orbit_zmq.client.classes import async_client_class
+from orbit_zmq.client.classes import client_class
 from orbit_zmq.client.facts import EndpointFacts, OperationFacts, operations_of
 from orbit_zmq.client.party import ClientParty
 from orbit_zmq.errors import EndpointLost, InvalidArgument, NotFound
@@ -56,7 +56,7 @@ class Client:
 
     The broker is found by the arguments, the environment (ORBIT_URL, ORBIT_JOIN_FILE), a stored context, or as this user's
     broker on this machine, in that order; BrokerUnreachable names the places that were looked at. The connection is made
-    with the first call, or by `async with`.
+    with the first call, or by `with`.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class Client:
         """
         facts = self.resolve(endpoint, refresh=True)
         instance = facts.instance(plugin)
-        kind = async_client_class(facts.plugins[instance].get("plugin", plugin)) or PluginClient
+        kind = client_class(facts.plugins[instance].get("plugin", plugin)) or PluginClient
         plugin_client = kind(self, facts.name, instance, (self.operations(facts)).get(instance, {}))
         self._plugin_clients.append(plugin_client)
         try:

@@ -1,0 +1,237 @@
+"""`python -m orbit_broker`: the broker as a process in the foreground.
+
+Makes keys on the first start, listens, checks that strangers are refused, says on standard output where it listens, and
+runs until SIGTERM, SIGINT, `drain`, or the end of its parent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import resource
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import fields, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+import zmq
+
+from orbit_broker.loop import Loop
+from orbit_broker.selftest import refuse_to_start_open
+from orbit_broker.state import SETTLE_S, Identity, State
+from orbit_zmq import __version__
+from orbit_zmq.errors import InvalidArgument, OrbitError
+from orbit_zmq.exit_with_parent import say_failed, say_ready, watch_parent
+from orbit_zmq.files import make_private_directory
+from orbit_zmq.log import configure_logging, get_logger
+from orbit_zmq.paths import socket_path, state_dir
+from orbit_zmq.runtime_file import RuntimeFile, remove_runtime_file, write_runtime_file
+from orbit_zmq.security.keylist import KeyList
+from orbit_zmq.security.keys import BROKER_KEY, KEY_LIST, KeyPair, load_or_make_keypair, own_user
+from orbit_zmq.transport.sockets import ZAP_DOMAIN, Sockets
+from orbit_zmq.transport.zap import ZapHandler
+from orbit_zmq.wire.limits import PROTOCOL_VERSIONS, Intervals
+
+log = get_logger("orbit_broker")
+
+MAPPED = re.compile(r"\[::ffff:([0-9.]+)\]")  # how libzmq shows an IPv4 address that it listens at with an IPv6 socket
+
+
+class Admission:
+    """The list of keys, as the handshake and the rules ask for it."""
+
+    def __init__(self, keys: KeyList) -> None:
+        self._keys = keys
+        self._own = f"uid:{os.geteuid()}"
+        self._user = own_user()
+        self._has_changed = False
+
+    def is_known(self, key: str) -> bool:
+        """Whether a key may connect. One that is not known may have been listed a moment ago: one `stat` tells."""
+        now = time.time()
+        known = self._keys.lookup(key, now) is not None
+        if not known and self._keys.reload():
+            self._has_changed = True
+            known = self._keys.lookup(key, now) is not None
+        if known:
+            self._keys.seen(key, now)
+        return known
+
+    def identify(self, user_id: str) -> Identity | None:
+        """Whom a user id stands for, as the list says now."""
+        if user_id == self._own:
+            return Identity(user_id, self._user, "admin", _any_name, _anywhere)
+        entry = self._keys.lookup(user_id, time.time())
+        if entry is None:
+            return None
+        is_limited = (entry.endpoints, entry.plugins) != (("*",), ("*",))
+        return Identity(
+            user_id,
+            entry.user,
+            entry.role,
+            entry.may_take,
+            entry.may_reach if is_limited else _anywhere,
+            may_act_for="act-for" in entry.rights,
+        )
+
+    def reload(self) -> bool:
+        """Whether the list is another one than at the last call."""
+        changed = self._keys.reload() or self._has_changed
+        self._has_changed = False
+        return changed
+
+
+def _any_name(name: str) -> bool:
+    return True
+
+
+def _anywhere(endpoint: str, plugin: str) -> bool:
+    return True
+
+
+def main() -> int:
+    """Parse, run, and say why when it did not work."""
+    arguments = _parser().parse_args()
+    try:
+        configure_logging(arguments.log_level)
+        run(arguments)
+    except OrbitError as error:
+        log.error("start-failed", code=error.code, reason=error.message, hint=error.hint)
+        say_failed(error)
+        return 1
+    return 0
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Listen and serve until the end."""
+    limit = _raise_file_limit()
+    intervals, settle_s = _intervals(arguments.interval)
+    directory = state_dir()
+    if arguments.state_dir:
+        directory = make_private_directory(Path(arguments.state_dir).absolute(), "ORBIT_STATE_DIR")
+    pair = load_or_make_keypair(directory / BROKER_KEY)
+    admission = Admission(KeyList.load(directory / KEY_LIST))
+    ipc = arguments.ipc or socket_path("broker.sock")
+    sockets = Sockets()
+    try:
+        zap_socket = sockets.zap()
+        router, tcp = sockets.router(ipc_path=ipc, tcp=arguments.tcp, keys=pair if arguments.tcp else None)
+        state = State(
+            epoch=secrets.token_bytes(16),
+            started_at=time.monotonic(),
+            version=__version__,
+            intervals=intervals,
+            settle_s=settle_s,
+            facts=_facts(ipc, tcp, limit),
+            measure=_measurer(),
+        )
+        zap = ZapHandler(zap_socket, admission.is_known, os.geteuid(), ZAP_DOMAIN)
+        loop = Loop(state, router, zap_socket, zap, admission.identify, admission.reload)
+        _watch_for_the_end(loop, arguments.exit_with_parent)
+        if tcp is not None:
+            tcp = MAPPED.sub(r"\1", tcp)
+            state.facts["tcp"] = tcp
+            refuse_to_start_open(sockets, loop, tcp, pair.public)
+            zap.refused = 0  # that was ourselves
+        _serve(loop, ipc, tcp, pair)
+        loop.close()
+    finally:
+        sockets.close()
+
+
+def _serve(loop: Loop, ipc: str, tcp: str | None, pair: KeyPair) -> None:
+    pid = os.getpid()
+    record = RuntimeFile(pid, socket.gethostname(), ipc, tcp, pair.public, loop.state.epoch.hex(), time.time())
+    write_runtime_file(record)
+    try:
+        log.info("listening", ipc=ipc, tcp=tcp, public_key=pair.public, libzmq=zmq.zmq_version(), version=__version__)
+        say_ready({"ipc": ipc, "tcp": tcp, "public_key": pair.public, "pid": pid})
+        loop.run()
+        log.info("ended", uptime_s=round(time.monotonic() - loop.state.started_at, 1))
+    finally:
+        remove_runtime_file(pid)
+
+
+def _watch_for_the_end(loop: Loop, exit_with_parent: bool) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: loop.stop(final=False))
+    if exit_with_parent:
+        watch_parent(lambda: loop.stop(final=True))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m orbit_broker", description="The ORBIT-ZMQ broker.")
+    parser.add_argument("--ipc", metavar="PATH", help="socket for programs on this machine (default: in the runtime directory)")
+    parser.add_argument("--tcp", metavar="tcp://HOST:PORT", help="also listen here, for parties with a key; port 0 takes any")
+    parser.add_argument("--state-dir", metavar="DIRECTORY", help="keys and the list of keys (default: ORBIT_STATE_DIR)")
+    parser.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning, error or critical")
+    parser.add_argument(
+        "--interval",
+        action="append",
+        default=[],
+        metavar="NAME=SECONDS",
+        help="change one of the intervals that welcome announces",
+    )
+    parser.add_argument("--exit-with-parent", action="store_true", help="end when standard input is closed")
+    return parser
+
+
+def _intervals(changes: list[str]) -> tuple[Intervals, float]:
+    """The intervals with the changes of the command line, and the time to settle."""
+    names = [field.name for field in fields(Intervals)]
+    changed: dict[str, float] = {}
+    for change in changes:
+        name, _, text = change.partition("=")
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = 0.0
+        if name not in (*names, "settle_s") or not 0 < seconds < float("inf"):
+            raise InvalidArgument(
+                f"--interval {change} is not NAME=SECONDS", hint=f"Names are {', '.join(names)} and settle_s."
+            )
+        changed[name] = seconds
+    settle_s = changed.pop("settle_s", SETTLE_S)
+    return replace(Intervals(), **changed), settle_s
+
+
+def _raise_file_limit() -> int:
+    """Each participant takes a file descriptor."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def _facts(ipc: str, tcp: str | None, open_files_limit: int) -> dict[str, Any]:
+    return {
+        "protocol_versions": PROTOCOL_VERSIONS,
+        "versions": {
+            "python": platform.python_version(),
+            "pyzmq": zmq.__version__,
+            "libzmq": zmq.zmq_version(),
+            "msgpack": metadata.version("msgpack"),
+        },
+        "hostname": socket.gethostname(),
+        "pid": os.getpid(),
+        "ipc": ipc,
+        "tcp": tcp,
+        "open_files_limit": open_files_limit,
+    }
+
+
+def _measurer() -> Callable[[], dict[str, Any]]:
+    process = psutil.Process()
+    return lambda: {"memory_bytes": process.memory_info().rss, "open_files": process.num_fds()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""A look from outside before anybody else may: does the broker refuse a key that is on no list?
+
+An authentication that is set up wrongly lets everybody in and looks like one that works. The broker does not start so.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+
+import zmq
+
+from orbit_broker.loop import Loop
+from orbit_zmq.errors import InternalError
+from orbit_zmq.security.keys import make_keypair
+from orbit_zmq.transport.sockets import Sockets, close_monitored
+
+PATIENCE_S = 10.0  # the handshake is over in milliseconds on an idle machine
+WILDCARDS = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "*": "127.0.0.1"}
+
+
+def refuse_to_start_open(sockets: Sockets, loop: Loop, tcp: str, server_key: str) -> None:
+    """Drive the loop while a throw-away key knocks; InternalError unless it is turned away."""
+    host, _, port = tcp.removeprefix("tcp://").rpartition(":")
+    dealer, monitor = sockets.dealer(f"tcp://{WILDCARDS.get(host, host)}:{port}", server_key=server_key, keys=make_keypair())
+    try:
+        ends_at = time.monotonic() + PATIENCE_S
+        while time.monotonic() < ends_at:
+            loop.turn()
+            event = _event_of(monitor)
+            if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                return
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                raise InternalError("the broker accepts keys that are on no list", hint="Do not run it; report this.")
+            if event:
+                break
+        raise InternalError(f"the self-test at {tcp} had no answer", hint="Is a firewall between this machine and itself?")
+    finally:
+        close_monitored(dealer, monitor)
+
+
+def _event_of(monitor: zmq.Socket[bytes]) -> int:
+    try:
+        frames = monitor.recv_multipart(zmq.DONTWAIT)
+    except zmq.Again:
+        return 0
+    event: int = struct.unpack("=H", frames[0][:2])[0]
+    return event

@@ -1,0 +1,213 @@
+"""Speed as ratios: what the product adds to the bare minimum, measured side by side in one run.
+
+The base is a bare echo: three processes, blocking sockets, DEALER - ROUTER - DEALER under CURVE, one message of 64 bytes in
+flight. Blocks of both alternate, so that what else the machine does falls on both; a ratio is that of the medians of one
+pair of blocks, and the quartiles over all pairs are reported. Absolute times stand beside them and prove nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+MESSAGE = b"x" * 64
+WARM_UP = 200
+
+
+def bare_router(public: str, secret: str) -> None:
+    """Pass messages between two dealers, as they come."""
+    socket = zmq.Context.instance().socket(zmq.ROUTER)
+    socket.curve_server = True
+    socket.curve_secretkey = secret.encode()
+    socket.curve_publickey = public.encode()
+    port = socket.bind_to_random_port("tcp://127.0.0.1")
+    print(port, flush=True)
+    peers: dict[bytes, bytes] = {}
+    while True:
+        sender, *frames = socket.recv_multipart()
+        if frames == [b"serve"]:
+            peers[b"server"] = sender
+        elif sender == peers.get(b"server"):
+            socket.send_multipart([peers[b"client"], *frames])
+        elif b"server" in peers:
+            peers[b"client"] = sender
+            socket.send_multipart([peers[b"server"], *frames])
+
+
+def bare_dealer(port: str, server_key: str) -> zmq.Socket[bytes]:
+    socket = zmq.Context.instance().socket(zmq.DEALER)
+    public, secret = zmq.curve_keypair()
+    socket.curve_serverkey = server_key.encode()
+    socket.curve_publickey, socket.curve_secretkey = public, secret
+    socket.connect(f"tcp://127.0.0.1:{port}")
+    return socket
+
+
+def bare_server(port: str, server_key: str) -> None:
+    socket = bare_dealer(port, server_key)
+    socket.send(b"serve")
+    while True:
+        socket.send_multipart(socket.recv_multipart())
+
+
+@contextmanager
+def bare_echo() -> Iterator[Callable[[], None]]:
+    """One round trip of the base."""
+    public, secret = (key.decode() for key in zmq.curve_keypair())
+    with ExitStack() as stack:
+        router = stack.enter_context(child("bare-router", public, secret))
+        assert router.stdout is not None
+        port = router.stdout.readline().strip()
+        stack.enter_context(child("bare-server", port, public))
+        socket = bare_dealer(port, public)
+        for _ in range(50):  # until the server is there, messages go nowhere
+            socket.send(MESSAGE)
+            if socket.poll(200):
+                break
+        else:
+            raise RuntimeError("the bare echo does not answer")
+        while socket.poll(300):
+            socket.recv()
+
+        def turn() -> None:
+            socket.send(MESSAGE)
+            socket.recv()
+
+        yield turn
+        socket.close(0)
+
+
+@contextmanager
+def child(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+@contextmanager
+def product(plugins: str) -> Iterator[Any]:
+    """A client of a broker and an endpoint in processes of their own, over TCP with CURVE."""
+    from orbit_zmq import Client
+    from orbit_zmq.children import environment_of_child, start_broker, start_endpoint
+
+    with tempfile.TemporaryDirectory(prefix="orbit-bench-") as place, ExitStack() as stack:
+        for variable in ("ORBIT_STATE_DIR", "ORBIT_RUNTIME_DIR", "ORBIT_CONFIG_DIR"):
+            os.environ[variable] = str(Path(place) / variable.lower())
+        environment = environment_of_child(ORBIT_LOG_LEVEL="warning")
+        broker = start_broker(tcp="tcp://127.0.0.1:0", environment=environment)
+        stack.callback(broker.end)
+        url = broker.ready["tcp"]
+        endpoint = start_endpoint(url=url, name="bench", plugins=[plugins], environment=environment)
+        stack.callback(endpoint.end)
+        client = stack.enter_context(Client(url=url))
+        yield client
+
+
+@contextmanager
+def one_call() -> Iterator[Callable[[], None]]:
+    """A trivial operation of a plugin, from the blocking client."""
+    with product("rhapsody") as client:
+        plugin = client.get_plugin("bench", "rhapsody", backends=["noop"])
+        yield plugin.ping
+        plugin.close()
+
+
+@contextmanager
+def one_task() -> Iterator[Callable[[], None]]:
+    """One task that does nothing, from submit to its result."""
+    with product("rhapsody") as client:
+        plugin = client.get_plugin("bench", "rhapsody", backends=["noop"])
+        task = {"executable": "/bin/true"}
+
+        def turn() -> None:
+            [submitted] = plugin.submit_tasks([task])
+            [done] = plugin.wait_tasks([submitted["uid"]])
+            assert done["state"] == "DONE"
+
+        yield turn
+        plugin.close()
+
+
+MEASURES = {"call": (one_call, 2.0), "task": (one_task, 6.0)}  # what, and the most that it may cost in bare echoes
+
+
+def block(turn: Callable[[], None], turns: int) -> list[float]:
+    """The time of each turn, in seconds."""
+    times = []
+    for _ in range(turns):
+        began = time.perf_counter()
+        turn()
+        times.append(time.perf_counter() - began)
+    return times
+
+
+def compare(measure: str, pairs: int, turns: int) -> dict[str, Any]:
+    """Alternating blocks of the base and of the product."""
+    make, at_most = MEASURES[measure]
+    ratios, bases, products, tails = [], [], [], []
+    with bare_echo() as base, make() as ours:
+        block(base, WARM_UP)
+        block(ours, WARM_UP)
+        for _ in range(pairs):
+            base_times, our_times = block(base, turns), block(ours, turns)
+            bases.append(statistics.median(base_times))
+            products.append(statistics.median(our_times))
+            tails.append(statistics.quantiles(our_times, n=100)[98])
+            ratios.append(products[-1] / bases[-1])
+    lower, middle, upper = statistics.quantiles(ratios, n=4)
+    return {
+        "measure": measure,
+        "pairs": pairs,
+        "turns": turns,
+        "ratio": {"lower_quartile": lower, "median": middle, "upper_quartile": upper, "at_most": at_most},
+        "met": upper <= at_most,
+        "base_p50_ms": statistics.median(bases) * 1e3,
+        "ours_p50_ms": statistics.median(products) * 1e3,
+        "ours_p99_ms": statistics.median(tails) * 1e3,
+        "cpus": os.cpu_count(),
+    }
+
+
+def main() -> int:
+    if sys.argv[1:2] == ["bare-router"]:
+        bare_router(*sys.argv[2:])
+    if sys.argv[1:2] == ["bare-server"]:
+        bare_server(*sys.argv[2:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("measure", choices=sorted(MEASURES))
+    parser.add_argument("--pairs", type=int, default=11, help="pairs of blocks (11)")
+    parser.add_argument("--calls", type=int, default=500, help="turns in each block (500)")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    options = parser.parse_args()
+    found = compare(options.measure, options.pairs, options.calls)
+    if options.json:
+        print(json.dumps(found))
+    else:
+        ratio = found["ratio"]
+        print(
+            f"{options.measure}: {ratio['median']:.2f} bare echoes (quartiles {ratio['lower_quartile']:.2f} to "
+            f"{ratio['upper_quartile']:.2f}, at most {ratio['at_most']:g}); p50 {found['ours_p50_ms']:.3f} ms "
+            f"beside {found['base_p50_ms']:.3f} ms"
+        )
+    return 0 if found["met"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""Any sequence of events leaves a state that fits together, and gives no caller more replies than it has asked for."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import hypothesis.strategies as st
+import msgpack
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+from orbit_zmq.wire.header import FIELDS, FINAL, IDEMPOTENT, LAST, RESENT, STREAM, STREAMED, Kind
+from tests.unit.broker.world import Sent, World, identity
+
+ENDPOINTS = ("e1", "e2", "e3")
+CALLERS = ("c1", "c2", "e1")
+EVERYBODY = ("e1", "e2", "e3", "c1", "c2", "thief")
+IDS = st.integers(0, 4)
+REQUEST_FLAGS = st.sampled_from([0, RESENT, IDEMPOTENT, RESENT | IDEMPOTENT, STREAMED, STREAM | RESENT])
+
+
+class Broker(RuleBasedStateMachine):
+    """Peers that do what they like, in any order; `World` runs `check` after every step."""
+
+    @initialize(settle_s=st.sampled_from([0.001, 10.0]))
+    def start(self, settle_s):
+        self.world = World(settle_s=settle_s)
+        self.open: Counter[tuple[str, int]] = Counter()
+
+    def note(self, sent: list[Sent]) -> None:
+        """One request has one reply; only that of a stream may be said again while the stream lasts."""
+        for message in sent:
+            if message.kind == Kind.REPLY and not message.header.flags & (STREAM | STREAMED):
+                self.open[message.to, message.header.id] -= 1
+                assert self.open[message.to, message.header.id] >= 0
+
+    def is_known(self, label: str) -> bool:
+        return label in self.world.routes
+
+    @rule(label=st.sampled_from(EVERYBODY), user=st.sampled_from(["ada", "eve"]), again=st.booleans())
+    def connect(self, label, user, again):
+        role = "endpoint" if label[0] in "et" else "client"
+        facts = {"sessions": [{"id": "s", "user": user}]} if role == "endpoint" else {}
+        if label == "thief":
+            facts["name"] = "e1"
+        who = identity(user) if self.is_known(label) and again else identity("ada")
+        self.note(self.world.connect(label, role, as_=who, **facts))
+
+    @rule(label=st.sampled_from(EVERYBODY), notice=st.booleans())
+    def cut(self, label, notice):
+        if self.is_known(label) and self.world.routes[label] in self.world.state.peers:
+            self.note(self.world.cut(label, notice=notice))
+
+    @rule(label=st.sampled_from(EVERYBODY), is_stuck=st.booleans())
+    def stick(self, label, is_stuck):
+        if is_stuck:
+            self.world.stuck.add(label)
+        else:
+            self.note(self.world.unstick(label))
+
+    @rule(
+        label=st.sampled_from(CALLERS),
+        call_id=IDS,
+        endpoint=st.sampled_from([*ENDPOINTS, "nobody", "", "broker", "*"]),
+        flags=REQUEST_FLAGS,
+        with_target=st.booleans(),
+        left_s=st.sampled_from([0.5, 5.0, 60.0]),
+        operation=st.sampled_from(["resolve", "endpoints", "status", "ping"]),
+    )
+    def call(self, label, call_id, endpoint, flags, with_target, left_s, operation):
+        if not self.is_known(label):
+            return
+        target = self.world.incarnations.get(endpoint, b"") if with_target else b""
+        self.open[label, call_id] += 1
+        sent = self.world.call(
+            label, call_id, endpoint, flags=flags, target=target, left_s=left_s, operation=operation, session="s"
+        )
+        self.note(sent)
+
+    @rule(
+        endpoint=st.sampled_from(ENDPOINTS),
+        caller=st.sampled_from(CALLERS),
+        call_id=IDS,
+        kind=st.sampled_from([Kind.REPLY, Kind.REPLY, Kind.ERROR, Kind.CHUNK, Kind.CREDIT]),
+        flags=st.sampled_from([0, STREAMED, STREAM, LAST]),
+        channel=st.integers(0, 3),
+    )
+    def answer(self, endpoint, caller, call_id, kind, flags, channel):
+        if self.is_known(endpoint) and self.is_known(caller):
+            body = {"code": "conflict"} if kind == Kind.ERROR else b""
+            self.note(self.world.answer(endpoint, caller, call_id, kind, body, flags=flags, channel=channel))
+
+    @rule(
+        label=st.sampled_from(EVERYBODY),
+        kind=st.sampled_from(list(Kind)),
+        call_id=IDS,
+        flags=st.sampled_from([0, LAST, FINAL]),
+        channel=st.integers(0, 3),
+        body=st.sampled_from([b"", {}, {"closed": ["s"]}, {"opened": [{"id": "s", "user": "ada"}]}, {"loop_age_s": 9.0}]),
+    )
+    def say(self, label, kind, call_id, flags, channel, body):
+        if self.is_known(label) and kind != Kind.HELLO:
+            self.note(self.world.say(label, kind, body, id=call_id, flags=flags, channel=channel))
+
+    @rule(label=st.sampled_from(EVERYBODY), frames=st.lists(st.binary(max_size=40), max_size=3))
+    def junk(self, label, frames):
+        if self.is_known(label):
+            self.note(self.world.raw(label, frames))
+
+    @rule(label=st.sampled_from(EVERYBODY), fields=st.dictionaries(st.sampled_from(list(FIELDS)), st.integers(0, 20)))
+    def half_right(self, label, fields):
+        if self.is_known(label):
+            self.note(self.world.raw(label, [msgpack.packb(fields), b""]))
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 4.0, 35.0]))
+    def wait(self, seconds):
+        self.note(self.world.pass_time(seconds))
+
+    def teardown(self):
+        if hasattr(self, "world"):
+            self.world.stuck.clear()
+            self.world.pass_time(100.0)
+            assert self.world.state.flights == {} and self.world.state.held == {}
+            assert self.world.state.participants == {} and self.world.state.sessions == {}
+
+
+Broker.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+test_any_sequence_of_events_fits_together = Broker.TestCase
