@@ -7,6 +7,7 @@ that; it sends through `send`, tells the one who waits through the call's `waite
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ from orbit_zmq.wire.header import (
     Header,
     Kind,
 )
-from orbit_zmq.wire.limits import MAX_LEFT_S, SETTLED_IDS, Limits
+from orbit_zmq.wire.limits import SETTLED_IDS, Limits
 
 Send = Callable[[int, Header, bytes | memoryview], None]  # priority, header, body
 BROKER = "broker"
@@ -171,8 +172,12 @@ class Caller:
             if call.deadline - call.duration_s <= started:
                 self._fail(call, error)
 
+    def next_deadline(self) -> float:
+        """When `tick` has something to do at the latest."""
+        return self._deadlines[0][0] if self._deadlines else math.inf
+
     def tick(self, now: float) -> float:
-        """End what is past its deadline and repeat unanswered chunks; when to call again at the latest."""
+        """End what is past its deadline; when to call again at the latest."""
         while self._deadlines and self._deadlines[0][0] <= now:
             _, call_id = heapq.heappop(self._deadlines)
             call = self.open.get(call_id)
@@ -183,7 +188,7 @@ class Caller:
                 continue
             self._fail(call, _too_late(call))
             self._send_cancel(call)
-        return self._deadlines[0][0] if self._deadlines else now + MAX_LEFT_S
+        return self.next_deadline()
 
     def repeat_chunks(self, now: float) -> None:
         """Send chunks again that nobody has acknowledged for a while."""
