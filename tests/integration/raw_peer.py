@@ -86,6 +86,7 @@ class Peer:
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.setsockopt(zmq.ROUTING_ID, b"\x01" + secrets.token_bytes(15))
         self.socket.setsockopt(zmq.RECONNECT_IVL, -1)
+        self.socket.setsockopt(zmq.SNDTIMEO, int(PATIENCE_S * 1000))  # a connection that was refused takes nothing any more
         if curve is not None:
             self.socket.curve_serverkey, self.socket.curve_publickey, self.socket.curve_secretkey = (
                 key.encode() for key in curve
