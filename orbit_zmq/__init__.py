@@ -41,7 +41,7 @@ _HOMES = {
     "operation": "orbit_zmq.plugin",
 }
 
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604 - the names are the table's
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

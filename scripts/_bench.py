@@ -28,7 +28,7 @@ WARM_UP = 200
 
 def bare_router(public: str, secret: str) -> None:
     """Pass messages between two dealers, as they come."""
-    socket = zmq.Context.instance().socket(zmq.ROUTER)
+    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
     socket.curve_server = True
     socket.curve_secretkey = secret.encode()
     socket.curve_publickey = public.encode()
@@ -47,7 +47,7 @@ def bare_router(public: str, secret: str) -> None:
 
 
 def bare_dealer(port: str, server_key: str) -> zmq.Socket[bytes]:
-    socket = zmq.Context.instance().socket(zmq.DEALER)
+    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
     public, secret = zmq.curve_keypair()
     socket.curve_serverkey = server_key.encode()
     socket.curve_publickey, socket.curve_secretkey = public, secret

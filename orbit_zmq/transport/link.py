@@ -38,7 +38,7 @@ from orbit_zmq.rules.caller import Caller
 from orbit_zmq.rules.connection import Connection, Effect, Event, State
 from orbit_zmq.rules.outbox import CALLS, CONTROL, Outbox
 from orbit_zmq.rules.server import Handler, Server
-from orbit_zmq.transport.sockets import Sockets, close_monitored
+from orbit_zmq.transport.sockets import Sockets, close_monitored, descriptor_of, has_arrived
 from orbit_zmq.wire.body import pack_body, unpack_body, unpack_map
 from orbit_zmq.wire.header import FINAL, PROBE, Header, Kind, decode_header, encode_header
 from orbit_zmq.wire.limits import PROTOCOL_VERSIONS, Intervals, Limits
@@ -191,29 +191,27 @@ class Link:
             timeout_s = self._tick(now)
             self._wakes_at = now + timeout_s
             self._asleep = True
-            if self._inbox or self._has_arrived(self._dealer) or self._has_arrived(self._monitor):
+            if self._inbox or self._has_news(self._dealer) or self._has_news(self._monitor):
                 timeout_s = 0.0
         woken = self._poll.poll(int(timeout_s * 1000 + 0.999))
         self._asleep = False
         with self._lock:
             if woken and woken[0][0] == self._wake_in.fileno():
                 self._wake_in.recv(4096)
-            if self._has_arrived(self._dealer):
+            if self._has_news(self._dealer):
                 self._receive()
             self._run_inbox()
-            if self._has_arrived(self._monitor):
+            if self._has_news(self._monitor):
                 self._watch()
             if self._outbox:
                 self._flush()
 
-    @staticmethod
-    def _has_arrived(socket: zmq.Socket[bytes] | None) -> bool:
-        """A socket's descriptor tells of changes only; whether there is something has to be asked."""
-        return socket is not None and bool(socket.get(zmq.EVENTS) & zmq.POLLIN)
+    def _has_news(self, socket: zmq.Socket[bytes] | None) -> bool:
+        return socket is not None and has_arrived(socket)
 
     def _look_for_more(self) -> None:
         """After another thread has used the socket: its descriptor may stay silent about what arrived meanwhile."""
-        if self._asleep and (self.caller.next_deadline() < self._wakes_at or self._has_arrived(self._dealer)):
+        if self._asleep and (self.caller.next_deadline() < self._wakes_at or self._has_news(self._dealer)):
             self._wake()
 
     def _queue(self, function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
@@ -275,8 +273,8 @@ class Link:
         except OrbitError as error:
             self._refuse(error, now)
             return
-        self._poll.register(self._dealer.get(zmq.FD), select.POLLIN)
-        self._poll.register(self._monitor.get(zmq.FD), select.POLLIN)
+        self._poll.register(descriptor_of(self._dealer), select.POLLIN)
+        self._poll.register(descriptor_of(self._monitor), select.POLLIN)
 
     def _say_hello(self, now: float) -> None:
         facts = {
@@ -300,8 +298,8 @@ class Link:
     def _drop(self, now: float = 0.0) -> None:
         self._outbox.clear()  # what was not sent is said again on the next connection
         if self._dealer is not None and self._monitor is not None:
-            self._poll.unregister(self._dealer.get(zmq.FD))
-            self._poll.unregister(self._monitor.get(zmq.FD))
+            self._poll.unregister(descriptor_of(self._dealer))
+            self._poll.unregister(descriptor_of(self._monitor))
             close_monitored(self._dealer, self._monitor)
             self._dealer = self._monitor = None
 

@@ -89,7 +89,7 @@ class Sockets:
                 socket.curve_secretkey = keys.secret.encode()
                 socket.curve_publickey = keys.public.encode()
                 _bind(socket, tcp)
-                bound = MAPPED_IPV4.sub(r"\1", socket.last_endpoint.rstrip(b"\0").decode())
+                bound = MAPPED_IPV4.sub(r"\1", socket.get_string(zmq.LAST_ENDPOINT).rstrip("\0"))
         except OrbitError:
             socket.close()
             raise
@@ -150,6 +150,16 @@ class Sockets:
         socket.monitor(address, MONITORED)
         monitor.connect(address)
         return monitor
+
+
+def has_arrived(socket: zmq.Socket[bytes]) -> bool:
+    """Whether there is a message. The descriptor tells of changes only, so this has to be asked."""
+    return bool(int(socket.get(zmq.EVENTS)) & zmq.POLLIN)
+
+
+def descriptor_of(socket: zmq.Socket[bytes]) -> int:
+    """What becomes readable when something changes at the socket."""
+    return int(socket.get(zmq.FD))
 
 
 def close_monitored(socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import pytest
@@ -72,12 +73,16 @@ async def _work_under_cuts(client_line: Any, endpoint_line: Any) -> History:
     return history
 
 
+def _has_finished(history: History, calls: int) -> bool:
+    return history.finished >= calls
+
+
 def _cut(history: History, client_line: Any, endpoint_line: Any, done: asyncio.Event, loop: Any) -> None:
     """Reset one of the two connections whenever calls have finished since the last time."""
     try:
         for turn in range(CUTS):
             before = history.finished
-            wait_until(lambda before=before: history.finished >= before + 5, within_s=30, what="a call that finishes")
+            wait_until(partial(_has_finished, history, before + 5), within_s=30, what="a call that finishes")
             history.finished_between.append(history.finished - before)
             (client_line if turn % 2 else endpoint_line).cut()
     finally:

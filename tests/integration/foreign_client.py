@@ -21,7 +21,7 @@ class Participant:
     """One connection to a broker at an ipc address."""
 
     def __init__(self, address, **facts):
-        self.socket = zmq.Context.instance().socket(zmq.DEALER)
+        self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         self.socket.set(zmq.ROUTING_ID, b"\x01" + os.urandom(15))
         self.socket.set(zmq.RECONNECT_IVL, -1)
         self.socket.set(zmq.LINGER, 500)
@@ -99,5 +99,7 @@ def serve(address, name):
 
 
 if __name__ == "__main__":
-    command = {"call": call, "serve": serve}[sys.argv[2]]
-    command(sys.argv[1], *sys.argv[3:])
+    if sys.argv[2] == "call":
+        call(sys.argv[1], *sys.argv[3:])
+    else:
+        serve(sys.argv[1], *sys.argv[3:])

@@ -145,7 +145,7 @@ def test_an_unknown_endpoint_plugin_and_session_are_not_found(plugin):
     client = plugin._client
     with pytest.raises(NotFound, match="nowhere"):
         client.get_plugin("nowhere", "test")
-    with pytest.raises(NotFound, match="tset.*test"):
+    with pytest.raises(NotFound, match=r"tset.*test"):
         client.get_plugin("hpc1", "tset")
     with pytest.raises(NotFound, match=r"session\.00000000"):
         client.call("hpc1", "test", "echo", {"text": "x"}, session="session.00000000")

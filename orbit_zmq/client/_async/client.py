@@ -6,15 +6,15 @@ the link's matter; what they do is the plugins'.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncIterable, Mapping
 from types import TracebackType
 from typing import Any
 
+from orbit_zmq.client._async.plugin import AsyncPluginClient
 from orbit_zmq.client.classes import async_client_class
 from orbit_zmq.client.facts import EndpointFacts, OperationFacts, operations_of
 from orbit_zmq.client.party import ClientParty
 from orbit_zmq.errors import EndpointLost, InvalidArgument, NotFound
-from orbit_zmq.client._async.plugin import AsyncPluginClient
 from orbit_zmq.place import find_broker
 from orbit_zmq.transport.link import Link
 from orbit_zmq.transport.ports import AsyncPort

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 
 import hypothesis.strategies as st
@@ -17,6 +18,10 @@ CALLERS = ("c1", "c2", "e1")
 EVERYBODY = ("e1", "e2", "e3", "c1", "c2", "thief")
 IDS = st.integers(0, 4)
 REQUEST_FLAGS = st.sampled_from([0, RESENT, IDEMPOTENT, RESENT | IDEMPOTENT, STREAMED, STREAM | RESENT])
+ANSWERS = st.sampled_from([Kind.REPLY, Kind.REPLY, Kind.ERROR, Kind.CHUNK, Kind.CREDIT])
+ANSWER_FLAGS = st.sampled_from([0, STREAMED, STREAM, LAST])
+CATALOGUE = b"catalogue"
+DIGEST = hashlib.sha256(CATALOGUE).digest()
 
 
 class Broker(RuleBasedStateMachine):
@@ -26,6 +31,8 @@ class Broker(RuleBasedStateMachine):
     def start(self, settle_s):
         self.world = World(settle_s=settle_s)
         self.open: Counter[tuple[str, int]] = Counter()
+        for label in ("e1", "e2", "c1", "c2"):
+            self.connect_(label, identity())
 
     def note(self, sent: list[Sent]) -> None:
         """One request has one reply; only that of a stream may be said again while the stream lasts."""
@@ -39,12 +46,15 @@ class Broker(RuleBasedStateMachine):
 
     @rule(label=st.sampled_from(EVERYBODY), user=st.sampled_from(["ada", "eve"]), again=st.booleans())
     def connect(self, label, user, again):
-        role = "endpoint" if label[0] in "et" else "client"
-        facts = {"sessions": [{"id": "s", "user": user}]} if role == "endpoint" else {}
+        self.connect_(label, identity(user) if again else identity("ada"), user)
+
+    def connect_(self, label, who, user="ada"):
+        facts = {}
+        if label[0] in "et":
+            facts = {"role": "endpoint", "sessions": [{"id": "s", "user": user}], "catalogue": DIGEST}
         if label == "thief":
             facts["name"] = "e1"
-        who = identity(user) if self.is_known(label) and again else identity("ada")
-        self.note(self.world.connect(label, role, as_=who, **facts))
+        self.note(self.world.connect(label, as_=who, **facts))
 
     @rule(label=st.sampled_from(EVERYBODY), notice=st.booleans())
     def cut(self, label, notice):
@@ -77,12 +87,26 @@ class Broker(RuleBasedStateMachine):
         )
         self.note(sent)
 
+    @rule(which=st.integers(0, 10), kind=ANSWERS, flags=ANSWER_FLAGS, channel=st.integers(0, 3))
+    def answer_an_open_call(self, which, kind, flags, channel):
+        flights = [flight for flight in self.world.state.flights.values() if flight.server is not None]
+        if not flights:
+            return
+        flight = flights[which % len(flights)]
+        names = {self.world.incarnations[label]: label for label in self.world.incarnations}
+        endpoint, caller = names[flight.server.incarnation], names[flight.caller.incarnation]
+        if kind in (Kind.CHUNK, Kind.CREDIT) and which % 2:
+            self.note(self.world.say(caller, kind, id=flight.id, flags=flags, channel=channel))
+        else:
+            body = {"code": "conflict"} if kind == Kind.ERROR else b""
+            self.note(self.world.answer(endpoint, caller, flight.id, kind, body, flags=flags, channel=channel))
+
     @rule(
         endpoint=st.sampled_from(ENDPOINTS),
         caller=st.sampled_from(CALLERS),
         call_id=IDS,
-        kind=st.sampled_from([Kind.REPLY, Kind.REPLY, Kind.ERROR, Kind.CHUNK, Kind.CREDIT]),
-        flags=st.sampled_from([0, STREAMED, STREAM, LAST]),
+        kind=ANSWERS,
+        flags=ANSWER_FLAGS,
         channel=st.integers(0, 3),
     )
     def answer(self, endpoint, caller, call_id, kind, flags, channel):
@@ -96,7 +120,16 @@ class Broker(RuleBasedStateMachine):
         call_id=IDS,
         flags=st.sampled_from([0, LAST, FINAL]),
         channel=st.integers(0, 3),
-        body=st.sampled_from([b"", {}, {"closed": ["s"]}, {"opened": [{"id": "s", "user": "ada"}]}, {"loop_age_s": 9.0}]),
+        body=st.sampled_from(
+            [
+                b"",
+                {},
+                {"closed": ["s"]},
+                {"opened": [{"id": "s", "user": "ada"}]},
+                {"loop_age_s": 9.0},
+                {"catalogue_body": CATALOGUE},
+            ]
+        ),
     )
     def say(self, label, kind, call_id, flags, channel, body):
         if self.is_known(label) and kind != Kind.HELLO:
@@ -122,6 +155,7 @@ class Broker(RuleBasedStateMachine):
             self.world.pass_time(100.0)
             assert self.world.state.flights == {} and self.world.state.held == {}
             assert self.world.state.participants == {} and self.world.state.sessions == {}
+            assert self.world.state.catalogues == {}
 
 
 Broker.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

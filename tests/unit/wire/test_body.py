@@ -55,7 +55,7 @@ def test_common_types_of_python_travel_as_plain_values():
 
 
 def test_what_cannot_travel_is_refused_by_its_type():
-    with pytest.raises(InvalidArgument, match="builtins.object"):
+    with pytest.raises(InvalidArgument, match=r"builtins\.object"):
         pack_body({"a": object()})
 
 
