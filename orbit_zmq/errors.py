@@ -23,7 +23,7 @@ from collections.abc import Collection, Mapping
 from functools import lru_cache
 from typing import Any, ClassVar
 
-MAX_TRACEBACK_CHARS = 16_384  # the end of a traceback is what names the fault; a longer one would not fit an inline reply
+MAX_TRACEBACK_CHARS = 8_192  # the end of a traceback is what names the fault; a longer one would not fit an inline reply
 
 
 class OrbitError(RuntimeError):

@@ -7,6 +7,7 @@ notebooks. What a plugin does with a call is not known here.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import signal
 import socket
@@ -31,6 +32,7 @@ from orbit_zmq.transport.link import Link
 
 NAME = re.compile(r"[a-z0-9._-]{1,255}")
 READY_S = 30.0  # how long `start` waits for the broker
+STOP_S = 5.0  # how long calls and sessions have to end
 
 log = get_logger(__name__)
 
@@ -38,6 +40,18 @@ log = get_logger(__name__)
 def default_name() -> str:
     """The host's name in the letters that an endpoint's name may have."""
     return re.sub(r"[^a-z0-9._-]", "-", socket.gethostname().lower()) or "localhost"
+
+
+def _end_process_soon() -> None:
+    """Python waits for threads and tasks for ever; a process that has said bye does not."""
+    timer = threading.Timer(STOP_S, _give_up)
+    timer.daemon = True
+    timer.start()
+
+
+def _give_up() -> None:
+    log.warning("endpoint-ended-by-force", reason="code of a plugin would not end")
+    os._exit(1)
 
 
 class Endpoint:
@@ -146,13 +160,17 @@ class Endpoint:
         service = self._service = Service(self.host, self._plugins, announce=link.send_update, absent=self._absent)
         serving.connect(service, link)
         self._watch.start()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(service.run())
-            link.start()
-            await self._serve_until_stopped(link, on_ready)
-            await service.stop()
-            self._watch.stop()
-            await asyncio.to_thread(link.close)
+        serves = loop.create_task(service.run())  # not in a group: a plugin that will not end must not hold up the end
+        link.start()
+        await self._serve_until_stopped(link, on_ready)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_S):
+                await service.stop()
+                await serves
+        self._watch.stop()
+        await asyncio.to_thread(link.close)
+        if with_signals:
+            _end_process_soon()
         if link.refusal is not None:
             raise link.refusal
 

@@ -40,6 +40,8 @@ def check_call(header: Header, body: bytes, deadline_s: float, limit_bytes: int)
     for what in ("endpoint", "plugin", "session", "operation"):
         if len(getattr(header, what)) > NAME_CHARS:
             raise InvalidArgument(f"the name of the {what} is longer than {NAME_CHARS} characters")
+    if not (header.endpoint + header.plugin + header.session + header.operation).isascii():
+        raise InvalidArgument("names are of plain ASCII letters")  # so a header cannot outgrow its limit
     if len(body) > limit_bytes:
         raise TooLarge(f"the arguments of {header.operation} are {len(body)} bytes; the limit is {limit_bytes}")
 

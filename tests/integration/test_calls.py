@@ -274,6 +274,18 @@ def test_an_endpoint_whose_loop_is_blocked_is_busy_and_not_lost(lab):
     wait_until(lambda: client.endpoint("hpc1").facts.state == "present", what="present")
 
 
+def test_an_endpoint_ends_in_time_though_a_plugin_will_not(lab):
+    endpoint = lab.start_endpoint("hpc1")
+    plugin = lab.client().get_plugin("hpc1", "test")
+    thread = threading.Thread(target=lambda: pytest.raises(OrbitError, plugin.ignore_cancel, seconds=100))
+    thread.start()
+    wait_until(lambda: lab.client().endpoints()[0].facts.load["running"])
+    os.kill(endpoint.pid, signal.SIGTERM)
+    wait_until(lambda: endpoint.exit_code() is not None, within_s=15)
+    thread.join(10)
+    assert not thread.is_alive()
+
+
 def test_a_closed_client_ends_its_calls(lab):
     lab.start_endpoint("hpc1")
     client = orbit_zmq.Client(url=lab.url)

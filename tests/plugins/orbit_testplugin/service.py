@@ -12,6 +12,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 from orbit_zmq.plugin import Caller, Plugin, PluginSession, Raw, operation
@@ -123,6 +124,15 @@ class TestSession(PluginSession):
     async def block(self, seconds: float) -> float:
         """Block the endpoint's loop for that time, as no plugin should."""
         time.sleep(seconds)  # noqa: ASYNC251 - the fault that this is for
+        return seconds
+
+    @operation(effect="run", deadline_s=60)
+    async def ignore_cancel(self, seconds: float) -> float:
+        """Go on for that time, whoever wants it to end."""
+        ends_at = time.monotonic() + seconds
+        while time.monotonic() < ends_at:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.1)
         return seconds
 
     @operation(effect="run")
