@@ -95,13 +95,14 @@ class Serving:
     """The handler of an endpoint's link. Its methods are called in the link's thread."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._handover = Handover(loop)
+        self._loop = loop
         self._service: Service | None = None
         self._link: Link | None = None
 
     def connect(self, service: Service, link: Link) -> None:
         """Say whom requests go to; before the link starts."""
         self._service, self._link = service, link
+        self._handover = Handover(self._loop, link.notify)
 
     def execute(self, entry: Entry, body: bytes) -> None:
         if self._service is not None:

@@ -15,22 +15,26 @@ from typing import Any
 class Handover:
     """Calls of plain functions, in order, in a loop's thread."""
 
-    __slots__ = ("_calls", "_loop", "_woken")
+    __slots__ = ("_calls", "_loop", "_notify", "_woken")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, notify: Callable[[Callable[[], object]], None]) -> None:
         self._loop = loop
+        self._notify = notify  # how to have something called once the link has nothing else to do
         self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._woken = False
 
     def put(self, function: Callable[..., object], *arguments: Any) -> None:
-        """Have the loop call this soon. From any thread; does nothing once the loop is closed."""
+        """Have the loop call this soon. Under the link's lock; does nothing once the loop is closed."""
         self._calls.append((function, arguments))
         if not self._woken:
             self._woken = True
-            try:
-                self._loop.call_soon_threadsafe(self._drain)
-            except RuntimeError:  # the loop is closed: nobody is left to hear of it
-                self._calls.clear()
+            self._notify(self._wake)
+
+    def _wake(self) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._drain)
+        except RuntimeError:  # the loop is closed: nobody is left to hear of it
+            self._calls.clear()
 
     def _drain(self) -> None:
         self._woken = False

@@ -3,7 +3,8 @@
 The thread opens connections, says hello, hands what arrives to the rules, and keeps their time. Other threads reach both
 only through `post`: under the lock that guards socket and rules the function runs at once, in the thread that asks; when
 the lock is taken, in the link's own. A lock is as good as a thread to libzmq, and saves two changes of thread a call (a
-third of its time). Whoever is told something here takes it over at once: nothing in here waits for anybody.
+third of its time). Who waits for something is woken last, when the lock is free again and the thread about to sleep, so
+that the two do not fight for the interpreter. Nothing in here waits for anybody.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ SECOND_S = 1.0  # how often rare things are looked at
 BATCH = 256  # messages taken from the socket before anything else gets its turn
 QUEUE_MESSAGES = 1 << 20  # calls and credits bound what is queued here; these bounds are a backstop
 QUEUE_BYTES = 1 << 30
+FIRST_FRAME = int(zmq.DONTWAIT | zmq.SNDMORE)  # plain integers: pyzmq's flags cost a microsecond each time
+LAST_FRAME = int(zmq.DONTWAIT)
 CLOSING_S = 1.0  # how long close waits for the thread
 TRY_AGAIN = ("busy", "shutting-down", "broker-unreachable", "internal")  # refusals that may pass
 
@@ -85,9 +88,11 @@ class Link:
         self._connection = Connection(now)
         self._outbox: Outbox[tuple[bytes, bytes | memoryview]] = Outbox(QUEUE_MESSAGES, QUEUE_BYTES)
         self._inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
-        self._lock = threading.Lock()  # guards the socket and the rules
+        self._lock = threading.RLock()  # guards the socket and the rules; one that knows its owner, for Ctrl-C's sake
+        self._notices: list[Callable[[], object]] = []  # whom to wake once the lock is free
         self._asleep = False
-        self._wakes_at = now
+        self._due_at = now  # when the rules have something to do
+        self._has_monitor_news = False
         self._wake_in, self._wake_out = plain_sockets.socketpair()
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
@@ -136,20 +141,26 @@ class Link:
         """
         if os.getpid() != self._pid:
             raise OrbitError("this connection belongs to the parent process after a fork", hint="Make a new client here.")
-        if self._inbox or not self._lock.acquire(blocking=False):
-            self._queue(function, arguments)
-            return
+        notices: list[Callable[[], object]] = []
         try:
-            if self._inbox:  # somebody was quicker
+            if self._inbox or self._lock._is_owned() or not self._lock.acquire(blocking=False) or self._inbox:
                 self._queue(function, arguments)
             else:
                 function(*arguments)
+                notices = self._take_notices()
                 self._look_for_more()
         except BaseException:  # Ctrl-C may have cut a message in half: the next connection says everything again
             self._queue(self._handle, (Event.BROKEN, time.monotonic()))
             raise
         finally:
-            self._lock.release()
+            if self._lock._is_owned():
+                self._lock.release()
+        for notice in notices:
+            notice()
+
+    def notify(self, notice: Callable[[], object]) -> None:
+        """Wake somebody by this once the lock is free. To be called by what runs under it."""
+        self._notices.append(notice)
 
     def send_update(self, facts: dict[str, Any]) -> None:
         """Tell the broker of a change, for example of sessions opened or closed. From any thread."""
@@ -181,38 +192,53 @@ class Link:
                 self._sockets.close()
                 self._run_inbox()
                 self.caller.fail_all(self._ending())
+                notices = self._take_notices()
+            for notice in notices:
+                notice()
             self._settled.set()
             self._wake_in.close()
             self._wake_out.close()
 
     def _turn(self) -> None:
         with self._lock:
-            now = time.monotonic()
-            timeout_s = self._tick(now)
-            self._wakes_at = now + timeout_s
-            self._asleep = True
-            if self._inbox or self._has_news(self._dealer) or self._has_news(self._monitor):
-                timeout_s = 0.0
-        woken = self._poll.poll(int(timeout_s * 1000 + 0.999))
-        self._asleep = False
-        with self._lock:
-            if woken and woken[0][0] == self._wake_in.fileno():
+            timeout_s = self._work()
+            notices = self._take_notices()
+        for notice in notices:
+            notice()
+        for descriptor, _ in self._poll.poll(int(timeout_s * 1000 + 0.999)):
+            if descriptor == self._wake_in.fileno():
                 self._wake_in.recv(4096)
-            if self._has_news(self._dealer):
-                self._receive()
-            self._run_inbox()
-            if self._has_news(self._monitor):
-                self._watch()
-            if self._outbox:
-                self._flush()
+            elif self._monitor is not None and descriptor == descriptor_of(self._monitor):
+                self._has_monitor_news = True
+        self._asleep = False
 
-    def _has_news(self, socket: zmq.Socket[bytes] | None) -> bool:
-        return socket is not None and has_arrived(socket)
+    def _work(self) -> float:
+        """Everything that there is to do, and how long there will be nothing (seconds)."""
+        self._receive()
+        self._run_inbox()
+        if self._has_monitor_news:
+            self._watch()
+        now = time.monotonic()
+        if now >= self._due_at or now >= self.caller.next_deadline():
+            self._due_at = self._tick(now)
+        if self._outbox:
+            self._flush()
+        self._asleep = True
+        if self._inbox or self._has_arrived():
+            return 0.0
+        return max(0.0, min(self._due_at, self.caller.next_deadline()) - now)
+
+    def _has_arrived(self) -> bool:
+        return self._dealer is not None and has_arrived(self._dealer)
 
     def _look_for_more(self) -> None:
         """After another thread has used the socket: its descriptor may stay silent about what arrived meanwhile."""
-        if self._asleep and (self.caller.next_deadline() < self._wakes_at or self._has_news(self._dealer)):
+        if self._asleep and (self.caller.next_deadline() < self._due_at or self._has_arrived()):
             self._wake()
+
+    def _take_notices(self) -> list[Callable[[], object]]:
+        notices, self._notices = self._notices, []
+        return notices
 
     def _queue(self, function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
         self._inbox.append((function, arguments))
@@ -231,7 +257,7 @@ class Link:
             self._wake_out.send(b"\0")
 
     def _tick(self, now: float) -> float:
-        """Do what is due, and say how long nothing will be (seconds)."""
+        """Do what is due, and say when something will be again."""
         self._apply(self._connection.tick(now), now)
         due = [self._connection.next_tick(), self.caller.tick(now)]
         if self.server is not None:
@@ -246,9 +272,7 @@ class Link:
                 body, flags = pack_body(self._party.pulse())
                 self._send(CONTROL, Header(Kind.HEARTBEAT, flags=flags), body)
             due.append(self._next_heartbeat)
-        if self._outbox:
-            self._flush()
-        return max(0.0, min(due) - now)
+        return min(due)
 
     def _each_second(self, now: float) -> None:
         self.caller.repeat_chunks(now)
@@ -259,6 +283,7 @@ class Link:
             self.caller.fail_older_than(now - BROKER_AWAY_S, self._unreachable())
 
     def _handle(self, event: Event, now: float) -> None:
+        self._due_at = now
         self._apply(self._connection.handle(event, now), now)
 
     def _apply(self, effects: tuple[Effect, ...], now: float) -> None:
@@ -275,6 +300,7 @@ class Link:
             return
         self._poll.register(descriptor_of(self._dealer), select.POLLIN)
         self._poll.register(descriptor_of(self._monitor), select.POLLIN)
+        self._has_monitor_news = True
 
     def _say_hello(self, now: float) -> None:
         facts = {
@@ -346,10 +372,10 @@ class Link:
         if self._dealer is None:
             return False
         try:
-            self._dealer.send(header, zmq.DONTWAIT | zmq.SNDMORE)
+            self._dealer.send(header, FIRST_FRAME)
         except zmq.Again:
             return False
-        self._dealer.send(body, zmq.DONTWAIT)
+        self._dealer.send(body, LAST_FRAME)
         return True
 
     def _flush(self) -> None:
@@ -364,14 +390,11 @@ class Link:
 
     def _receive(self) -> None:
         now = time.monotonic()
-        self._connection.heard_at = now
         for _ in range(BATCH):
-            if self._dealer is None:
+            if self._dealer is None or not has_arrived(self._dealer):
                 return
-            try:
-                frames = self._dealer.recv_multipart(zmq.DONTWAIT)
-            except zmq.Again:
-                return
+            self._connection.heard_at = now
+            frames = self._dealer.recv_multipart(LAST_FRAME)
             try:
                 if len(frames) != 2:
                     raise ProtocolError(f"a message of {len(frames)} frames")
@@ -404,7 +427,7 @@ class Link:
 
     def _on_heartbeat(self, header: Header, body: bytes, now: float) -> None:
         if header.flags & PROBE:
-            self._next_heartbeat = now
+            self._next_heartbeat = self._due_at = now
 
     def _on_request(self, header: Header, body: bytes, now: float) -> None:
         if self.server is None or not header.caller:
@@ -458,6 +481,7 @@ class Link:
     def _watch(self) -> None:
         """What libzmq tells of the connection."""
         now = time.monotonic()
+        self._has_monitor_news = False
         while self._monitor is not None:
             try:
                 frames = self._monitor.recv_multipart(zmq.DONTWAIT)

@@ -63,9 +63,10 @@ def _feed(link: Link, call: OpenCall, data: bytes, last: bool) -> None:
 class _ThreadWaiter:
     """A thread that waits for its call."""
 
-    __slots__ = ("_done", "answer", "chunks", "ended", "error", "room")
+    __slots__ = ("_done", "_notify", "answer", "chunks", "ended", "error", "room")
 
-    def __init__(self) -> None:
+    def __init__(self, link: Link) -> None:
+        self._notify = link.notify
         self._done = threading.Lock()
         self._done.acquire()
         self.answer: Answer | None = None
@@ -101,7 +102,7 @@ class _ThreadWaiter:
     def _wake(self) -> None:
         if not self.ended:
             self.ended = True
-            self._done.release()
+            self._notify(self._done.release)
             self.room.set()
 
 
@@ -123,7 +124,7 @@ class Port:
     ) -> tuple[Answer, Iterator[bytes] | None]:
         """Send a request and wait for its reply; the second value is the stream that comes with it, if one does."""
         check_call(header, body, deadline_s, self._link.caller.limits.body_bytes)
-        waiter = _ThreadWaiter()
+        waiter = _ThreadWaiter(self._link)
         call = OpenCall(header, body, flags | (STREAM if stream is not None else 0), waiter, deadline_s)
         self._link.post(_start, self._link, call)
         try:
@@ -259,7 +260,7 @@ class AsyncPort:
     def _waiter(self) -> _LoopWaiter:
         loop = asyncio.get_running_loop()
         if self._handover is None:
-            self._loop, self._handover = loop, Handover(loop)
+            self._loop, self._handover = loop, Handover(loop, self._link.notify)
         elif loop is not self._loop:
             raise OrbitError("this client belongs to another event loop", hint="Make one client for each loop.")
         return _LoopWaiter(self._handover, loop)

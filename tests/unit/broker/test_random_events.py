@@ -96,6 +96,11 @@ class Broker(RuleBasedStateMachine):
     def tell_the_catalogue(self, endpoint):
         self.note(self.world.say(endpoint, Kind.UPDATE, {"catalogue_body": CATALOGUE}))
 
+    @rule(label=st.sampled_from(EVERYBODY), flags=st.sampled_from([0, FINAL]))
+    def leave(self, label, flags):
+        if self.is_known(label):
+            self.note(self.world.say(label, Kind.BYE, flags=flags))
+
     @rule(is_cut=st.booleans())
     def take_the_name_of_another(self, is_cut):
         if is_cut and self.world.routes["e1"] in self.world.state.peers:
