@@ -162,12 +162,14 @@ class Endpoint:
         self._watch.start()
         serves = loop.create_task(service.run())  # not in a group: a plugin that will not end must not hold up the end
         link.start()
+        link.attach(loop)
         await self._serve_until_stopped(link, on_ready)
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_S):
                 await service.stop()
                 await serves
         self._watch.stop()
+        link.detach()
         await asyncio.to_thread(link.close)
         if with_signals:
             _end_process_soon()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -75,8 +74,8 @@ class Window:
     """What is open towards one endpoint incarnation, and what it has not been told to be settled."""
 
     open: dict[int, OpenCall] = field(default_factory=dict)  # in ascending order of ids
-    ended: deque[int] = field(default_factory=deque)  # to be told
-    told: deque[int] = field(default_factory=lambda: deque(maxlen=SETTLED_IDS))  # told on this connection, maybe in vain
+    ended: list[int] = field(default_factory=list)  # to be told
+    told: list[int] = field(default_factory=list)  # told on this connection, maybe in vain
 
 
 class Caller:
@@ -94,13 +93,15 @@ class Caller:
     def start(self, call: OpenCall, now: float) -> None:
         """Give the call its id and send it, or let it wait for a connection; Busy when the window is full."""
         header = call.header
-        window = self._windows.get(header.target) or Window()
-        if len(window.open) >= self.limits.open_calls and not header.flags & IDEMPOTENT:
+        is_remembered = not header.flags & IDEMPOTENT
+        window = self._windows.get(header.target)
+        if is_remembered and window is not None and len(window.open) >= self.limits.open_calls:
             raise Busy(f"{len(window.open)} calls are open at {header.endpoint or header.session}")
         header.id, self._next_id = self._next_id, self._next_id + 1
-        if not header.flags & IDEMPOTENT:
+        if is_remembered:
+            if window is None:
+                window = self._windows[header.target] = Window()
             window.open[header.id] = call
-            self._windows[header.target] = window
         self.open[header.id] = call
         call.deadline = now + call.duration_s
         self._remember_deadline(call)
@@ -136,7 +137,7 @@ class Caller:
         """After welcome: what was open is sent again."""
         self._connected = True
         for window in self._windows.values():
-            window.ended.extendleft(reversed(window.told))
+            window.ended[:0] = window.told
             window.told.clear()
         for call in tuple(self.open.values()):
             self._send_request(call, now)
@@ -231,13 +232,12 @@ class Caller:
             header.settled_below, header.settled = self._next_id, ()
             return
         header.settled_below = next(iter(window.open))
-        told: list[int] = []
-        while window.ended and len(told) < SETTLED_IDS:
-            ended = window.ended.popleft()
-            if ended > header.settled_below:
-                told.append(ended)
-        window.told.extend(told)
-        header.settled = tuple(told)
+        header.settled = ()
+        if window.ended:
+            above = [ended for ended in window.ended if ended > header.settled_below]
+            told, window.ended = above[:SETTLED_IDS], above[SETTLED_IDS:]
+            window.told = (window.told + told)[-SETTLED_IDS:]
+            header.settled = tuple(told)
 
     def _pump(self, call: OpenCall, now: float) -> None:
         for channel, sender in ((Channel.ARGUMENTS, call.arguments), (Channel.STREAM_IN, call.stream_in)):

@@ -9,6 +9,7 @@ that the two do not fight for the interpreter. Nothing in here waits for anybody
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import select
@@ -51,6 +52,7 @@ QUEUE_MESSAGES = 1 << 20  # calls and credits bound what is queued here; these b
 QUEUE_BYTES = 1 << 30
 FIRST_FRAME = int(zmq.DONTWAIT | zmq.SNDMORE)  # plain integers: pyzmq's flags cost a microsecond each time
 LAST_FRAME = int(zmq.DONTWAIT)
+ATTACHED_S = 0.2  # how often the thread looks at a socket that a loop looks after: the loop may be blocked
 CLOSING_S = 1.0  # how long close waits for the thread
 TRY_AGAIN = ("busy", "shutting-down", "broker-unreachable", "internal")  # refusals that may pass
 
@@ -99,7 +101,9 @@ class Link:
         self._sockets = Sockets()
         self._dealer: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
+        self._news = select.epoll()  # readable when the socket has news; one descriptor for all connections to come
         self._poll = select.poll()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._next_heartbeat = now
         self._next_second = now
         self._reason = "nothing answers"
@@ -158,6 +162,20 @@ class Link:
         for notice in notices:
             notice()
 
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let a loop look after the socket, which saves each message a change of thread. To be called in the loop's thread.
+
+        The link's own thread goes on to keep the time, and looks after the socket as well while the loop is blocked.
+        """
+        self._loop = loop
+        loop.add_reader(self._news.fileno(), self._serve_loop)
+        self.post(self._poll.unregister, self._news.fileno())
+
+    def detach(self) -> None:
+        """The loop is about to end. In its thread."""
+        if self._loop is not None:
+            self._loop.remove_reader(self._news.fileno())
+
     def notify(self, notice: Callable[[], object]) -> None:
         """Wake somebody by this once the lock is free. To be called by what runs under it."""
         self._notices.append(notice)
@@ -174,10 +192,22 @@ class Link:
         if threading.current_thread() is not self._thread:
             self._thread.join(CLOSING_S)
 
+    def _serve_loop(self) -> None:
+        """In the loop's thread: the socket has news. When the lock is taken, the loop comes back at once."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self._receive()
+                notices = self._take_notices()
+            finally:
+                self._lock.release()
+            for notice in notices:
+                notice()
+
     # In the link's thread
 
     def _run(self) -> None:
         self._poll.register(self._wake_in.fileno(), select.POLLIN)
+        self._poll.register(self._news.fileno(), select.POLLIN)
         try:
             while self._connection.state is not State.CLOSED:
                 self._turn()
@@ -196,6 +226,7 @@ class Link:
             for notice in notices:
                 notice()
             self._settled.set()
+            self._news.close()
             self._wake_in.close()
             self._wake_out.close()
 
@@ -205,10 +236,12 @@ class Link:
             notices = self._take_notices()
         for notice in notices:
             notice()
+        if self._loop is not None:
+            timeout_s = min(timeout_s, ATTACHED_S)
         for descriptor, _ in self._poll.poll(int(timeout_s * 1000 + 0.999)):
             if descriptor == self._wake_in.fileno():
                 self._wake_in.recv(4096)
-            elif self._monitor is not None and descriptor == descriptor_of(self._monitor):
+            elif descriptor != self._news.fileno():
                 self._has_monitor_news = True
         self._asleep = False
 
@@ -298,7 +331,7 @@ class Link:
         except OrbitError as error:
             self._refuse(error, now)
             return
-        self._poll.register(descriptor_of(self._dealer), select.POLLIN)
+        self._news.register(descriptor_of(self._dealer), select.EPOLLIN)
         self._poll.register(descriptor_of(self._monitor), select.POLLIN)
         self._has_monitor_news = True
 
@@ -324,7 +357,7 @@ class Link:
     def _drop(self, now: float = 0.0) -> None:
         self._outbox.clear()  # what was not sent is said again on the next connection
         if self._dealer is not None and self._monitor is not None:
-            self._poll.unregister(descriptor_of(self._dealer))
+            self._news.unregister(descriptor_of(self._dealer))
             self._poll.unregister(descriptor_of(self._monitor))
             close_monitored(self._dealer, self._monitor)
             self._dealer = self._monitor = None

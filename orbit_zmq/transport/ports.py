@@ -35,13 +35,11 @@ class Answer:
 
 def check_call(header: Header, body: bytes, deadline_s: float, limit_bytes: int) -> None:
     """Refuse at the door what could not be sent: InvalidArgument or TooLarge."""
-    if isinstance(deadline_s, bool) or not 0.001 <= deadline_s <= MAX_LEFT_S:  # also refuses nan
+    if deadline_s is True or not 0.001 <= deadline_s <= MAX_LEFT_S:  # also refuses nan
         raise InvalidArgument(f"deadline_s is {deadline_s!r}", hint=f"It is 0.001 to {MAX_LEFT_S:g} seconds.")
-    for what in ("endpoint", "plugin", "session", "operation"):
-        if len(getattr(header, what)) > NAME_CHARS:
-            raise InvalidArgument(f"the name of the {what} is longer than {NAME_CHARS} characters")
-    if not (header.endpoint + header.plugin + header.session + header.operation).isascii():
-        raise InvalidArgument("names are of plain ASCII letters")  # so a header cannot outgrow its limit
+    names = (header.endpoint, header.plugin, header.session, header.operation)
+    if not "".join(names).isascii() or max(map(len, names)) > NAME_CHARS:  # so that no header outgrows its limit
+        raise InvalidArgument(f"names of endpoints, plugins, sessions and operations are {NAME_CHARS} ASCII letters at most")
     if len(body) > limit_bytes:
         raise TooLarge(f"the arguments of {header.operation} are {len(body)} bytes; the limit is {limit_bytes}")
 
@@ -73,7 +71,7 @@ class _ThreadWaiter:
         self.error: OrbitError | None = None
         self.ended = False
         self.chunks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self.room = threading.Event()
+        self.room: threading.Event | None = None  # for a call with a stream
 
     def on_reply(self, body: bytes, flags: int, streams: bool) -> None:
         self.answer = Answer(body, flags)
@@ -91,7 +89,8 @@ class _ThreadWaiter:
             self.chunks.put(_END)
 
     def on_room(self) -> None:
-        self.room.set()
+        if self.room is not None:
+            self.room.set()
 
     def wait(self) -> Answer:
         self._done.acquire()
@@ -103,7 +102,7 @@ class _ThreadWaiter:
         if not self.ended:
             self.ended = True
             self._notify(self._done.release)
-            self.room.set()
+            self.on_room()
 
 
 class Port:
@@ -125,23 +124,27 @@ class Port:
         """Send a request and wait for its reply; the second value is the stream that comes with it, if one does."""
         check_call(header, body, deadline_s, self._link.caller.limits.body_bytes)
         waiter = _ThreadWaiter(self._link)
+        if stream is not None:
+            waiter.room = threading.Event()
         call = OpenCall(header, body, flags | (STREAM if stream is not None else 0), waiter, deadline_s)
         self._link.post(_start, self._link, call)
         try:
-            if stream is not None:
-                self._feed_all(call, waiter, stream)
+            if stream is not None and waiter.room is not None:
+                self._feed_all(call, waiter, waiter.room, stream)
             answer = waiter.wait()
         except BaseException:
             self._link.post(self._link.caller.cancel, call)
             raise
         return answer, (_ChunkIterator(self._link, call, waiter) if answer.flags & STREAM else None)
 
-    def _feed_all(self, call: OpenCall, waiter: _ThreadWaiter, stream: Iterable[bytes]) -> None:
+    def _feed_all(
+        self, call: OpenCall, waiter: _ThreadWaiter, room: threading.Event, stream: Iterable[bytes]
+    ) -> None:
         for data in stream:
-            waiter.room.wait()
+            room.wait()
             if waiter.ended:
                 return
-            waiter.room.clear()
+            room.clear()
             self._link.post(_feed, self._link, call, data, False)
         self._link.post(_feed, self._link, call, b"", True)
 
@@ -233,9 +236,11 @@ class AsyncPort:
 
     async def open(self, timeout_s: float) -> None:
         self._link.start()
+        self._link.attach(asyncio.get_running_loop())
         await asyncio.to_thread(self._link.wait_until_up, timeout_s)
 
     async def close(self) -> None:
+        self._link.detach()
         await asyncio.to_thread(self._link.close)
 
     async def call(

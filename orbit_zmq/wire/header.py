@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
+from operator import attrgetter
 from typing import Any, Final
 
 import msgpack
@@ -132,17 +133,14 @@ FIELDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "q": ("chunk", _is_id),
     "m": ("up_to", _is_id),
 }
-_OPTIONAL = tuple((key, attribute) for key, (attribute, _) in FIELDS.items() if key != "k")
+_KEYS = tuple(FIELDS)
+_values = attrgetter(*(attribute for attribute, _ in FIELDS.values()))
 _pack = msgpack.Packer(autoreset=True).pack
 
 
 def encode_header(header: Header) -> bytes:
     """The bytes of one header. Fields at their default are left out; ValueError when it exceeds 4 KiB."""
-    fields: dict[str, Any] = {"k": header.kind}
-    for key, attribute in _OPTIONAL:
-        value = getattr(header, attribute)
-        if value:
-            fields[key] = value
+    fields: dict[str, Any] = {key: value for key, value in zip(_KEYS, _values(header), strict=True) if value}
     if header.extra:
         fields |= header.extra
     frame: bytes = _pack(fields)

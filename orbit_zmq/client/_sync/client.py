@@ -25,6 +25,7 @@ from orbit_zmq.wire.header import IDEMPOTENT, RAW, Header, Kind
 BROKER = "broker"
 BROKER_DEADLINE_S = 10.0
 CONNECT_S = 10.0
+UNKNOWN = OperationFacts()  # what is assumed of an operation that is in no catalogue
 
 
 class EndpointHandle:
@@ -156,7 +157,7 @@ class Client:
         operation's own where none is given).
         """
         facts = self.resolve(endpoint)
-        known = (self.operations(facts)).get(plugin, {}).get(operation, OperationFacts())
+        known = (self.operations(facts)).get(plugin, {}).get(operation, UNKNOWN)
         values = dict(arguments or {})
         stream = values.pop(known.stream_in, None) if known.stream_in else None
         if known.stream_in and stream is None:
@@ -170,7 +171,7 @@ class Client:
     ) -> bytes:
         """Call an operation that takes and gives plain bytes."""
         facts = self.resolve(endpoint)
-        known = (self.operations(facts)).get(plugin, {}).get(operation, OperationFacts())
+        known = (self.operations(facts)).get(plugin, {}).get(operation, UNKNOWN)
         header = Header(Kind.REQUEST, endpoint=facts.name, plugin=plugin, session=session, operation=operation)
         result: bytes = self._send(header, body, RAW, known, deadline_s, None)
         return result
