@@ -116,11 +116,9 @@ class Loop:
             self._zap.refused = 0
 
     def _receive(self) -> None:
-        """Messages of participants, up to a batch. The user of a connection is looked at while it has none."""
+        """The messages that have arrived, at least one, up to a batch. The user of a connection is looked at while it has none."""
         router, peers, state, out = self._router, self.state.peers, self.state, self.out
         for _ in range(BATCH):
-            if not has_arrived(router):
-                return
             routing_id = router.recv(LAST_FRAME)
             peer = peers.get(routing_id)
             now = time.monotonic()
@@ -136,6 +134,8 @@ class Loop:
                 log.exception("rule-failed", participant=peer.name if peer is not None else "")
             if out.dirty or out.strangers or out.events:
                 self._flush(now)
+            if not has_arrived(router):
+                return
 
     def _flush(self, now: float) -> None:
         """Send what can be sent. A connection found gone may make the rules say more, which is sent as well."""

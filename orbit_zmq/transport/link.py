@@ -101,9 +101,9 @@ class Link:
         self._sockets = Sockets()
         self._dealer: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
-        self._news = select.epoll()  # readable when the socket has news; one descriptor for all connections to come
         self._poll = select.poll()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._news = -1  # a descriptor of our own that is readable when the socket has news
+        self._loop: asyncio.AbstractEventLoop | None = None  # that looks after the socket
         self._next_heartbeat = now
         self._next_second = now
         self._reason = "nothing answers"
@@ -167,14 +167,17 @@ class Link:
 
         The link's own thread goes on to keep the time, and looks after the socket as well while the loop is blocked.
         """
-        self._loop = loop
-        loop.add_reader(self._news.fileno(), self._serve_loop)
-        self.post(self._poll.unregister, self._news.fileno())
+        with self._lock:
+            self._unwatch()
+            self._loop = loop
+            self._watch_news()
 
     def detach(self) -> None:
         """The loop is about to end. In its thread."""
-        if self._loop is not None:
-            self._loop.remove_reader(self._news.fileno())
+        with self._lock:
+            self._unwatch()
+            self._loop = None
+            self._watch_news()
 
     def notify(self, notice: Callable[[], object]) -> None:
         """Wake somebody by this once the lock is free. To be called by what runs under it."""
@@ -207,7 +210,6 @@ class Link:
 
     def _run(self) -> None:
         self._poll.register(self._wake_in.fileno(), select.POLLIN)
-        self._poll.register(self._news.fileno(), select.POLLIN)
         try:
             while self._connection.state is not State.CLOSED:
                 self._turn()
@@ -226,7 +228,6 @@ class Link:
             for notice in notices:
                 notice()
             self._settled.set()
-            self._news.close()
             self._wake_in.close()
             self._wake_out.close()
 
@@ -241,13 +242,14 @@ class Link:
         for descriptor, _ in self._poll.poll(int(timeout_s * 1000 + 0.999)):
             if descriptor == self._wake_in.fileno():
                 self._wake_in.recv(4096)
-            elif descriptor != self._news.fileno():
+            elif descriptor != self._news:
                 self._has_monitor_news = True
         self._asleep = False
 
     def _work(self) -> float:
         """Everything that there is to do, and how long there will be nothing (seconds)."""
-        self._receive()
+        if self._has_arrived():
+            self._receive()
         self._run_inbox()
         if self._has_monitor_news:
             self._watch()
@@ -331,9 +333,35 @@ class Link:
         except OrbitError as error:
             self._refuse(error, now)
             return
-        self._news.register(descriptor_of(self._dealer), select.EPOLLIN)
+        self._watch_news()
         self._poll.register(descriptor_of(self._monitor), select.POLLIN)
         self._has_monitor_news = True
+
+    def _watch_news(self) -> None:
+        """Have the loop or the link's thread woken by the socket. The copy of its descriptor lives until nobody waits on it."""
+        if self._dealer is None:
+            return
+        self._news = os.dup(descriptor_of(self._dealer))
+        if self._loop is None:
+            self._poll.register(self._news, select.POLLIN)
+        else:
+            self._in_loop(self._loop.add_reader, self._news, self._serve_loop)
+
+    def _unwatch(self) -> None:
+        news, self._news = self._news, -1
+        if news < 0:
+            return
+        if self._loop is None:
+            self._poll.unregister(news)
+            os.close(news)
+        else:
+            self._in_loop(self._loop.remove_reader, news)
+            self._in_loop(os.close, news)
+
+    def _in_loop(self, function: Callable[..., object], *arguments: Any) -> None:
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop was closed without a word
+                self._loop.call_soon_threadsafe(function, *arguments)
 
     def _say_hello(self, now: float) -> None:
         facts = {
@@ -357,7 +385,7 @@ class Link:
     def _drop(self, now: float = 0.0) -> None:
         self._outbox.clear()  # what was not sent is said again on the next connection
         if self._dealer is not None and self._monitor is not None:
-            self._news.unregister(descriptor_of(self._dealer))
+            self._unwatch()
             self._poll.unregister(descriptor_of(self._monitor))
             close_monitored(self._dealer, self._monitor)
             self._dealer = self._monitor = None
@@ -424,10 +452,13 @@ class Link:
     def _receive(self) -> None:
         now = time.monotonic()
         for _ in range(BATCH):
-            if self._dealer is None or not has_arrived(self._dealer):
+            if self._dealer is None:
+                return
+            try:
+                frames = self._dealer.recv_multipart(LAST_FRAME)
+            except zmq.Again:
                 return
             self._connection.heard_at = now
-            frames = self._dealer.recv_multipart(LAST_FRAME)
             try:
                 if len(frames) != 2:
                     raise ProtocolError(f"a message of {len(frames)} frames")
@@ -437,6 +468,8 @@ class Link:
                 self.dropped += 1
                 if self.dropped == 1 or self.dropped % 1000 == 0:
                     get_logger("orbit_zmq.link").warning("message-dropped", reason=str(error), dropped=self.dropped)
+            if not self._has_arrived():
+                return
 
     def _on_welcome(self, header: Header, body: bytes, now: float) -> None:
         facts = unpack_map(body, header.flags)

@@ -31,7 +31,7 @@ class Results:
     """Table and log of one session; `fetch` belongs to the endpoint's loop, everything else to any thread."""
 
     def __init__(self, log: ResultLog | None = None) -> None:
-        self._log = log or ResultLog()
+        self._log = ResultLog() if log is None else log
         self._tasks = TaskTable()
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -1,0 +1,88 @@
+"""Who gets which record, and what is left behind: nothing that nobody can ask for."""
+
+from __future__ import annotations
+
+from orbit_rhapsody.inbox import Inbox
+
+
+def record(uid: str) -> dict[str, str]:
+    return {"uid": uid, "state": "DONE"}
+
+
+def uids(records: list[dict[str, str]]) -> list[str]:
+    return sorted(entry["uid"] for entry in records)
+
+
+def test_a_record_goes_to_the_one_who_waits_and_is_kept_nowhere_else():
+    inbox = Inbox()
+    inbox.expect(["a", "b"])
+    waiter = inbox.join(["a", "b"])
+
+    inbox.deliver([record("a")])
+    assert waiter.missing == {"b"}
+    inbox.deliver([record("b")])
+
+    assert uids(inbox.take(waiter)) == ["a", "b"]
+    inbox.leave(waiter)
+    assert len(inbox) == 0
+
+
+def test_a_record_that_nobody_waits_for_is_kept_until_somebody_does():
+    inbox = Inbox()
+    inbox.expect(["a"])
+    inbox.deliver([record("a")])
+    assert inbox.unknown(["a", "b"]) == ["b"]
+
+    waiter = inbox.join(["a"])
+
+    assert not waiter.missing
+    assert uids(inbox.take(waiter)) == ["a"]
+    assert len(inbox) == 0
+
+
+def test_a_record_of_a_task_that_was_not_submitted_here_is_dropped():
+    inbox = Inbox()
+    inbox.deliver([record("somebody else's")])
+
+    assert len(inbox) == 0
+
+
+def test_everybody_who_waits_for_a_task_gets_a_record_of_their_own():
+    inbox = Inbox()
+    inbox.expect(["a"])
+    first, second = inbox.join(["a"]), inbox.join(["a"])
+
+    inbox.deliver([record("a")])
+
+    (one,), (two,) = inbox.take(first), inbox.take(second)
+    assert one == two
+    assert one is not two
+
+
+def test_what_came_for_one_who_gave_up_is_there_for_the_next():
+    inbox = Inbox()
+    inbox.expect(["a", "b"])
+    waiter = inbox.join(["a", "b"])
+    inbox.deliver([record("a")])
+    inbox.leave(waiter)
+
+    again = inbox.join(["a", "b"])
+
+    assert again.missing == {"b"}
+    assert uids(inbox.take(again)) == ["a"]
+
+
+def test_only_a_uid_that_is_new_here_is_fresh():
+    inbox = Inbox()
+
+    assert inbox.expect(["a", "a", "b"]) == [True, False, True]
+    inbox.deliver([record("a")])
+    assert inbox.expect(["a"]) == [False]
+
+
+def test_withdrawn_tasks_are_open_no_longer():
+    inbox = Inbox()
+    inbox.expect(["a", "b"])
+    inbox.withdraw(["a"])
+
+    assert inbox.open_uids == ["b"]

@@ -1,0 +1,180 @@
+"""Threads that cannot hold a process up, and child processes that are gone when they are said to be."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import Future
+from pathlib import Path
+
+import psutil
+import pytest
+
+from orbit_rhapsody.workers import DaemonThreads, ProcessLoop, end_process
+
+PATIENCE_S = 10.0
+
+
+def wait_until(condition, what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.005)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_functions_run_and_raise_to_the_one_who_waits():
+    threads = DaemonThreads(2)
+    assert threads.submit(pow, 2, 5).result(PATIENCE_S) == 32
+    with pytest.raises(ZeroDivisionError):
+        threads.submit(divmod, 1, 0).result(PATIENCE_S)
+    threads.shutdown()
+
+
+def test_no_more_than_the_given_number_run_at_once_and_all_get_their_turn():
+    threads = DaemonThreads(3)
+    running, most, lock = 0, 0, threading.Lock()
+
+    def work() -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.002)
+        with lock:
+            running -= 1
+
+    for future in [threads.submit(work) for _ in range(60)]:
+        future.result(PATIENCE_S)
+    assert most == 3
+    threads.shutdown()
+
+
+def test_a_queued_function_that_is_cancelled_never_runs():
+    threads, release, ran = DaemonThreads(1), threading.Event(), []
+    first = threads.submit(release.wait, PATIENCE_S)
+    wait_until(first.running, "the first function did not start")
+    queued = threads.submit(ran.append, 1)
+
+    assert queued.cancel()
+    release.set()
+    assert threads.submit(int).result(PATIENCE_S) == 0
+    assert ran == []
+    threads.shutdown()
+
+
+def test_functions_that_hang_and_are_cancelled_do_not_keep_others_from_running():
+    threads, release = DaemonThreads(2), threading.Event()
+    hanging: list[Future[object]] = [threads.submit(release.wait, PATIENCE_S) for _ in range(2)]
+    for future in hanging:
+        wait_until(future.running, "a function did not start")
+        assert not future.cancel()
+
+    assert threads.submit(pow, 3, 2).result(PATIENCE_S) == 9
+    assert threads.given_up == 2
+
+    release.set()
+    wait_until(lambda: threads.given_up == 0, "the given-up threads were not taken back")
+    assert threads.submit(pow, 3, 2).result(PATIENCE_S) == 9
+    threads.shutdown()
+
+
+def test_shutting_down_does_not_wait_and_takes_nothing_more():
+    threads, release = DaemonThreads(1), threading.Event()
+    threads.submit(release.wait, PATIENCE_S)
+
+    started = time.monotonic()
+    threads.shutdown(wait=True)
+
+    assert time.monotonic() - started < 5
+    with pytest.raises(RuntimeError):
+        threads.submit(int)
+    release.set()
+
+
+def test_a_process_with_a_function_that_hangs_ends_all_the_same():
+    code = (
+        "import time; from orbit_rhapsody.workers import DaemonThreads;DaemonThreads().submit(time.sleep, 600); print('ending')"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], timeout=PATIENCE_S * 3, capture_output=True, check=True)
+    assert ended.stdout == b"ending\n"
+
+
+def run_in_process_loop(main):
+    with asyncio.Runner(loop_factory=ProcessLoop) as runner:
+        return runner.run(main())
+
+
+async def start(*command: str) -> asyncio.subprocess.Process:
+    await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, ProcessLoop)
+    process = loop.processes.pop(asyncio.current_task())
+    assert process is not None
+    return process
+
+
+def test_ending_a_process_ends_its_group_too(tmp_path: Path):
+    pid_file = tmp_path / "pid"
+
+    async def main() -> tuple[int, int]:
+        process = await start("/bin/sh", "-c", f"sleep 600 & echo $! > {pid_file}.new; mv {pid_file}.new {pid_file}; wait")
+        deadline = time.monotonic() + PATIENCE_S
+        while not pid_file.exists():
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.005)
+        assert await end_process(process)
+        return process.pid, int(pid_file.read_text())
+
+    leader, child = run_in_process_loop(main)
+    assert not is_alive(leader)
+    wait_until(lambda: not is_alive(child), "the child of the process lives on")
+
+
+def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path):
+    ready = tmp_path / "ready"
+
+    async def main() -> int | None:
+        process = await start("/bin/sh", "-c", f"trap '' TERM; touch {ready}; while :; do sleep 0.05; done")
+        deadline = time.monotonic() + PATIENCE_S
+        while not ready.exists():
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.005)
+        assert await end_process(process, grace_s=0.1)
+        return process.returncode
+
+    assert run_in_process_loop(main) == -9
+
+
+def test_a_child_does_not_read_the_standard_input_of_the_endpoint():
+    async def main() -> bytes:
+        process = await asyncio.create_subprocess_exec("/bin/cat", stdout=asyncio.subprocess.PIPE)
+        return (await asyncio.wait_for(process.communicate(), PATIENCE_S))[0]
+
+    reader, writer = os.pipe()  # a standard input that never ends
+    code = f"import sys; sys.path[:0] = {sys.path!r}; sys.path.insert(0, {str(Path(__file__).parent)!r})\n" + (
+        "import asyncio; from orbit_rhapsody.workers import ProcessLoop\n"
+        "async def main():\n"
+        "    process = await asyncio.create_subprocess_exec('/bin/cat', stdout=asyncio.subprocess.PIPE)\n"
+        "    return (await process.communicate())[0]\n"
+        "with asyncio.Runner(loop_factory=ProcessLoop) as runner: print(runner.run(main()))\n"
+    )
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-c", code], stdin=reader, timeout=PATIENCE_S * 3, capture_output=True, check=True
+        )
+    finally:
+        os.close(reader)
+        os.close(writer)
+    assert ended.stdout == b"b''\n"
+    assert run_in_process_loop(main) == b""
