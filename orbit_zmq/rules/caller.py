@@ -167,6 +167,12 @@ class Caller:
         for call in tuple(self.open.values()):
             self._fail(call, error)
 
+    def fail_moving(self, error: OrbitError) -> None:
+        """End the calls with chunks on their way, where one may have been lost without a trace."""
+        for call in [call for call in self.open.values() if call.moves]:
+            self._fail(call, error)
+            self._send_cancel(call)
+
     def fail_older_than(self, started: float, error: OrbitError) -> None:
         """End the calls that were started before that time."""
         for call in tuple(self.open.values()):
@@ -260,8 +266,7 @@ class Caller:
 
     def _on_reply(self, call: OpenCall, header: Header, body: bytes, now: float) -> None:
         if not header.flags & (STREAMED | STREAM):
-            if self._remove(call):
-                call.waiter.on_reply(body, header.flags, False)
+            self._complete(call, body, header.flags)
             return
         self._renew(call, now)
         is_resumed = header.chunk == call.header.chunk  # it goes on from where it was asked to; else it begins anew
@@ -290,8 +295,8 @@ class Caller:
         if header.channel == Channel.RESULT and call.result is not None:
             whole = call.result.on_chunk(header.chunk, body, last)
             self._credit(call, Channel.RESULT, call.result.receiver)
-            if whole is not None and self._remove(call):
-                call.waiter.on_reply(whole, call.result_flags, False)
+            if whole is not None:
+                self._complete(call, whole, call.result_flags)
         elif header.channel == Channel.STREAM_OUT and call.stream_out is not None:
             if call.stream_out.on_chunk(header.chunk, last):
                 call.waiter.on_stream(body, last)
@@ -311,9 +316,15 @@ class Caller:
         if call.moves:
             call.deadline = now + call.duration_s
 
+    def _complete(self, call: OpenCall, body: bytes, flags: int) -> None:
+        """Told first and removed then: a thread that is interrupted in between leaves a call that ends twice, not never."""
+        call.waiter.on_reply(body, flags, False)
+        self._remove(call)
+
     def _fail(self, call: OpenCall, error: OrbitError) -> None:
-        if self._remove(call):
+        if call.header.id in self.open:
             call.waiter.on_error(error)
+            self._remove(call)
 
     def _send_cancel(self, call: OpenCall) -> None:
         if call.was_sent and self._connected and call.header.endpoint != BROKER:

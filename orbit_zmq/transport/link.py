@@ -27,6 +27,7 @@ import zmq
 from orbit_zmq.errors import (
     AuthRequired,
     BrokerUnreachable,
+    Canceled,
     InternalError,
     OrbitError,
     ProtocolError,
@@ -52,7 +53,7 @@ QUEUE_MESSAGES = 1 << 20  # calls and credits bound what is queued here; these b
 QUEUE_BYTES = 1 << 30
 FIRST_FRAME = int(zmq.DONTWAIT | zmq.SNDMORE)  # plain integers: pyzmq's flags cost a microsecond each time
 LAST_FRAME = int(zmq.DONTWAIT)
-ATTACHED_S = 0.2  # how often the thread looks at a socket that a loop looks after: the loop may be blocked
+LENT_S = 0.2  # how often the link looks at a socket that others look after: the loop may be blocked, nobody may wait
 CLOSING_S = 1.0  # how long close waits for the thread
 TRY_AGAIN = ("busy", "shutting-down", "broker-unreachable", "internal")  # refusals that may pass
 
@@ -91,6 +92,7 @@ class Link:
         self._outbox: Outbox[tuple[bytes, bytes | memoryview]] = Outbox(QUEUE_MESSAGES, QUEUE_BYTES)
         self._inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._lock = threading.RLock()  # guards the socket and the rules; one that knows its owner, for Ctrl-C's sake
+        self._is_owned: Callable[[], bool] = self._lock._is_owned  # type: ignore[attr-defined]  # as threading.Condition does
         self._notices: list[Callable[[], object]] = []  # whom to wake once the lock is free
         self._asleep = False
         self._due_at = now  # when the rules have something to do
@@ -104,6 +106,11 @@ class Link:
         self._poll = select.poll()
         self._news = -1  # a descriptor of our own that is readable when the socket has news
         self._loop: asyncio.AbstractEventLoop | None = None  # that looks after the socket
+        self._lent = 0  # above 0: the threads that wait for calls look after the socket
+        self._leader_poll = select.poll()
+        self._rouse_in, self._rouse_out = plain_sockets.socketpair()
+        self._rouse_out.setblocking(False)
+        self._leader_poll.register(self._rouse_in.fileno(), select.POLLIN)
         self._next_heartbeat = now
         self._next_second = now
         self._reason = "nothing answers"
@@ -147,7 +154,7 @@ class Link:
             raise OrbitError("this connection belongs to the parent process after a fork", hint="Make a new client here.")
         notices: list[Callable[[], object]] = []
         try:
-            if self._inbox or self._lock._is_owned() or not self._lock.acquire(blocking=False) or self._inbox:
+            if self._inbox or self._is_owned() or not self._lock.acquire(blocking=False) or self._inbox:
                 self._queue(function, arguments)
             else:
                 function(*arguments)
@@ -157,7 +164,7 @@ class Link:
             self._queue(self._handle, (Event.BROKEN, time.monotonic()))
             raise
         finally:
-            if self._lock._is_owned():
+            if self._is_owned():
                 self._lock.release()
         for notice in notices:
             notice()
@@ -179,6 +186,38 @@ class Link:
             self._loop = None
             self._watch_news()
 
+    @property
+    def is_lent(self) -> bool:
+        """Whether those who wait look after the socket. The link's own thread looks only now and then, as for a loop."""
+        return self._lent > 0
+
+    def lend(self, change: int) -> None:
+        """Lend the socket to those who wait (+1), or take it back (-1), for example while a stream is open."""
+        with self._lock:
+            self._unwatch()
+            self._lent += change
+            self._watch_news()
+        self._wake()
+        self.rouse()
+
+    def look(self, timeout_s: float) -> None:
+        """Wait for news of a socket that is lent, and see to it. In one thread at a time."""
+        for descriptor, _ in self._leader_poll.poll(int(timeout_s * 1000)):
+            if descriptor == self._rouse_in.fileno():
+                self._rouse_in.recv(4096)
+        try:
+            self._serve_news()
+        except BaseException:  # Ctrl-C in the middle of somebody's message: the next connection says everything again
+            interrupted = Canceled("another thread was interrupted while it received the answer")
+            self._queue(self._handle, (Event.BROKEN, time.monotonic()))
+            self._queue(self.caller.fail_moving, (interrupted,))
+            raise
+
+    def rouse(self) -> None:
+        """Have `look` return."""
+        with suppress(OSError):
+            self._rouse_out.send(b"\0")
+
     def notify(self, notice: Callable[[], object]) -> None:
         """Wake somebody by this once the lock is free. To be called by what runs under it."""
         self._notices.append(notice)
@@ -199,12 +238,16 @@ class Link:
         """In the loop's thread: the socket has news. When the lock is taken, the loop comes back at once."""
         if self._lock.acquire(blocking=False):
             try:
-                self._receive()
-                notices = self._take_notices()
+                self._serve_news()
             finally:
                 self._lock.release()
-            for notice in notices:
-                notice()
+
+    def _serve_news(self) -> None:
+        with self._lock:
+            self._receive()
+            notices = self._take_notices()
+        for notice in notices:
+            notice()
 
     # In the link's thread
 
@@ -228,8 +271,8 @@ class Link:
             for notice in notices:
                 notice()
             self._settled.set()
-            self._wake_in.close()
-            self._wake_out.close()
+            for end in (self._wake_in, self._wake_out, self._rouse_in, self._rouse_out):
+                end.close()
 
     def _turn(self) -> None:
         with self._lock:
@@ -237,8 +280,8 @@ class Link:
             notices = self._take_notices()
         for notice in notices:
             notice()
-        if self._loop is not None:
-            timeout_s = min(timeout_s, ATTACHED_S)
+        if self._loop is not None or self._lent > 0:
+            timeout_s = min(timeout_s, LENT_S)
         for descriptor, _ in self._poll.poll(int(timeout_s * 1000 + 0.999)):
             if descriptor == self._wake_in.fileno():
                 self._wake_in.recv(4096)
@@ -342,21 +385,24 @@ class Link:
         if self._dealer is None:
             return
         self._news = os.dup(descriptor_of(self._dealer))
-        if self._loop is None:
-            self._poll.register(self._news, select.POLLIN)
-        else:
+        if self._loop is not None:
             self._in_loop(self._loop.add_reader, self._news, self._serve_loop)
+        elif self._lent > 0:
+            self._leader_poll.register(self._news, select.POLLIN)
+            self.rouse()
+        else:
+            self._poll.register(self._news, select.POLLIN)
 
     def _unwatch(self) -> None:
         news, self._news = self._news, -1
         if news < 0:
             return
-        if self._loop is None:
-            self._poll.unregister(news)
-            os.close(news)
-        else:
+        if self._loop is not None:
             self._in_loop(self._loop.remove_reader, news)
             self._in_loop(os.close, news)
+            return
+        (self._leader_poll if self._lent > 0 else self._poll).unregister(news)
+        os.close(news)
 
     def _in_loop(self, function: Callable[..., object], *arguments: Any) -> None:
         if self._loop is not None:

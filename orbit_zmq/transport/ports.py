@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final
@@ -22,6 +23,7 @@ from orbit_zmq.transport.link import Link
 from orbit_zmq.wire.header import STREAM, Header
 from orbit_zmq.wire.limits import MAX_LEFT_S, NAME_CHARS
 
+LOOK_S = 0.2  # how long a thread waits before it looks again by itself
 _END: Final = b""  # marks the end of a streamed result; chunks that are handed on are never empty
 
 
@@ -61,12 +63,13 @@ def _feed(link: Link, call: OpenCall, data: bytes, last: bool) -> None:
 class _ThreadWaiter:
     """A thread that waits for its call."""
 
-    __slots__ = ("_done", "_notify", "answer", "chunks", "ended", "error", "room")
+    __slots__ = ("_link", "_rest", "answer", "chunks", "ended", "error", "leads_in", "room")
 
     def __init__(self, link: Link) -> None:
-        self._notify = link.notify
-        self._done = threading.Lock()
-        self._done.acquire()
+        self._link = link
+        self._rest = threading.Lock()
+        self._rest.acquire()
+        self.leads_in = 0  # the thread that looks after the socket while it waits for this
         self.answer: Answer | None = None
         self.error: OrbitError | None = None
         self.ended = False
@@ -92,27 +95,46 @@ class _ThreadWaiter:
         if self.room is not None:
             self.room.set()
 
-    def wait(self) -> Answer:
-        self._done.acquire()
+    def outcome(self) -> Answer:
+        """What the call came to."""
         if self.answer is None:
             raise self.error or Canceled("the call was canceled")
         return self.answer
 
+    def rest(self, timeout_s: float) -> None:
+        """Wait to be roused."""
+        self._rest.acquire(timeout=timeout_s)
+
+    def rouse(self) -> None:
+        """Have whoever waits look again: from `rest`, or from the socket."""
+        if self.leads_in and self.leads_in != threading.get_ident():
+            self._link.rouse()
+        elif not self.leads_in:
+            with suppress(RuntimeError):  # it has been roused and not gone to rest since
+                self._rest.release()
+
     def _wake(self) -> None:
         if not self.ended:
             self.ended = True
-            self._notify(self._done.release)
+            self._link.notify(self.rouse)
             self.on_room()
 
 
 class Port:
-    """Calls from plain threads."""
+    """Calls from plain threads.
+
+    Of the threads that wait, one leads: it looks after the socket for all, and hands that on when its own call has ended.
+    That saves a call the change from the link's thread to its own. A rousing that goes astray costs LOOK_S, no more.
+    """
 
     def __init__(self, link: Link) -> None:
         self._link = link
+        self._leading = threading.Lock()
+        self._followers: dict[_ThreadWaiter, None] = {}
 
     def open(self, timeout_s: float) -> None:
         self._link.start()
+        self._link.lend(+1)
         self._link.wait_until_up(timeout_s)
 
     def close(self) -> None:
@@ -124,22 +146,63 @@ class Port:
         """Send a request and wait for its reply; the second value is the stream that comes with it, if one does."""
         check_call(header, body, deadline_s, self._link.caller.limits.body_bytes)
         waiter = _ThreadWaiter(self._link)
-        if stream is not None:
-            waiter.room = threading.Event()
         call = OpenCall(header, body, flags | (STREAM if stream is not None else 0), waiter, deadline_s)
-        self._link.post(_start, self._link, call)
         try:
-            if stream is not None and waiter.room is not None:
-                self._feed_all(call, waiter, waiter.room, stream)
-            answer = waiter.wait()
+            if stream is None:
+                self._link.post(_start, self._link, call)
+            else:
+                self._feed_all(call, waiter, stream)
+            self._wait(waiter)
         except BaseException:
             self._link.post(self._link.caller.cancel, call)
             raise
+        answer = waiter.outcome()
         return answer, (_ChunkIterator(self._link, call, waiter) if answer.flags & STREAM else None)
 
-    def _feed_all(
-        self, call: OpenCall, waiter: _ThreadWaiter, room: threading.Event, stream: Iterable[bytes]
-    ) -> None:
+    def _wait(self, waiter: _ThreadWaiter) -> None:
+        while not waiter.ended:
+            if self._link.is_lent and self._leading.acquire(blocking=False):
+                try:
+                    self._lead(waiter)
+                finally:
+                    self._leading.release()
+                    self._pass_on()
+            else:
+                self._follow(waiter)
+
+    def _lead(self, waiter: _ThreadWaiter) -> None:
+        waiter.leads_in = threading.get_ident()
+        try:
+            while not waiter.ended and self._link.is_lent:
+                self._link.look(LOOK_S)
+        finally:
+            waiter.leads_in = 0
+
+    def _follow(self, waiter: _ThreadWaiter) -> None:
+        self._followers[waiter] = None
+        try:
+            if self._leading.locked() or not self._link.is_lent:
+                waiter.rest(LOOK_S)
+        finally:
+            del self._followers[waiter]
+
+    def _pass_on(self) -> None:
+        for follower in tuple(self._followers):
+            if not follower.ended:
+                follower.rouse()
+                return
+
+    def _feed_all(self, call: OpenCall, waiter: _ThreadWaiter, stream: Iterable[bytes]) -> None:
+        """Start the call and send its stream. Meanwhile nobody waits, so the link looks after the socket itself."""
+        waiter.room = room = threading.Event()
+        self._link.lend(-1)
+        try:
+            self._link.post(_start, self._link, call)
+            self._feed_each(call, waiter, room, stream)
+        finally:
+            self._link.lend(+1)
+
+    def _feed_each(self, call: OpenCall, waiter: _ThreadWaiter, room: threading.Event, stream: Iterable[bytes]) -> None:
         for data in stream:
             room.wait()
             if waiter.ended:
@@ -154,6 +217,8 @@ class _ChunkIterator:
 
     def __init__(self, link: Link, call: OpenCall, waiter: _ThreadWaiter) -> None:
         self._link, self._call, self._waiter = link, call, waiter
+        self._is_open = True
+        link.lend(-1)  # nobody waits for a call while the chunks come
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -163,14 +228,18 @@ class _ChunkIterator:
         if data:
             self._link.post(self._link.caller.consumed, self._call)
             return data
-        self._waiter.chunks.put(_END)
+        self.close()
         if self._waiter.error is not None:
             raise self._waiter.error
         raise StopIteration
 
     def close(self) -> None:
-        self._link.post(self._link.caller.cancel, self._call)
+        """Take no more. Harmless after the end."""
         self._waiter.chunks.put(_END)
+        if self._is_open:
+            self._is_open = False
+            self._link.post(self._link.caller.cancel, self._call)
+            self._link.lend(+1)
 
     def __enter__(self) -> _ChunkIterator:
         return self
