@@ -129,9 +129,8 @@ def show_a_failure(rhapsody: Any, console: Console) -> bool:
     (result,) = rhapsody.wait_tasks(rhapsody.submit_tasks([{"function": read_sample, "args": ("b7",)}]), timeout=PATIENCE_S)
     error = result["exception"]
     console.print(f"A task that fails is data: state {result['state']}, exception {error!r}", markup=False, soft_wrap=True)
-    console.print(
-        "\n".join(f"    {line}" for line in result["traceback"].splitlines()), markup=False, highlight=False, soft_wrap=True
-    )
+    for line in result["traceback"].splitlines():
+        console.print(f"    {line}", markup=False, highlight=False, soft_wrap=True)
     return result["state"] == "FAILED" and isinstance(error, LookupError) and error.args == ("no sample", "b7")
 
 

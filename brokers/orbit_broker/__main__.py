@@ -43,8 +43,6 @@ from orbit_zmq.wire.limits import PROTOCOL_VERSIONS, Intervals
 
 log = get_logger("orbit_broker")
 
-MAPPED = re.compile(r"\[::ffff:([0-9.]+)\]")  # how libzmq shows an IPv4 address that it listens at with an IPv6 socket
-
 
 class Admission:
     """The list of keys, as the handshake and the rules ask for it."""
@@ -138,7 +136,6 @@ def run(arguments: argparse.Namespace) -> None:
         loop = Loop(state, router, zap_socket, zap, admission.identify, admission.reload)
         _watch_for_the_end(loop, arguments.exit_with_parent)
         if tcp is not None:
-            tcp = MAPPED.sub(r"\1", tcp)
             state.facts["tcp"] = tcp
             refuse_to_start_open(sockets, loop, tcp, pair.public)
             zap.refused = 0  # that was ourselves

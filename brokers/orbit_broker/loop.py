@@ -116,7 +116,7 @@ class Loop:
             self._zap.refused = 0
 
     def _receive(self) -> None:
-        """The messages that have arrived, at least one, up to a batch. The user of a connection is looked at while it has none."""
+        """What has arrived, at least one message, up to a batch. The user of a connection is looked at while it has none."""
         router, peers, state, out = self._router, self.state.peers, self.state, self.out
         for _ in range(BATCH):
             routing_id = router.recv(LAST_FRAME)

@@ -169,7 +169,7 @@ class Endpoint:
                 await service.stop()
                 await serves
         self._watch.stop()
-        link.detach()
+        link.attach(None)
         await asyncio.to_thread(link.close)
         if with_signals:
             _end_process_soon()

@@ -1,25 +1,18 @@
-"""The link: a participant's socket, and the thread that looks after it.
+"""The link: one participant's line to the broker.
 
-The thread opens connections, says hello, hands what arrives to the rules, and keeps their time. Other threads reach both
-only through `post`: under the lock that guards socket and rules the function runs at once, in the thread that asks; when
-the lock is taken, in the link's own. A lock is as good as a thread to libzmq, and saves two changes of thread a call (a
-third of its time). Who waits for something is woken last, when the lock is free again and the thread about to sleep, so
-that the two do not fight for the interpreter. Nothing in here waits for anybody.
+Its thread opens connections, says hello, sends what the rules ask for, hands what arrives to them, and keeps their time. The
+keeper decides in which thread that happens; here everything runs under its lock. Whoever is told something takes it over at
+once: nothing in here waits for anybody.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
-import select
-import socket as plain_sockets
 import struct
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Protocol
 
 import zmq
@@ -41,6 +34,7 @@ from orbit_zmq.rules.caller import Caller
 from orbit_zmq.rules.connection import Connection, Effect, Event, State
 from orbit_zmq.rules.outbox import CALLS, CONTROL, Outbox
 from orbit_zmq.rules.server import Handler, Server
+from orbit_zmq.transport.keeper import Keeper
 from orbit_zmq.transport.sockets import Sockets, close_monitored, descriptor_of, has_arrived
 from orbit_zmq.wire.body import pack_body, unpack_body, unpack_map
 from orbit_zmq.wire.header import FINAL, PROBE, Header, Kind, decode_header, encode_header
@@ -53,7 +47,6 @@ QUEUE_MESSAGES = 1 << 20  # calls and credits bound what is queued here; these b
 QUEUE_BYTES = 1 << 30
 FIRST_FRAME = int(zmq.DONTWAIT | zmq.SNDMORE)  # plain integers: pyzmq's flags cost a microsecond each time
 LAST_FRAME = int(zmq.DONTWAIT)
-LENT_S = 0.2  # how often the link looks at a socket that others look after: the loop may be blocked, nobody may wait
 CLOSING_S = 1.0  # how long close waits for the thread
 TRY_AGAIN = ("busy", "shutting-down", "broker-unreachable", "internal")  # refusals that may pass
 
@@ -90,27 +83,14 @@ class Link:
         self._on_change = on_change
         self._connection = Connection(now)
         self._outbox: Outbox[tuple[bytes, bytes | memoryview]] = Outbox(QUEUE_MESSAGES, QUEUE_BYTES)
-        self._inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
-        self._lock = threading.RLock()  # guards the socket and the rules; one that knows its owner, for Ctrl-C's sake
-        self._is_owned: Callable[[], bool] = self._lock._is_owned  # type: ignore[attr-defined]  # as threading.Condition does
-        self._notices: list[Callable[[], object]] = []  # whom to wake once the lock is free
-        self._asleep = False
+        self._keeper = Keeper(self)
+        self.post = self._keeper.post
+        self.notify = self._keeper.notify
+        self.attach = self._keeper.attach
         self._due_at = now  # when the rules have something to do
-        self._has_monitor_news = False
-        self._wake_in, self._wake_out = plain_sockets.socketpair()
-        self._wake_in.setblocking(False)
-        self._wake_out.setblocking(False)
         self._sockets = Sockets()
         self._dealer: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
-        self._poll = select.poll()
-        self._news = -1  # a descriptor of our own that is readable when the socket has news
-        self._loop: asyncio.AbstractEventLoop | None = None  # that looks after the socket
-        self._lent = 0  # above 0: the threads that wait for calls look after the socket
-        self._leader_poll = select.poll()
-        self._rouse_in, self._rouse_out = plain_sockets.socketpair()
-        self._rouse_out.setblocking(False)
-        self._leader_poll.register(self._rouse_in.fileno(), select.POLLIN)
         self._next_heartbeat = now
         self._next_second = now
         self._reason = "nothing answers"
@@ -145,82 +125,10 @@ class Link:
         """Why the broker will not have this participant, if that is so."""
         return self._refusal
 
-    def post(self, function: Callable[..., object], *arguments: Any) -> None:
-        """Call this under the lock: here and now, or soon in the link's thread. In the order of asking for each thread.
-
-        Raises OrbitError in a process that has forked.
-        """
-        if os.getpid() != self._pid:
-            raise OrbitError("this connection belongs to the parent process after a fork", hint="Make a new client here.")
-        notices: list[Callable[[], object]] = []
-        try:
-            if self._inbox or self._is_owned() or not self._lock.acquire(blocking=False) or self._inbox:
-                self._queue(function, arguments)
-            else:
-                function(*arguments)
-                notices = self._take_notices()
-                self._look_for_more()
-        except BaseException:  # Ctrl-C may have cut a message in half: the next connection says everything again
-            self._queue(self._handle, (Event.BROKEN, time.monotonic()))
-            raise
-        finally:
-            if self._is_owned():
-                self._lock.release()
-        for notice in notices:
-            notice()
-
-    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Let a loop look after the socket, which saves each message a change of thread. To be called in the loop's thread.
-
-        The link's own thread goes on to keep the time, and looks after the socket as well while the loop is blocked.
-        """
-        with self._lock:
-            self._unwatch()
-            self._loop = loop
-            self._watch_news()
-
-    def detach(self) -> None:
-        """The loop is about to end. In its thread."""
-        with self._lock:
-            self._unwatch()
-            self._loop = None
-            self._watch_news()
-
     @property
-    def is_lent(self) -> bool:
-        """Whether those who wait look after the socket. The link's own thread looks only now and then, as for a loop."""
-        return self._lent > 0
-
-    def lend(self, change: int) -> None:
-        """Lend the socket to those who wait (+1), or take it back (-1), for example while a stream is open."""
-        with self._lock:
-            self._unwatch()
-            self._lent += change
-            self._watch_news()
-        self._wake()
-        self.rouse()
-
-    def look(self, timeout_s: float) -> None:
-        """Wait for news of a socket that is lent, and see to it. In one thread at a time."""
-        for descriptor, _ in self._leader_poll.poll(int(timeout_s * 1000)):
-            if descriptor == self._rouse_in.fileno():
-                self._rouse_in.recv(4096)
-        try:
-            self._serve_news()
-        except BaseException:  # Ctrl-C in the middle of somebody's message: the next connection says everything again
-            interrupted = Canceled("another thread was interrupted while it received the answer")
-            self._queue(self._handle, (Event.BROKEN, time.monotonic()))
-            self._queue(self.caller.fail_moving, (interrupted,))
-            raise
-
-    def rouse(self) -> None:
-        """Have `look` return."""
-        with suppress(OSError):
-            self._rouse_out.send(b"\0")
-
-    def notify(self, notice: Callable[[], object]) -> None:
-        """Wake somebody by this once the lock is free. To be called by what runs under it."""
-        self._notices.append(notice)
+    def keeper(self) -> Keeper:
+        """Who looks after the socket, and how to be that oneself."""
+        return self._keeper
 
     def send_update(self, facts: dict[str, Any]) -> None:
         """Tell the broker of a change, for example of sessions opened or closed. From any thread."""
@@ -234,105 +142,63 @@ class Link:
         if threading.current_thread() is not self._thread:
             self._thread.join(CLOSING_S)
 
-    def _serve_loop(self) -> None:
-        """In the loop's thread: the socket has news. When the lock is taken, the loop comes back at once."""
-        if self._lock.acquire(blocking=False):
+    # What the keeper asks for
+
+    def has_arrived(self) -> bool:
+        return self._dealer is not None and has_arrived(self._dealer)
+
+    def receive(self) -> None:
+        """Messages of the broker, up to a batch."""
+        now = time.monotonic()
+        for _ in range(BATCH):
+            if self._dealer is None:
+                return
             try:
-                self._serve_news()
-            finally:
-                self._lock.release()
+                frames = self._dealer.recv_multipart(LAST_FRAME)
+            except zmq.Again:
+                return
+            self._connection.heard_at = now
+            self._take(frames, now)
+            if not self.has_arrived():
+                return
 
-    def _serve_news(self) -> None:
-        with self._lock:
-            self._receive()
-            notices = self._take_notices()
-        for notice in notices:
-            notice()
-
-    # In the link's thread
-
-    def _run(self) -> None:
-        self._poll.register(self._wake_in.fileno(), select.POLLIN)
-        try:
-            while self._connection.state is not State.CLOSED:
-                self._turn()
-        except Exception as error:  # noqa: BLE001 - the loop of the thread
-            get_logger("orbit_zmq.link").exception("link-failed")
-            self._refusal = InternalError(f"the connection's thread has failed: {error}")
-            self._connection.handle(Event.CLOSED, time.monotonic())
-            self.caller.fail_all(self._refusal)
-        finally:
-            with self._lock:
-                self._drop()
-                self._sockets.close()
-                self._run_inbox()
-                self.caller.fail_all(self._ending())
-                notices = self._take_notices()
-            for notice in notices:
-                notice()
-            self._settled.set()
-            for end in (self._wake_in, self._wake_out, self._rouse_in, self._rouse_out):
-                end.close()
-
-    def _turn(self) -> None:
-        with self._lock:
-            timeout_s = self._work()
-            notices = self._take_notices()
-        for notice in notices:
-            notice()
-        if self._loop is not None or self._lent > 0:
-            timeout_s = min(timeout_s, LENT_S)
-        for descriptor, _ in self._poll.poll(int(timeout_s * 1000 + 0.999)):
-            if descriptor == self._wake_in.fileno():
-                self._wake_in.recv(4096)
-            elif descriptor != self._news:
-                self._has_monitor_news = True
-        self._asleep = False
-
-    def _work(self) -> float:
-        """Everything that there is to do, and how long there will be nothing (seconds)."""
-        if self._has_arrived():
-            self._receive()
-        self._run_inbox()
-        if self._has_monitor_news:
-            self._watch()
+    def work(self) -> None:
+        self._watch()
         now = time.monotonic()
         if now >= self._due_at or now >= self.caller.next_deadline():
             self._due_at = self._tick(now)
         if self._outbox:
             self._flush()
-        self._asleep = True
-        if self._inbox or self._has_arrived():
-            return 0.0
-        return max(0.0, min(self._due_at, self.caller.next_deadline()) - now)
 
-    def _has_arrived(self) -> bool:
-        return self._dealer is not None and has_arrived(self._dealer)
+    def due_in(self) -> float:
+        return max(0.0, min(self._due_at, self.caller.next_deadline()) - time.monotonic())
 
-    def _look_for_more(self) -> None:
-        """After another thread has used the socket: its descriptor may stay silent about what arrived meanwhile."""
-        if self._asleep and (self.caller.next_deadline() < self._due_at or self._has_arrived()):
-            self._wake()
+    def is_overdue(self) -> bool:
+        return self.caller.next_deadline() < self._due_at
 
-    def _take_notices(self) -> list[Callable[[], object]]:
-        notices, self._notices = self._notices, []
-        return notices
+    def on_interrupt(self) -> None:
+        """A message may have been cut in half: the next connection says everything again, but for lost chunks."""
+        self._handle(Event.BROKEN, time.monotonic())
+        self.caller.fail_moving(Canceled("another thread was interrupted while it received the answer"))
 
-    def _queue(self, function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
-        self._inbox.append((function, arguments))
-        if self._asleep:
-            self._wake()
+    # In the link's thread
 
-    def _run_inbox(self) -> None:
-        inbox = self._inbox
-        for _ in range(len(inbox)):
-            function, arguments = inbox.popleft()
-            function(*arguments)
+    def _run(self) -> None:
+        try:
+            while self._connection.state is not State.CLOSED:
+                self._keeper.turn()
+        except Exception as error:  # noqa: BLE001 - the loop of the thread
+            get_logger("orbit_zmq.link").exception("link-failed")
+            self._refusal = InternalError(f"the connection's thread has failed: {error}")
+            self._connection.handle(Event.CLOSED, time.monotonic())
+        finally:
+            self._keeper.end(self._last_words)
+            self._settled.set()
 
-    def _wake(self) -> None:
-        self._asleep = False
-        with suppress(OSError):  # full: it is being woken; closed: nobody is left to wake
-            self._wake_out.send(b"\0")
+    def _last_words(self) -> None:
+        self._drop()
+        self._sockets.close()
+        self.caller.fail_all(self._ending())
 
     def _tick(self, now: float) -> float:
         """Do what is due, and say when something will be again."""
@@ -376,38 +242,8 @@ class Link:
         except OrbitError as error:
             self._refuse(error, now)
             return
-        self._watch_news()
-        self._poll.register(descriptor_of(self._monitor), select.POLLIN)
-        self._has_monitor_news = True
-
-    def _watch_news(self) -> None:
-        """Have the loop or the link's thread woken by the socket. The copy of its descriptor lives until nobody waits on it."""
-        if self._dealer is None:
-            return
-        self._news = os.dup(descriptor_of(self._dealer))
-        if self._loop is not None:
-            self._in_loop(self._loop.add_reader, self._news, self._serve_loop)
-        elif self._lent > 0:
-            self._leader_poll.register(self._news, select.POLLIN)
-            self.rouse()
-        else:
-            self._poll.register(self._news, select.POLLIN)
-
-    def _unwatch(self) -> None:
-        news, self._news = self._news, -1
-        if news < 0:
-            return
-        if self._loop is not None:
-            self._in_loop(self._loop.remove_reader, news)
-            self._in_loop(os.close, news)
-            return
-        (self._leader_poll if self._lent > 0 else self._poll).unregister(news)
-        os.close(news)
-
-    def _in_loop(self, function: Callable[..., object], *arguments: Any) -> None:
-        if self._loop is not None:
-            with suppress(RuntimeError):  # the loop was closed without a word
-                self._loop.call_soon_threadsafe(function, *arguments)
+        self._keeper.watch(descriptor_of(self._dealer))
+        self._keeper.watch_aside(descriptor_of(self._monitor), True)
 
     def _say_hello(self, now: float) -> None:
         facts = {
@@ -431,8 +267,8 @@ class Link:
     def _drop(self, now: float = 0.0) -> None:
         self._outbox.clear()  # what was not sent is said again on the next connection
         if self._dealer is not None and self._monitor is not None:
-            self._unwatch()
-            self._poll.unregister(descriptor_of(self._monitor))
+            self._keeper.unwatch()
+            self._keeper.watch_aside(descriptor_of(self._monitor), False)
             close_monitored(self._dealer, self._monitor)
             self._dealer = self._monitor = None
 
@@ -473,7 +309,7 @@ class Link:
             return
         if not self._outbox.push(priority, len(frame) + len(body), (frame, body)):
             self._reason = "the queue to the broker was full"
-            self._inbox.append((self._handle, (Event.BROKEN, time.monotonic())))  # the next connection says it again
+            self._keeper.queue(self._handle, Event.BROKEN, time.monotonic())  # the next connection says it again
 
     def _try_send(self, header: bytes, body: bytes | memoryview) -> bool:
         if self._dealer is None:
@@ -495,27 +331,16 @@ class Link:
 
     # Receiving
 
-    def _receive(self) -> None:
-        now = time.monotonic()
-        for _ in range(BATCH):
-            if self._dealer is None:
-                return
-            try:
-                frames = self._dealer.recv_multipart(LAST_FRAME)
-            except zmq.Again:
-                return
-            self._connection.heard_at = now
-            try:
-                if len(frames) != 2:
-                    raise ProtocolError(f"a message of {len(frames)} frames")
-                header = decode_header(frames[0])
-                MESSAGES.get(header.kind, Link._on_unknown)(self, header, frames[1], now)
-            except ProtocolError as error:
-                self.dropped += 1
-                if self.dropped == 1 or self.dropped % 1000 == 0:
-                    get_logger("orbit_zmq.link").warning("message-dropped", reason=str(error), dropped=self.dropped)
-            if not self._has_arrived():
-                return
+    def _take(self, frames: list[bytes], now: float) -> None:
+        try:
+            if len(frames) != 2:
+                raise ProtocolError(f"a message of {len(frames)} frames")
+            header = decode_header(frames[0])
+            MESSAGES.get(header.kind, Link._on_unknown)(self, header, frames[1], now)
+        except ProtocolError as error:
+            self.dropped += 1
+            if self.dropped == 1 or self.dropped % 1000 == 0:
+                get_logger("orbit_zmq.link").warning("message-dropped", reason=str(error), dropped=self.dropped)
 
     def _on_welcome(self, header: Header, body: bytes, now: float) -> None:
         facts = unpack_map(body, header.flags)
@@ -593,7 +418,6 @@ class Link:
     def _watch(self) -> None:
         """What libzmq tells of the connection."""
         now = time.monotonic()
-        self._has_monitor_news = False
         while self._monitor is not None:
             try:
                 frames = self._monitor.recv_multipart(zmq.DONTWAIT)

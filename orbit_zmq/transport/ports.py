@@ -108,7 +108,7 @@ class _ThreadWaiter:
     def rouse(self) -> None:
         """Have whoever waits look again: from `rest`, or from the socket."""
         if self.leads_in and self.leads_in != threading.get_ident():
-            self._link.rouse()
+            self._link.keeper.rouse()
         elif not self.leads_in:
             with suppress(RuntimeError):  # it has been roused and not gone to rest since
                 self._rest.release()
@@ -134,7 +134,7 @@ class Port:
 
     def open(self, timeout_s: float) -> None:
         self._link.start()
-        self._link.lend(+1)
+        self._link.keeper.lend(+1)
         self._link.wait_until_up(timeout_s)
 
     def close(self) -> None:
@@ -161,7 +161,7 @@ class Port:
 
     def _wait(self, waiter: _ThreadWaiter) -> None:
         while not waiter.ended:
-            if self._link.is_lent and self._leading.acquire(blocking=False):
+            if self._link.keeper.is_lent and self._leading.acquire(blocking=False):
                 try:
                     self._lead(waiter)
                 finally:
@@ -173,15 +173,15 @@ class Port:
     def _lead(self, waiter: _ThreadWaiter) -> None:
         waiter.leads_in = threading.get_ident()
         try:
-            while not waiter.ended and self._link.is_lent:
-                self._link.look(LOOK_S)
+            while not waiter.ended and self._link.keeper.is_lent:
+                self._link.keeper.look(LOOK_S)
         finally:
             waiter.leads_in = 0
 
     def _follow(self, waiter: _ThreadWaiter) -> None:
         self._followers[waiter] = None
         try:
-            if self._leading.locked() or not self._link.is_lent:
+            if self._leading.locked() or not self._link.keeper.is_lent:
                 waiter.rest(LOOK_S)
         finally:
             del self._followers[waiter]
@@ -195,12 +195,12 @@ class Port:
     def _feed_all(self, call: OpenCall, waiter: _ThreadWaiter, stream: Iterable[bytes]) -> None:
         """Start the call and send its stream. Meanwhile nobody waits, so the link looks after the socket itself."""
         waiter.room = room = threading.Event()
-        self._link.lend(-1)
+        self._link.keeper.lend(-1)
         try:
             self._link.post(_start, self._link, call)
             self._feed_each(call, waiter, room, stream)
         finally:
-            self._link.lend(+1)
+            self._link.keeper.lend(+1)
 
     def _feed_each(self, call: OpenCall, waiter: _ThreadWaiter, room: threading.Event, stream: Iterable[bytes]) -> None:
         for data in stream:
@@ -218,7 +218,7 @@ class _ChunkIterator:
     def __init__(self, link: Link, call: OpenCall, waiter: _ThreadWaiter) -> None:
         self._link, self._call, self._waiter = link, call, waiter
         self._is_open = True
-        link.lend(-1)  # nobody waits for a call while the chunks come
+        link.keeper.lend(-1)  # nobody waits for a call while the chunks come
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -239,7 +239,7 @@ class _ChunkIterator:
         if self._is_open:
             self._is_open = False
             self._link.post(self._link.caller.cancel, self._call)
-            self._link.lend(+1)
+            self._link.keeper.lend(+1)
 
     def __enter__(self) -> _ChunkIterator:
         return self
@@ -309,7 +309,7 @@ class AsyncPort:
         await asyncio.to_thread(self._link.wait_until_up, timeout_s)
 
     async def close(self) -> None:
-        self._link.detach()
+        self._link.attach(None)
         await asyncio.to_thread(self._link.close)
 
     async def call(

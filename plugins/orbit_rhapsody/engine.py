@@ -31,7 +31,7 @@ from orbit_zmq.log import get_logger
 log = get_logger(__name__)
 Answer = TypeVar("Answer")
 
-SLICE = 256  # tasks handed to a backend between two turns of the loop, so that completions come out in between
+SLICES = (256, 16)  # functions and executables handed over between two turns of the loop: starting a process takes a ms
 MAX_EXECUTABLES = 1_024
 FUNCTIONS_IN_FLIGHT = 4_096  # a backend keeps a task object for each; the rest waits packed
 CLOSE_S = 10.0  # after it the thread is left to itself
@@ -194,7 +194,7 @@ class Engine:
     async def _feed(self) -> None:
         while True:
             await self._arrived.wait()
-            taken = self._take(FUNCTION, SLICE) + self._take(EXECUTABLE, SLICE)
+            taken = self._take(FUNCTION) + self._take(EXECUTABLE)
             if not taken:
                 self._arrived.clear()
                 continue
@@ -202,9 +202,9 @@ class Engine:
                 await self._hand_over(self._backends[backend], tasks)
             await asyncio.sleep(0)
 
-    def _take(self, kind: int, limit: int) -> list[PackedTask]:
+    def _take(self, kind: int) -> list[PackedTask]:
         queue = self._queued[kind]
-        count = min(len(queue), limit, self._limits[kind] - self._flying[kind])
+        count = min(len(queue), SLICES[kind], self._limits[kind] - self._flying[kind])
         return [queue.popitem(last=False)[1] for _ in range(count)]
 
     def _prepare(self, packed: list[PackedTask]) -> dict[str, list[dict[str, Any]]]:

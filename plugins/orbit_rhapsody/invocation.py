@@ -44,7 +44,7 @@ class Function:
             found: Any = importlib.import_module(module_name)
             for part in name.split("."):
                 found = getattr(found, part)
-        except (ImportError, AttributeError, ValueError) as error:
+        except (ImportError, AttributeError, ValueError, TypeError) as error:
             raise InvalidArgument(
                 f"cannot resolve function {self._path!r}: {describe(error)}",
                 hint="Write it as 'package.module:function' and install the package where the endpoint runs.",

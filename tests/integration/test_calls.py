@@ -109,8 +109,8 @@ def test_ctrl_c_ends_a_waiting_program_cleanly(lab):
         "import orbit_zmq\n"
         f"with orbit_zmq.Client(url={lab.tcp!r}) as client:\n"
         "    plugin = client.get_plugin('hpc1', 'test')\n"
-        "    print('waiting', flush=True)\n"
         "    try:\n"
+        "        print('waiting', flush=True)\n"
         "        plugin.sleep(seconds=25)\n"
         "    except KeyboardInterrupt:\n"
         "        print('interrupted', flush=True)\n"
@@ -277,7 +277,12 @@ def test_an_endpoint_whose_loop_is_blocked_is_busy_and_not_lost(lab):
 def test_an_endpoint_ends_in_time_though_a_plugin_will_not(lab):
     endpoint = lab.start_endpoint("hpc1")
     plugin = lab.client().get_plugin("hpc1", "test")
-    thread = threading.Thread(target=lambda: pytest.raises(OrbitError, plugin.ignore_cancel, seconds=100))
+
+    def wait() -> None:
+        with pytest.raises(OrbitError):
+            plugin.ignore_cancel(seconds=100)
+
+    thread = threading.Thread(target=wait)
     thread.start()
     wait_until(lambda: lab.client().endpoints()[0].facts.load["running"])
     os.kill(endpoint.pid, signal.SIGTERM)

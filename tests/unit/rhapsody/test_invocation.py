@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import pickle
-import sys
 import threading
+from typing import Any
 
 import msgpack
 import pytest
 
 from orbit_rhapsody import invocation
-from orbit_rhapsody.codec import EXECUTABLE, FUNCTION, ReceivedBatch, encode_batches
+from orbit_rhapsody.codec import EXECUTABLE, FUNCTION, ReceivedBatch, decode_batch, encode_batches
 from orbit_rhapsody.invocation import Function, Invocation, Outcome, TaskFailed
 from orbit_rhapsody.preparation import Batch, Functions, PackedTask
 from orbit_rhapsody.records import MAX_OUTPUT_CHARS, finished_record
 from orbit_rhapsody.values import PYTHON_VERSION, pickle_function, pickle_value, unpickle
-from orbit_zmq.errors import InvalidArgument, NotPermitted, OrbitError
+from orbit_zmq.errors import InvalidArgument, NotPermitted
 
 
 def run(function: object, *args: object, **kwargs: object) -> Outcome:
@@ -23,7 +23,7 @@ def run(function: object, *args: object, **kwargs: object) -> Outcome:
     return Invocation(made, list(args), kwargs, None, PYTHON_VERSION)()
 
 
-def failure(function: object, *args: object) -> dict:
+def failure(function: object, *args: object) -> dict[str, Any]:
     with pytest.raises(TaskFailed) as caught:
         run(function, *args)
     return caught.value.error
@@ -31,7 +31,7 @@ def failure(function: object, *args: object) -> dict:
 
 def test_a_plain_return_value_is_packed_and_any_other_is_pickled():
     assert msgpack.unpackb(run(lambda x, y=0: [x, y], 1, y=2).plain) == [1, 2]
-    assert unpickle(run(lambda: (1, 2)).pickled, "it") == (1, 2)
+    assert unpickle(run(lambda: (1, 2)).pickled or b"", "it") == (1, 2)
 
 
 def test_a_coroutine_function_is_awaited():
@@ -57,7 +57,7 @@ def test_an_exception_carries_the_users_own_frames():
 
     assert error["type"] == "builtins.ValueError"
     assert "in inner" in error["traceback"]
-    assert "invocation.py" not in error["traceback"]
+    assert "orbit_rhapsody" not in error["traceback"]
 
 
 @pytest.mark.parametrize("raised", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
@@ -84,11 +84,11 @@ def test_a_return_value_beyond_the_limit_is_a_clear_error(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "path", ["no_such_module:f", "math:nothing", "math", ":f", "math:", "", "math:pi", "..:x", "json:decoder.nothing"]
+    "path", ["no_such_module:f", "math:nothing", "math", ":f", "math:", ":", "math:pi", "..:x", "json:decoder.nothing"]
 )
 def test_a_path_that_does_not_resolve_is_named(path):
     with pytest.raises(InvalidArgument):
-        Function(path=path or ":").load()
+        Function(path=path).load()
 
 
 def test_a_path_may_reach_into_classes():
@@ -107,9 +107,7 @@ def test_an_invocation_can_be_sent_to_another_process():
 
 
 def test_a_function_that_many_threads_ask_for_is_loaded_once():
-    sys.modules[__name__].loads = []
-    source = (lambda: None, (lambda: sys.modules[__name__].loads.append(1) or len)())
-    made = Function(pickled=pickle_function(source[1]))
+    made = Function(pickled=pickle_function(lambda: 1))
     found: list[object] = []
     threads = [threading.Thread(target=lambda: found.append(made.load())) for _ in range(8)]
     for thread in threads:
@@ -121,7 +119,9 @@ def test_a_function_that_many_threads_ask_for_is_loaded_once():
     assert all(function is found[0] for function in found)
 
 
-def prepared(task: dict, *, allow_pickled: bool = True, backends: tuple[str, ...] = ("concurrent",)) -> tuple[str, dict]:
+def prepared(
+    task: dict[str, Any], *, allow_pickled: bool = True, backends: tuple[str, ...] = ("concurrent",)
+) -> tuple[str, dict[str, Any]]:
     packed = msgpack.packb(task)
     received = ReceivedBatch([], {"d": pickle_function(len)}, PYTHON_VERSION)
     batch = Batch(received, Functions(), submitted=1.0, allow_pickled=allow_pickled)
@@ -214,12 +214,9 @@ def test_output_is_kept_from_its_end_with_the_number_of_characters_that_are_not(
 
 def test_the_encoding_of_both_sides_meets():
     (batch,) = encode_batches([("u", {"function": sorted, "args": ([3, 1],), "kwargs": {"reverse": True}})])
-    from orbit_rhapsody.codec import decode_batch
-
     received = decode_batch(batch.body)
     made = Batch(received, Functions(), submitted=1.0, allow_pickled=True)
     uid, kind, packed = received.tasks[0]
     _, task = made.prepare(PackedTask(uid, kind, packed, made), ["noop"])
 
     assert msgpack.unpackb(task["function"]().plain) == [3, 1]
-    assert not isinstance(task["function"], OrbitError)

@@ -74,7 +74,7 @@ def test_no_completion_is_missed_while_threads_and_fetches_race():
             finish(results, uid)
 
     async def fetch_all() -> list[str]:
-        seen, after = [], 0
+        seen, after = list[str](), 0
         while len(seen) < len(uids):
             portion = await results.fetch("c", after, 200, 5.0)
             assert portion.records, "a fetch slept through a completion"

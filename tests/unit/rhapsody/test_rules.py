@@ -138,7 +138,7 @@ def test_each_consumer_gets_every_result_once_and_in_order_whatever_the_others_d
     log = ResultLog(retention_s=100.0, retained_bytes=30, consumer_away_s=1e9)
     for name in "abc":
         log.read(name, 0, LOTS, now=0.0)
-    now, written, cursors, seen = 0.0, 0, dict.fromkeys("abc", 0), {name: [] for name in "abc"}
+    now, written, cursors, seen = 0.0, 0, dict.fromkeys("abc", 0), {name: list[int]() for name in "abc"}
     for step, value in steps:
         if step == "append":
             written += 1

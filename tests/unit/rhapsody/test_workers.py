@@ -61,7 +61,7 @@ def test_no_more_than_the_given_number_run_at_once_and_all_get_their_turn():
 
 
 def test_a_queued_function_that_is_cancelled_never_runs():
-    threads, release, ran = DaemonThreads(1), threading.Event(), []
+    threads, release, ran = DaemonThreads(1), threading.Event(), list[int]()
     first = threads.submit(release.wait, PATIENCE_S)
     wait_until(first.running, "the first function did not start")
     queued = threads.submit(ran.append, 1)
@@ -119,9 +119,9 @@ async def start(*command: str) -> asyncio.subprocess.Process:
     await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
     loop = asyncio.get_running_loop()
     assert isinstance(loop, ProcessLoop)
-    process = loop.processes.pop(asyncio.current_task())
-    assert process is not None
-    return process
+    task = asyncio.current_task()
+    assert task is not None
+    return loop.processes.pop(task)
 
 
 def test_ending_a_process_ends_its_group_too(tmp_path: Path):
