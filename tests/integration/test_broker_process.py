@@ -22,7 +22,7 @@ import zmq
 from orbit_zmq.models import BrokerStatus
 from orbit_zmq.security.keylist import KeyList
 from orbit_zmq.security.keys import KEY_LIST, make_keypair, own_user
-from tests.integration.raw_peer import PATIENCE_S, BrokerProcess, Peer, running_broker, until
+from raw_peer import PATIENCE_S, BrokerProcess, Peer, running_broker, until
 
 Connect = Callable[..., Peer]
 
@@ -104,7 +104,7 @@ def test_a_call_to_an_endpoint_that_is_killed_ends_with_an_error_soon(connect, b
     script = """
 import sys, zmq
 sys.path[:0] = sys.argv[2:]
-from tests.integration.raw_peer import Peer
+from raw_peer import Peer
 peer = Peer(zmq.Context(), sys.argv[1])
 peer.hello("endpoint", name="victim")
 print("ready", flush=True)

@@ -263,7 +263,10 @@ def test_closing_takes_bounded_time_though_functions_hang_and_processes_ignore_s
             return took
 
     assert asyncio.run(main()) < 5
-    assert not [thread for thread in threading.enumerate() if thread.name == "orbit-rhapsody-engine"]
+    for thread in threading.enumerate():
+        if thread.name == "orbit-rhapsody-engine":
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive()
 
 
 def test_an_engine_that_never_started_can_be_closed():
