@@ -19,7 +19,7 @@ import zmq
 
 PATIENCE_S = 10.0
 ROOT = Path(__file__).resolve().parents[2]
-ROOTS = [str(ROOT), str(ROOT / "brokers"), str(ROOT / "plugins")]
+ROOTS = [str(ROOT / part) for part in (".", "brokers", "plugins", "tests/helpers")]
 QUICK = ("heartbeat_s=0.5", "suspect_s=2", "lost_s=4", "closed_lost_s=0.5", "name_probe_s=0.3", "settle_s=0.1")
 
 

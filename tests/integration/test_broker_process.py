@@ -18,11 +18,11 @@ from typing import Any
 import msgpack
 import pytest
 import zmq
+from raw_peer import PATIENCE_S, BrokerProcess, Peer, running_broker, until
 
 from orbit_zmq.models import BrokerStatus
 from orbit_zmq.security.keylist import KeyList
 from orbit_zmq.security.keys import KEY_LIST, make_keypair, own_user
-from raw_peer import PATIENCE_S, BrokerProcess, Peer, running_broker, until
 
 Connect = Callable[..., Peer]
 
@@ -218,7 +218,7 @@ def read_all(client: Peer, operation: str, arguments: Any = b"", *, chunk: int =
     header, body = client.receive()
     if not header.get("f", 0) & 2:
         return msgpack.unpackb(body)
-    parts = []
+    parts: list[bytes] = []
     while True:
         found, part = client.receive()
         assert (found["k"], found["a"], found.get("q", 0)) == (10, 1, len(parts))

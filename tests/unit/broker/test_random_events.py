@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from typing import Any
 
 import hypothesis.strategies as st
 import msgpack
@@ -49,7 +50,7 @@ class Broker(RuleBasedStateMachine):
         self.connect_(label, identity(user) if again else identity("ada"), user)
 
     def connect_(self, label, who, user="ada"):
-        facts = {}
+        facts: dict[str, Any] = {}
         if label[0] in "et":
             facts = {"role": "endpoint", "sessions": [{"id": "s", "user": user}], "catalogue": DIGEST}
         if label == "thief":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orbit_broker import state as broker_state
+from orbit_zmq.rules.outbox import Outbox
 from orbit_zmq.wire.header import IDEMPOTENT, RESENT, Header, Kind, encode_header
 from tests.unit.broker.world import World, brief, identity, incarnation
 
@@ -212,7 +212,7 @@ def test_a_resent_request_makes_the_flight_anew_after_its_reply_was_lost(world):
 
 
 def test_a_reply_for_a_full_queue_is_dropped_and_asked_for_again_when_it_has_drained(world):
-    world.participant("c").outbox = broker_state.Outbox(max_messages=1)
+    world.participant("c").outbox = Outbox(max_messages=1)
     world.stuck.add("c")
     for call_id in (1, 2):
         world.call("c", call_id, "hpc")
@@ -226,7 +226,7 @@ def test_a_reply_for_a_full_queue_is_dropped_and_asked_for_again_when_it_has_dra
 
 
 def test_a_full_queue_to_the_endpoint_is_busy_for_the_caller(world):
-    world.participant("hpc").outbox = broker_state.Outbox(max_messages=1)
+    world.participant("hpc").outbox = Outbox(max_messages=1)
     world.stuck.add("hpc")
 
     assert world.call("c", 1, "hpc") == []
