@@ -95,7 +95,7 @@ class Link:
         self._next_second = now
         self._reason = "nothing answers"
         self._refusal: OrbitError | None = None
-        self._settled = threading.Event()  # welcomed or refused at least once
+        self._settled = threading.Event()  # up, refused, or closed
         self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name="orbit-link", daemon=True)
 
@@ -106,11 +106,12 @@ class Link:
 
     def wait_until_up(self, timeout_s: float) -> None:
         """Return once welcomed; the refusal, or BrokerUnreachable with what was seen so far."""
-        self._settled.wait(timeout_s)
-        if self._refusal is not None:
-            raise self._refusal
-        if self._connection.state is not State.UP:
-            raise self._unreachable()
+        ends_at = time.monotonic() + timeout_s
+        while not self.is_up and not self.is_closed:
+            if not self._settled.wait(max(0.0, ends_at - time.monotonic())):
+                raise self._unreachable()
+        if self.is_closed:
+            raise self._ending()
 
     @property
     def is_up(self) -> bool:
@@ -262,6 +263,7 @@ class Link:
         self._on_change()
 
     def _suspend(self, now: float) -> None:
+        self._settled.clear()
         self.caller.on_disconnected()
 
     def _drop(self, now: float = 0.0) -> None:

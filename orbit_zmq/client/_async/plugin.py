@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from orbit_zmq.client.facts import OperationFacts
-from orbit_zmq.errors import DeadlineExceeded, InternalError, InvalidArgument, OrbitError
+from orbit_zmq.errors import DeadlineExceeded, InvalidArgument, OrbitError, error_from_body
 
 if TYPE_CHECKING:
     from orbit_zmq.client._async.client import AsyncClient
@@ -113,6 +113,6 @@ class AsyncPluginClient:
             if answer["status"] == "ready":
                 return
             if answer["status"] == "failed":
-                raise InternalError(f"session {self.sid} of {self.plugin} could not be set up: {answer.get('error', '')}")
+                raise error_from_body(answer.get("error"))
             left_s -= wait_s
         raise DeadlineExceeded(f"session {self.sid} of {self.plugin} was not ready within {init_timeout:g} s")
