@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from orbit_zmq.children import Child, environment_of_child, start_broker, start_endpoint
 
 if TYPE_CHECKING:
-    from orbit_zmq import AsyncClient, Client, Plugin
+    from orbit_zmq import AsyncClient, Client, Endpoint
+    from orbit_zmq.plugin.registry import Token
 
 DEFAULT_PLUGINS = ("default", "rhapsody")  # named, so that it is served on a machine with a batch system, too
 
@@ -25,14 +26,15 @@ DEFAULT_PLUGINS = ("default", "rhapsody")  # named, so that it is served on a ma
 class LocalOrbit:
     """A running broker and endpoint; close it, or use it in a `with` statement."""
 
-    def __init__(self, plugins: str | Iterable[str | type[Plugin]], name: str) -> None:
+    def __init__(self, plugins: str | Iterable[Token], name: str, here: bool = False) -> None:
         self.endpoint = name
+        self.served_here: Endpoint | None = None  # the endpoint itself, where this process serves the plugins
         self.directory = Path(tempfile.mkdtemp(prefix="orbit-"))
         self._stack = ExitStack()
         self._stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
         try:
             self.url = self._start_broker()
-            self._start_endpoint([plugins] if isinstance(plugins, str) else list(plugins))
+            self._start_endpoint([plugins] if isinstance(plugins, str) else list(plugins), here)
         except BaseException:
             self.close()
             raise
@@ -67,12 +69,12 @@ class LocalOrbit:
         self._keep(child)
         return f"ipc://{child.ready['ipc']}"
 
-    def _start_endpoint(self, plugins: list[str | type[Plugin]]) -> None:
+    def _start_endpoint(self, plugins: list[Token], here: bool) -> None:
         names = [plugin for plugin in plugins if isinstance(plugin, str)]
-        if len(names) < len(plugins):
+        if here or len(names) < len(plugins):
             from orbit_zmq.endpoint.endpoint import Endpoint
 
-            self._stack.enter_context(Endpoint(self.endpoint, url=self.url, plugins=plugins))
+            self.served_here = self._stack.enter_context(Endpoint(self.endpoint, url=self.url, plugins=plugins))
             return
         log = self.directory / "endpoint.log"
         self._keep(start_endpoint(url=self.url, name=self.endpoint, plugins=names, environment=self._environment(), log=log))
@@ -85,12 +87,13 @@ class LocalOrbit:
         self._stack.callback(child.end)
 
 
-def local(plugins: str | Iterable[str | type[Plugin]] = DEFAULT_PLUGINS, name: str = "local") -> LocalOrbit:
+def local(plugins: str | Iterable[Token] = DEFAULT_PLUGINS, name: str = "local", *, here: bool = False) -> LocalOrbit:
     """Start a broker and an endpoint for this process alone; they are ready when this returns.
 
-    `plugins` are names, globs, `default`, `all`, or Plugin classes; `name` is the endpoint's. Use it as
+    `plugins` are names, globs, `default`, `all`, Plugin classes, or instances; `name` is the endpoint's; `here` has the
+    plugins served by this process even where they all have names. Use it as
 
         with orbit_zmq.local() as orbit, orbit.client() as client:
             rhapsody = client.get_plugin("local", "rhapsody")
     """
-    return LocalOrbit(plugins, name)
+    return LocalOrbit(plugins, name, here)

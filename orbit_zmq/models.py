@@ -49,6 +49,16 @@ class CallCounts(Model):
     own_streams: int
 
 
+class EventStatus(Model):
+    """Events: who may hear, how many streams there are, and what present subscribers had to ask for again, or missed."""
+
+    audiences: int
+    streams: int
+    subscribers: int
+    replayed: int
+    missed: int
+
+
 class Totals(Model):
     """Since the start. Messages and bytes are those of the broker's socket, headers included."""
 
@@ -59,6 +69,7 @@ class Totals(Model):
     requests: int
     replies: int
     errors: int
+    events: int
 
 
 class Rates(Model):
@@ -71,6 +82,7 @@ class Rates(Model):
     requests: float
     replies: float
     errors: float
+    events: float
 
 
 class BrokerStatus(Model):
@@ -85,12 +97,15 @@ class BrokerStatus(Model):
     pid: int
     ipc: str | None
     tcp: str | None
+    events_ipc: str | None
+    events_tcp: str | None
     uptime_s: float
     memory_bytes: int
     open_files: int
     open_files_limit: int
     participants: list[ParticipantStatus]
     calls: CallCounts
+    events: EventStatus
     sessions: int
     catalogues: int
     queues: QueueStatus

@@ -29,6 +29,7 @@ class Place:
     server_key: str | None
     keys: KeyPair | None
     found_in: str
+    events: str | None = None  # where events are published; None: where the broker says
 
 
 def find_broker(url: str | None = None, join: str | None = None, context: str | None = None) -> Place:
@@ -67,14 +68,15 @@ def _joined_place(joined: JoinString, found_in: str) -> Place:
 
 def _place_of(address: str, joined: JoinString | None, found_in: str) -> Place:
     if address.startswith("ipc://") and len(address) > len("ipc://"):
-        return Place(address, None, None, found_in)
+        return Place(address, None, None, found_in, environment("ORBIT_EVENTS_URL"))
     if TCP_ADDRESS.fullmatch(address) is None:
         raise InvalidArgument(
             f"{found_in} is {address!r}, which is no address of a broker.",
             hint="An address is tcp://host:port or ipc:///path.",
         )
     if joined is not None:
-        return Place(address, joined.broker_key, joined.keys, found_in)
+        events = environment("ORBIT_EVENTS_URL") or next(iter(joined.events), None)
+        return Place(address, joined.broker_key, joined.keys, found_in, events)
     try:
         server_key, keys = load_keypair(state_dir() / BROKER_KEY).public, load_keypair(state_dir() / OWNER_KEY)
     except FileNotFoundError:
@@ -82,7 +84,7 @@ def _place_of(address: str, joined: JoinString | None, found_in: str) -> Place:
             f"{found_in} names {address}, but there is no key for it: this user has started no broker here.",
             hint="Ask the broker's owner for a join string and pass it as join, or in the file ORBIT_JOIN_FILE.",
         ) from None
-    return Place(address, server_key, keys, found_in)
+    return Place(address, server_key, keys, found_in, environment("ORBIT_EVENTS_URL"))
 
 
 def _read_context(name: str) -> JoinString:
@@ -107,4 +109,5 @@ def _local_place() -> Place:
             f"No broker was found. Looked at: {looked_at}; and {here}, whose broker runs on {record.hostname}.",
             hint="Name it with --url or ORBIT_URL, or start one here with `orbit broker start`.",
         )
-    return Place(f"ipc://{record.ipc}", None, None, here)
+    events = environment("ORBIT_EVENTS_URL") or (f"ipc://{record.events_ipc}" if record.events_ipc else None)
+    return Place(f"ipc://{record.ipc}", None, None, here, events)

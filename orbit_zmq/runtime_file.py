@@ -22,7 +22,10 @@ CLOCK_SLACK_S = 5.0  # a process cannot have begun after its own record, apart f
 
 @dataclass(frozen=True, slots=True)
 class RuntimeFile:
-    """One running broker; `ipc` is a path, `tcp` an address or None, `epoch` hexadecimal, `started` wall-clock seconds."""
+    """One running broker; `ipc` is a path, `tcp` an address or None, `epoch` hexadecimal, `started` wall-clock seconds.
+
+    The last two say where events are published.
+    """
 
     pid: int
     hostname: str
@@ -31,6 +34,8 @@ class RuntimeFile:
     public_key: str
     epoch: str
     started: float
+    events_ipc: str | None = None
+    events_tcp: str | None = None
 
     def is_here(self) -> bool:
         """Whether it runs on this machine; a runtime directory may be shared by several."""
@@ -81,7 +86,7 @@ def _has_right_types(record: RuntimeFile) -> bool:
         type(record.pid) is int
         and record.pid > 0
         and all(isinstance(text, str) for text in texts)
-        and (record.tcp is None or isinstance(record.tcp, str))
+        and all(address is None or isinstance(address, str) for address in (record.tcp, record.events_ipc, record.events_tcp))
         and isinstance(record.started, (int, float))
     )
 

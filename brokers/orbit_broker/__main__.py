@@ -121,7 +121,11 @@ def run(arguments: argparse.Namespace) -> None:
     sockets = Sockets()
     try:
         zap_socket = sockets.zap()
-        router, tcp = sockets.router(ipc_path=ipc, tcp=arguments.tcp, keys=pair if arguments.tcp else None)
+        keys = pair if arguments.tcp else None
+        router, tcp = sockets.router(ipc_path=ipc, tcp=arguments.tcp, keys=keys)
+        events_ipc = events_path(ipc)
+        events_tcp = arguments.events_tcp or next_port(arguments.tcp)
+        publisher, events_tcp = sockets.publisher(ipc_path=events_ipc, tcp=events_tcp if keys else None, keys=keys)
         state = State(
             epoch=secrets.token_bytes(16),
             started_at=time.monotonic(),
@@ -132,29 +136,55 @@ def run(arguments: argparse.Namespace) -> None:
             measure=_measurer(),
         )
         zap = ZapHandler(zap_socket, admission.is_known, os.geteuid(), ZAP_DOMAIN)
-        loop = Loop(state, router, zap_socket, zap, admission.identify, admission.reload)
+        state.events_at = {"ipc": f"ipc://{events_ipc}", "tcp": events_tcp}
+        loop = Loop(state, router, publisher, zap_socket, zap, admission.identify, admission.reload)
         _watch_for_the_end(loop, arguments.exit_with_parent)
         if tcp is not None:
             state.facts["tcp"] = tcp
             refuse_to_start_open(sockets, loop, tcp, pair.public)
+        if events_tcp is not None:
+            state.facts["events_tcp"] = events_tcp
+            refuse_to_start_open(sockets, loop, events_tcp, pair.public, is_for_events=True)
             zap.refused = 0  # that was ourselves
-        _serve(loop, ipc, tcp, pair)
+        _serve(loop, ipc, tcp, pair, (events_ipc, events_tcp))
         loop.close()
     finally:
         sockets.close()
 
 
-def _serve(loop: Loop, ipc: str, tcp: str | None, pair: KeyPair) -> None:
+def _serve(loop: Loop, ipc: str, tcp: str | None, pair: KeyPair, events: tuple[str, str | None]) -> None:
     pid = os.getpid()
-    record = RuntimeFile(pid, socket.gethostname(), ipc, tcp, pair.public, loop.state.epoch.hex(), time.time())
+    record = RuntimeFile(pid, socket.gethostname(), ipc, tcp, pair.public, loop.state.epoch.hex(), time.time(), *events)
     write_runtime_file(record)
     try:
         log.info("listening", ipc=ipc, tcp=tcp, public_key=pair.public, libzmq=zmq.zmq_version(), version=__version__)
-        say_ready({"ipc": ipc, "tcp": tcp, "public_key": pair.public, "pid": pid})
+        say_ready(
+            {
+                "ipc": ipc,
+                "tcp": tcp,
+                "events_ipc": events[0],
+                "events_tcp": events[1],
+                "public_key": pair.public,
+                "pid": pid,
+            }
+        )
         loop.run()
         log.info("ended", uptime_s=round(time.monotonic() - loop.state.started_at, 1))
     finally:
         remove_runtime_file(pid)
+
+
+def events_path(ipc: str) -> str:
+    """The socket for events lies beside the one for requests."""
+    return f"{ipc.removesuffix('.sock')}-events.sock"
+
+
+def next_port(tcp: str | None) -> str | None:
+    """The address with the next port; any port stays any port."""
+    if not tcp:
+        return None
+    host, _, port = tcp.rpartition(":")
+    return f"{host}:{int(port) + 1}" if port.isdigit() and port != "0" else tcp
 
 
 def _watch_for_the_end(loop: Loop, exit_with_parent: bool) -> None:
@@ -168,6 +198,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m orbit_broker", description="The ORBIT-ZMQ broker.")
     parser.add_argument("--ipc", metavar="PATH", help="socket for programs on this machine (default: in the runtime directory)")
     parser.add_argument("--tcp", metavar="tcp://HOST:PORT", help="also listen here, for parties with a key; port 0 takes any")
+    parser.add_argument(
+        "--events-tcp", metavar="tcp://HOST:PORT", help="where events are published (default: the port after that of --tcp)"
+    )
     parser.add_argument("--state-dir", metavar="DIRECTORY", help="keys and the list of keys (default: ORBIT_STATE_DIR)")
     parser.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning, error or critical")
     parser.add_argument(
@@ -220,6 +253,8 @@ def _facts(ipc: str, tcp: str | None, open_files_limit: int) -> dict[str, Any]:
         "pid": os.getpid(),
         "ipc": ipc,
         "tcp": tcp,
+        "events_ipc": events_path(ipc),
+        "events_tcp": None,
         "open_files_limit": open_files_limit,
     }
 

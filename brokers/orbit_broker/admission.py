@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from orbit_broker import events, holdings, topology
+from orbit_broker.audiences import welcome_audiences
 from orbit_broker.hello import Hello, read_hello
 from orbit_broker.out import Out
 from orbit_broker.presence import lose
@@ -95,6 +97,7 @@ def on_keys_changed(state: State, out: Out, identify: Callable[[str], Identity |
             lose(state, out, participant, "revoked", now)
         else:
             participant.identity = fresh
+    state.audiences.on_rights_changed(identify, now)
 
 
 def refuse(out: Out, routing_id: bytes, error: OrbitError) -> None:
@@ -145,6 +148,8 @@ def _admit(state: State, out: Out, routing_id: bytes, identity: Identity, hello:
     )
     state.add(participant)
     _welcome(state, out, participant, routing_id, hello, now)
+    holdings.on_back(state, out, participant)
+    topology.on_change(state, participant)
     out.log("admitted", participant=participant.name, role=hello.role, user=identity.user)
 
 
@@ -155,6 +160,7 @@ def _reconnect(
     known.identity = identity
     known.liveness.on_heard(now)
     _welcome(state, out, known, routing_id, hello, now)
+    topology.on_change(state, known)
     header = Header(Kind.RESEND, endpoint=known.name, target=known.incarnation)
     for caller in {flight.caller: None for flight in known.serving}:
         out.send(caller, CONTROL, header)
@@ -174,6 +180,7 @@ def _welcome(state: State, out: Out, participant: Participant, routing_id: bytes
         for session in hello.sessions:
             state.open_session(participant, session)
         take_facts(state, out, participant, hello.facts)
+        events.on_hello_tips(state, participant, hello.tips, now)
     body, flags = pack_body(
         {
             "version": hello.version,
@@ -184,10 +191,11 @@ def _welcome(state: State, out: Out, participant: Participant, routing_id: bytes
             "limits": participant.limits.to_body(),
             "intervals": state.intervals.to_body(),
             "want_catalogue": bool(participant.catalogue) and participant.catalogue not in state.catalogues,
-            "events": None,
-            "audiences": None,
+            "events": state.events_at,
+            "audiences": welcome_audiences(state, participant, now),
         }
     )
     out.control(participant, Kind.WELCOME, flags, body)
     if participant.is_endpoint:
+        holdings.on_return(state, out, participant)
         release_held(state, out, participant.name, now)

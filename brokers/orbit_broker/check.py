@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from orbit_broker.state import State
 from orbit_zmq.rules.liveness import Presence
 
@@ -85,4 +87,12 @@ def _check_sessions(state: State) -> list[str]:
         for session_id in participant.sessions:
             if participant not in state.sessions.get(session_id, []):
                 problems.append(f"session {session_id} of {participant.name} is not in the table")
+    counted = Counter(
+        (session.holder, participant)
+        for participant in state.participants.values()
+        for session in participant.sessions.values()
+        if session.holder
+    )
+    if counted != {(holder, endpoint): n for holder, held in state.holdings.items() for endpoint, n in held.items()}:
+        problems.append("the sessions that processes hold are miscounted")
     return problems

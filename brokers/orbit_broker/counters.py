@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-RATED = ("messages_in", "messages_out", "bytes_in", "bytes_out", "requests", "replies", "errors")
+RATED = ("messages_in", "messages_out", "bytes_in", "bytes_out", "requests", "replies", "errors", "events")
 WINDOW_S = 10  # samples kept, one a second, and one more to measure from
 
 
@@ -23,6 +23,7 @@ class Counters:
     requests: int = 0
     replies: int = 0
     errors: int = 0
+    events: int = 0
     drops: dict[str, int] = field(default_factory=dict)  # by cause
     _reported: dict[str, int] = field(default_factory=dict)
     _samples: deque[tuple[float, tuple[int, ...]]] = field(default_factory=lambda: deque(maxlen=WINDOW_S + 1))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from orbit_broker import admission, answers, presence, routing, streams, updates
+from orbit_broker import admission, answers, events, holdings, presence, routing, streams, topology, updates
 from orbit_broker.out import Out
 from orbit_broker.state import Identity, Participant, State
 from orbit_zmq.errors import OrbitError, ProtocolError, Unsupported
@@ -67,6 +67,10 @@ def on_tick(state: State, out: Out, now: float) -> float:
             routing.on_held_tick(state, out, now)
         if state.own_streams:
             streams.on_streams_tick(state, out, now)
+        state.audiences.on_tick(state, out, now)
+        topology.on_topology_tick(state, out, now)
+        if not state.is_settled and now >= state.started_at + state.settle_s:
+            holdings.on_settled(state, out)
         state.sweep_at = now + SWEEP_S
     if now >= state.sample_at:
         state.sample_at = now + SAMPLE_S
@@ -132,4 +136,8 @@ RULES: dict[int, Rule] = {
     Kind.CREDIT: _credit,
     Kind.RESEND: _wrong_way,
     Kind.CANCEL: _cancel,
+    Kind.EVENT: events.on_event,
+    Kind.TIP: events.on_tip,
+    Kind.KEYS: _wrong_way,
+    Kind.HOLDERS: _wrong_way,
 }

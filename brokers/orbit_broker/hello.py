@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from orbit_broker.events import read_tips
 from orbit_broker.state import Session
 from orbit_zmq.errors import InvalidArgument, ProtocolError, TooLarge
 from orbit_zmq.wire.body import unpack_map
@@ -52,6 +53,7 @@ class Hello:
     environment: dict[str, Any]
     host: dict[str, Any]
     labels: dict[str, str]
+    tips: dict[str, int]  # the last numbers of its streams of events
 
 
 def read_hello(body: bytes, flags: int) -> Hello:
@@ -81,6 +83,7 @@ def read_hello(body: bytes, flags: int) -> Hello:
         environment=_map(said, "environment") or {},
         host=_map(said, "host") or {},
         labels=_labels(said.get("labels") or {}),
+        tips=read_tips(said.get("tips") or {}),
     )
 
 
@@ -126,7 +129,10 @@ def _sessions(listed: object) -> list[Session]:
         texts = [entry.get(key) or "" for key in ("id", "plugin", "user", "lifetime")]
         if not texts[0] or not all(isinstance(text, str) and len(text) <= NAME_CHARS for text in texts):
             raise ProtocolError("a session is a map of texts: id, plugin, user, lifetime")
-        sessions.append(Session(*texts))
+        holder = entry.get("holder") or b""
+        if not isinstance(holder, bytes) or len(holder) not in (0, 16):
+            raise ProtocolError("the holder of a session is an incarnation")
+        sessions.append(Session(texts[0], texts[1], texts[2], texts[3], holder))
     return sessions
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import zmq
 
 from orbit_broker import admission, answers, dispatch, presence
+from orbit_broker.fanout import Fanout
 from orbit_broker.out import Out, next_message, was_sent
 from orbit_broker.state import Identity, Participant, State
 from orbit_zmq.log import get_logger
@@ -38,6 +39,7 @@ class Loop:
         self,
         state: State,
         router: zmq.Socket[bytes],
+        publisher: zmq.Socket[bytes],
         zap_socket: zmq.Socket[bytes],
         zap: ZapHandler,
         identify: Callable[[str], Identity | None],
@@ -46,6 +48,7 @@ class Loop:
         self.state = state
         self.out = Out()
         self._router = router
+        self._fanout = Fanout(publisher, state.counters)
         self._zap_socket = zap_socket
         self._zap = zap
         self._identify = identify
@@ -57,7 +60,7 @@ class Loop:
         for descriptor in (self._wake_in, self._wake_out):
             os.set_blocking(descriptor, False)
         self._poller = zmq.Poller()
-        for source in (router, zap_socket, self._wake_in):
+        for source in (router, publisher, zap_socket, self._wake_in):
             self._poller.register(source, zmq.POLLIN)
 
     def stop(self, final: bool) -> None:
@@ -98,6 +101,8 @@ class Loop:
             self._zap.on_readable()
         if self._router in ready:
             self._receive()
+        if self._fanout.socket in ready:
+            self._fanout.on_readable()
         if self._wake_in in ready:
             os.read(self._wake_in, 4096)
 
@@ -110,6 +115,8 @@ class Loop:
         """A changed list of keys takes effect; strangers that were refused are reported, however many, in one line."""
         if self._reload_keys():
             admission.on_keys_changed(self.state, self.out, self._identify, now)
+        elif self.state.audiences.check_is_due(now):
+            self.state.audiences.on_rights_changed(self._identify, now)  # who has expired is on the list all the same
         if self._zap.refused:
             self.state.counters.drop("connection-refused", self._zap.refused)
             log.warning("connections-refused", count=self._zap.refused, last=self._zap.last_refusal)
@@ -132,7 +139,7 @@ class Loop:
             except Exception:  # a fault of ours that one peer's message finds must not end everybody's broker
                 state.counters.drop("rule-failed")
                 log.exception("rule-failed", participant=peer.name if peer is not None else "")
-            if out.dirty or out.strangers or out.events:
+            if out.dirty or out.strangers or out.events or out.publications:
                 self._flush(now)
             if not has_arrived(router):
                 return
@@ -143,6 +150,8 @@ class Loop:
         while out.dirty:
             peer, _ = out.dirty.popitem()
             self._send_queue(peer, now)
+        if out.publications:
+            self._fanout.publish(out.publications)
         for routing_id, header, body in out.strangers:
             try:
                 self._router.send_multipart((routing_id, header, body), zmq.DONTWAIT)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from orbit_broker import lookup
+from orbit_broker import events, lookup, topology
 from orbit_broker.out import BROKER, Out
 from orbit_broker.state import Flight, Held, Participant, State
 from orbit_broker.status import status_of
@@ -164,6 +164,31 @@ def _describe(call: Call) -> object:
     return Awaited(digest, call.now + CATALOGUE_WAIT_S)
 
 
+def _tips(call: Call) -> object:
+    names = _audiences_of(call)
+    for name in names - call.caller.hears:
+        raise NotPermitted(f"the keys of {name} were not given to this participant", hint="Ask for them by keys first.")
+    return events.tips_since(call.state, names, 0)
+
+
+def _keys(call: Call) -> object:
+    names = sorted(_audiences_of(call))
+    return {name: call.state.audiences.give(name, call.caller, call.now) for name in names}
+
+
+def _topology(call: Call) -> object:
+    return topology.whole_view(call.state)
+
+
+def _audiences_of(call: Call) -> set[str]:
+    names = call.arguments.get("audiences")
+    if names is None:
+        return set(call.caller.hears)
+    if not isinstance(names, list) or len(names) > events.AUDIENCES or not all(isinstance(name, str) for name in names):
+        raise InvalidArgument(f"audiences are a list of at most {events.AUDIENCES} names", details={"field": "audiences"})
+    return set(names)
+
+
 def _status(call: Call) -> object:
     return status_of(call.state, call.now).model_dump()
 
@@ -202,6 +227,9 @@ OPERATIONS: dict[str, tuple[Callable[[Call], object], tuple[str, ...]]] = {
     "resolve": (_resolve, ("endpoint", "session", "plugin", "role", "scheduler", "labels")),
     "endpoints": (_endpoints, ()),
     "describe": (_describe, ("catalogue",)),
+    "tips": (_tips, ("audiences",)),
+    "keys": (_keys, ("audiences",)),
+    "topology": (_topology, ()),
     "status": (_status, ()),
     "drain": (_drain, ()),
 }

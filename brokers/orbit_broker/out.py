@@ -25,6 +25,7 @@ class Out:
     def __init__(self) -> None:
         self.dirty: dict[Participant, None] = {}  # whose queues have something new, in order
         self.strangers: list[tuple[bytes, bytes, bytes]] = []  # (routing id, header, body) to connections without a record
+        self.publications: list[tuple[bytes, bytes, bytes]] = []  # sealed, for whoever has subscribed
         self.events: list[tuple[bool, str, dict[str, Any]]] = []  # (is it a warning, event, facts) for the log
 
     def send(

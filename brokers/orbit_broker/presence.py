@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from orbit_broker import events, holdings, topology
 from orbit_broker.out import Out
 from orbit_broker.routing import send_cancel
 from orbit_broker.state import Flight, Participant, State
@@ -18,6 +19,7 @@ def on_heard(state: State, out: Out, peer: Participant, now: float) -> None:
     """Any message of a suspect. (Of one who is present only the time is noted, by the loop's hot path.)"""
     if Effect.RESUME_REQUESTS in peer.liveness.on_heard(now):
         out.dirty[peer] = None
+        topology.on_change(state, peer)
         out.log("back", participant=peer.name)
 
 
@@ -25,6 +27,7 @@ def on_gone(state: State, out: Out, peer: Participant, now: float) -> None:
     """Its connection is gone. Requests to it wait; all else that was queued would be out of date when it is back."""
     _leave(state, out, peer, "connection-closed", now)
     peer.liveness.on_closed(now)
+    topology.on_change(state, peer)
 
 
 def on_heartbeat(state: State, out: Out, peer: Participant, header: Header, body: bytes) -> None:
@@ -37,9 +40,15 @@ def on_heartbeat(state: State, out: Out, peer: Participant, header: Header, body
         was_busy, is_busy = (age >= state.intervals.busy_s for age in (peer.loop_age_s, age_s))
         peer.loop_age_s = float(age_s)
         if was_busy != is_busy:
+            topology.on_change(state, peer)
             out.log("busy" if is_busy else "not-busy", participant=peer.name, loop_age_s=peer.loop_age_s)
     if isinstance(load, dict):
         peer.load = load
+    version = facts.get("tips")
+    if type(version) is int:
+        peer.is_listening = True
+        peer.replayed, peer.missed = (_count(facts.get(name)) for name in ("replayed", "missed"))
+        events.on_listening(state, out, peer, version)
 
 
 def on_bye(state: State, out: Out, peer: Participant, header: Header, now: float) -> None:
@@ -49,6 +58,7 @@ def on_bye(state: State, out: Out, peer: Participant, header: Header, now: float
         return
     _leave(state, out, peer, "bye", now)
     peer.liveness.on_bye(False, now)
+    topology.on_change(state, peer)
 
 
 def on_presence_tick(state: State, out: Out, now: float) -> None:
@@ -58,6 +68,7 @@ def on_presence_tick(state: State, out: Out, now: float) -> None:
     for peer in tuple(state.participants.values()):
         effects = peer.liveness.on_tick(now)
         if effects:
+            topology.on_change(state, peer)
             _announce(out, peer, "silence", now)
         if Effect.FAIL_REQUESTS in effects:
             lose(state, out, peer, "silence", now)
@@ -85,7 +96,13 @@ def lose(state: State, out: Out, peer: Participant, cause: str, now: float) -> N
         state.counters.drop("peer-lost", dropped)
     state.remove(peer)
     out.dirty.pop(peer, None)
+    holdings.on_lost(state, out, peer)
+    topology.on_change(state, peer, lost=True)
     _announce(out, peer, cause, now)
+
+
+def _count(value: object) -> int:
+    return value if type(value) is int and value > 0 else 0
 
 
 def _leave(state: State, out: Out, peer: Participant, cause: str, now: float) -> None:

@@ -24,6 +24,8 @@ from orbit_zmq.errors import (
 from orbit_zmq.rules.outbox import CALLS
 from orbit_zmq.wire.header import IDEMPOTENT, RESENT, STREAM, STREAMED, Header, Kind
 
+REPLAY = "replay"  # the one operation of an endpoint itself
+
 
 def on_request(state: State, out: Out, caller: Participant, header: Header, body: bytes, now: float) -> None:
     """A participant calls an operation of an endpoint, or of the broker."""
@@ -91,7 +93,8 @@ def _route(state: State, out: Out, caller: Participant, header: Header, body: by
         if not _hold(state, caller, header, body, now):
             raise _gone(header, header.endpoint)
         return
-    lookup.may_reach(caller, server.name, header.plugin)
+    if header.plugin or header.operation != REPLAY:  # events may be heard of all plugins: they are the user's own
+        lookup.may_reach(caller, server.name, header.plugin)
     header.left_s = float(header.left_s)
     flight = state.flights.get((caller.incarnation, header.id))
     if flight is None:
@@ -168,6 +171,7 @@ def _begin(state: State, out: Out, caller: Participant, server: Participant, hea
         raise Busy(f"{caller.limits.open_calls} calls are open at {server.name}")
     if len(state.flights) >= FLIGHTS:
         raise Busy(f"{FLIGHTS} calls are open in all")
+    server.users.add(header.user)
     flight = state.open_flight(caller, server, header, now)
     flight.has_chunks = header.flags & (STREAMED | STREAM) != 0
     try:

@@ -19,10 +19,11 @@ PATIENCE_S = 10.0  # the handshake is over in milliseconds on an idle machine
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "*": "127.0.0.1"}
 
 
-def refuse_to_start_open(sockets: Sockets, loop: Loop, tcp: str, server_key: str) -> None:
+def refuse_to_start_open(sockets: Sockets, loop: Loop, tcp: str, server_key: str, *, is_for_events: bool = False) -> None:
     """Drive the loop while a throw-away key knocks; InternalError unless it is turned away."""
     host, _, port = tcp.removeprefix("tcp://").rpartition(":")
-    dealer, monitor = sockets.dealer(f"tcp://{WILDCARDS.get(host, host)}:{port}", server_key=server_key, keys=make_keypair())
+    knock = sockets.subscriber if is_for_events else sockets.dealer
+    dealer, monitor = knock(f"tcp://{WILDCARDS.get(host, host)}:{port}", server_key=server_key, keys=make_keypair())
     try:
         ends_at = time.monotonic() + PATIENCE_S
         while time.monotonic() < ends_at:

@@ -6,11 +6,14 @@ Every record has one owner and one place that removes it. Nothing here decides a
 from __future__ import annotations
 
 import heapq
+import math
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from orbit_broker.audiences import Audiences
 from orbit_broker.counters import Counters
 from orbit_zmq.rules.chunks import ChunkSender
 from orbit_zmq.rules.liveness import Liveness, Presence
@@ -55,6 +58,7 @@ class Session:
     plugin: str
     user: str
     lifetime: str
+    holder: bytes = b""  # the process that it does not outlive by much, or empty
 
 
 @dataclass(slots=True, eq=False)
@@ -74,6 +78,11 @@ class Participant:
     made: set[Flight] = field(default_factory=set)
     serving: set[Flight] = field(default_factory=set)
     windows: dict[tuple[bytes, bool], int] = field(default_factory=dict)  # (endpoint, idempotent) -> open calls
+    users: set[str] = field(default_factory=set)  # whose calls this endpoint was given
+    hears: set[str] = field(default_factory=set)  # audiences whose keys it was given
+    is_listening: bool = False  # it hears events, and says so in its heartbeats
+    replayed: int = 0  # events that it had to ask for again, and that it missed, by its own word
+    missed: int = 0
     # What it says of itself
     plugins: dict[str, dict[str, Any]] = field(default_factory=dict)
     absent: list[dict[str, Any]] = field(default_factory=list)
@@ -134,6 +143,16 @@ class Held:
     deadline: float
 
 
+@dataclass(slots=True)
+class Topology:
+    """The stream of changes among endpoints: what is still to be told, by name, and when something was told last."""
+
+    number: int = 0
+    changes: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    told_at: float = -math.inf
+    tip_at: float = math.inf
+
+
 @dataclass(frozen=True, slots=True)
 class Newcomer:
     """A hello that waits for another holder of its name to be heard."""
@@ -162,12 +181,19 @@ class State:
     flights: dict[tuple[bytes, int], Flight] = field(default_factory=dict)
     own_streams: set[Flight] = field(default_factory=set)  # those of them that the broker itself answers
     sessions: dict[str, list[Participant]] = field(default_factory=dict)
+    holdings: dict[bytes, dict[Participant, int]] = field(default_factory=dict)  # holder -> endpoint -> sessions of it
+    is_settled: bool = False  # settle_s have passed since the start
     catalogues: dict[bytes, bytes] = field(default_factory=dict)  # by hash
     held: dict[tuple[bytes, int], Held] = field(default_factory=dict)
     held_bytes: int = 0
     newcomers: dict[bytes, Newcomer] = field(default_factory=dict)  # by routing id
     asked: dict[bytes, float] = field(default_factory=dict)  # strangers' routing id -> when they were asked who they are
     counters: Counters = field(default_factory=Counters)
+    audiences: Audiences = field(default_factory=Audiences)
+    tips_version: int = 0  # grows whenever a stream moves
+    topology: Topology = field(default_factory=lambda: Topology())
+    events_at: dict[str, str | None] = field(default_factory=lambda: {"ipc": None, "tcp": None})  # where they are published
+    wall_clock: Callable[[], float] = time.time  # for the time that events carry
     random: random.Random = field(default_factory=random.Random)
     sweep_at: float = 0.0
     sample_at: float = 0.0
@@ -209,6 +235,7 @@ class State:
         for held in [held for held in self.held.values() if held.caller is participant]:
             self.release(held)
         self.forget_catalogue(participant.catalogue)
+        self.audiences.close_streams(participant.incarnation)
 
     # Flights
 
@@ -290,15 +317,32 @@ class State:
         holders = self.sessions.setdefault(session.id, [])
         if endpoint not in holders:
             holders.append(endpoint)
+        else:
+            self._unhold(endpoint, endpoint.sessions[session.id].holder)
         endpoint.sessions[session.id] = session
+        if session.holder:
+            held = self.holdings.setdefault(session.holder, {})
+            held[endpoint] = held.get(endpoint, 0) + 1
 
     def close_session(self, endpoint: Participant, session_id: str) -> None:
-        if endpoint.sessions.pop(session_id, None) is None:
+        session = endpoint.sessions.pop(session_id, None)
+        if session is None:
             return
+        self._unhold(endpoint, session.holder)
         holders = self.sessions[session_id]
         holders.remove(endpoint)
         if not holders:
             del self.sessions[session_id]
+
+    def _unhold(self, endpoint: Participant, holder: bytes) -> None:
+        held = self.holdings.get(holder)
+        if held is None:
+            return
+        held[endpoint] -= 1
+        if not held[endpoint]:
+            del held[endpoint]
+        if not held:
+            del self.holdings[holder]
 
     def forget_catalogue(self, digest: bytes) -> None:
         """Drop a catalogue that no endpoint refers to any more."""

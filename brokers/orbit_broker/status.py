@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orbit_broker import lookup
 from orbit_broker.state import Participant, State
-from orbit_zmq.models import BrokerStatus, CallCounts, ParticipantStatus, QueueStatus, Rates, Totals
+from orbit_zmq.models import BrokerStatus, CallCounts, EventStatus, ParticipantStatus, QueueStatus, Rates, Totals
 
 
 def status_of(state: State, now: float) -> BrokerStatus:
@@ -21,6 +21,13 @@ def status_of(state: State, now: float) -> BrokerStatus:
             in_flight=len(state.flights),
             held=len(state.held),
             own_streams=len(state.own_streams),
+        ),
+        events=EventStatus(
+            audiences=len(state.audiences.by_name),
+            streams=sum(len(audience.streams) for audience in state.audiences.by_name.values()),
+            subscribers=sum(bool(peer.hears) and peer.is_listening for peer in state.participants.values()),
+            replayed=sum(peer.replayed for peer in state.participants.values()),
+            missed=sum(peer.missed for peer in state.participants.values()),
         ),
         sessions=len(state.sessions),
         catalogues=len(state.catalogues),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+from orbit_broker import holdings, topology
 from orbit_broker.hello import Facts, read_update
 from orbit_broker.out import Out
 from orbit_broker.routing import release_held
@@ -21,6 +22,9 @@ def on_update(state: State, out: Out, peer: Participant, header: Header, body: b
         raise NotPermitted("only endpoints send updates")
     facts = read_update(body, header.flags)
     take_facts(state, out, peer, facts)
+    holdings.on_sessions(state, out, peer, (session.holder for session in facts.opened))
+    if facts.plugins is not None:
+        topology.on_change(state, peer)
     if facts.catalogue_body is not None:
         release_held(state, out, peer.catalogue, now)
 

@@ -14,13 +14,15 @@ from orbit_zmq.cli.connection import broker_options, connected, json_option, sho
 if TYPE_CHECKING:
     from orbit_zmq import Client
 
+DEFAULT = "default"  # the session that each user has at each plugin
+
 
 @click.command()
 @click.argument("endpoint")
 @click.argument("plugin")
 @click.argument("operation")
 @click.argument("arguments", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--session", metavar="SID", help="The session to call in; without it a new one is opened where one is needed.")
+@click.option("--session", metavar="SID", help="The session to call in; without it your default session there.")
 @click.option("--deadline", "deadline_s", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS")
 @json_option
 @broker_options
@@ -58,13 +60,8 @@ def _result(
     facts = client.resolve(endpoint)
     instance = facts.instance(plugin)
     known = client.operations(facts).get(instance, {}).get(operation)
-    if session is not None or known is None or not known.needs_session:
-        result = client.call(endpoint, instance, operation, values, session=session or "", deadline_s=deadline_s)
-        return _written_out(result)
-    with client.get_plugin(endpoint, instance) as plugin_client:
-        sid = plugin_client.sid
-        result = client.call(endpoint, instance, operation, values, session=sid, deadline_s=deadline_s)
-        return _written_out(result)
+    sid = session or (DEFAULT if known is not None and known.needs_session else "")
+    return _written_out(client.call(endpoint, instance, operation, values, session=sid, deadline_s=deadline_s))
 
 
 def _written_out(result: Any) -> Any:

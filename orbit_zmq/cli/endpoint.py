@@ -26,7 +26,7 @@ def endpoint() -> None:
 
 @endpoint.command()
 @click.option("-n", "--name", metavar="NAME", help="The host name where it is left out.")
-@click.option("-p", "--plugins", default="default", show_default=True, help="Names or globs, with commas.")
+@click.option("-p", "--plugins", default="default", show_default=True, help="Names, name:instance, or globs, with commas.")
 @click.option("--plugin-module", "modules", multiple=True, metavar="MODULE", help="Serve the plugins of a Python module, too.")
 @click.option("--role", type=click.Choice(["bridge", "login", "compute", "standalone"]), help="Found out where left out.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="For clients to choose by; several are fine.")
@@ -53,9 +53,9 @@ def start(
 
     try:
         configure_logging(log_level)
-        chosen: list[str | type[Plugin]] = [plugins]
-        for module in modules:
-            chosen += _plugins_of(module)
+        instanced = {part.partition(":")[0].strip() for part in plugins.split(",") if ":" in part}
+        found = [kind for module in modules for kind in _plugins_of(module)]
+        chosen: list[str | type[Plugin]] = [plugins, *(kind for kind in found if kind.plugin_name not in instanced)]
         marks = dict(map(_label, labels))
         made = Endpoint(name, url=url, join=join, context=context, plugins=chosen, role=role, labels=marks)
         if exit_with_parent:
@@ -127,11 +127,6 @@ def _plugins_of(module_name: str) -> list[type[Plugin]]:
     if not found:
         raise click.UsageError(f"The plugin module {module_name} defines no plugin.")
     return found
-
-
-def _is_of(value: type, module_name: str) -> bool:
-    """Defined there, or in a part of that package."""
-    return f"{value.__module__}.".startswith(f"{module_name}.")
 
 
 def _label(text: str) -> tuple[str, str]:

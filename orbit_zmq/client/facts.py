@@ -21,6 +21,11 @@ class OperationFacts:
     stream_in: str = ""  # name of the parameter that is a stream of bytes
     raw: bool = False
     doc: str = ""
+    method: str = "POST"
+    path: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)  # JSON Schema
+    returns: dict[str, Any] = field(default_factory=dict)
+    stream_out: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,4 +87,13 @@ def _operation_of(entry: dict[str, Any]) -> OperationFacts:
         stream_in=entry.get("stream_in") or "",
         raw=bool(entry.get("raw")),
         doc=entry.get("doc") or "",
+        method=str(entry.get("method") or "POST"),
+        path=str(entry.get("path") or ""),
+        parameters=_schema(entry.get("parameters")),
+        returns=_schema(entry.get("returns")),
+        stream_out=bool(entry.get("stream_out")),
     )
+
+
+def _schema(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

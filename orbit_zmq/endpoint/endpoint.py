@@ -16,19 +16,25 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from orbit_zmq.batch import detect_batch_system
 from orbit_zmq.endpoint.loopwatch import LoopWatch
+from orbit_zmq.endpoint.notices import Notices
 from orbit_zmq.endpoint.service import Service
 from orbit_zmq.endpoint.serving import Serving
 from orbit_zmq.environment import environment_facts
-from orbit_zmq.errors import InvalidArgument, OrbitError
+from orbit_zmq.errors import InvalidArgument, NotFound, OrbitError, ShuttingDown
 from orbit_zmq.log import get_logger
 from orbit_zmq.place import Place, find_broker
-from orbit_zmq.plugin.host import Host, detect_role, detect_scheduler
+from orbit_zmq.plugin.host import Host, detect_role
 from orbit_zmq.plugin.plugin import Plugin
-from orbit_zmq.plugin.registry import make_plugins, select
+from orbit_zmq.plugin.registry import Wanted, get_plugin_class, make_plugin, make_plugins, select
 from orbit_zmq.transport.link import Link
+
+if TYPE_CHECKING:
+    from orbit_zmq.client._async.client import AsyncClient
+    from orbit_zmq.plugin.registry import Token
 
 NAME = re.compile(r"[a-z0-9._-]{1,255}")
 READY_S = 30.0  # how long `start` waits for the broker
@@ -40,6 +46,17 @@ log = get_logger(__name__)
 def default_name() -> str:
     """The host's name in the letters that an endpoint's name may have."""
     return re.sub(r"[^a-z0-9._-]", "-", socket.gethostname().lower()) or "localhost"
+
+
+def _connector(link: Link) -> Callable[[str], AsyncClient]:
+    """What makes clients over this link for plugins; most endpoints never need one."""
+
+    def connect(user: str) -> AsyncClient:
+        from orbit_zmq.client._async.client import AsyncClient
+
+        return AsyncClient.over(link, on_behalf_of=user)
+
+    return connect
 
 
 def _end_process_soon() -> None:
@@ -57,8 +74,9 @@ def _give_up() -> None:
 class Endpoint:
     """One endpoint of this process.
 
-    `plugins` are names, globs, `default`, `all`, or Plugin classes. The broker is found as a client finds it. Raises
-    InvalidArgument for a bad name or role, NotFound for a plugin that nobody knows.
+    `plugins` are names, `name:instance`, globs, `default`, `all`, Plugin classes, or instances. The broker is found as a
+    client finds it. Raises InvalidArgument for a bad name or role, NotFound for a plugin that nobody knows, Conflict for
+    two instances of one name.
     """
 
     def __init__(
@@ -68,21 +86,22 @@ class Endpoint:
         url: str | None = None,
         join: str | None = None,
         context: str | None = None,
-        plugins: str | Iterable[str | type[Plugin]] = "default",
+        plugins: str | Iterable[Token] = "default",
         role: str | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name or default_name()
         if not NAME.fullmatch(self.name):
             raise InvalidArgument(f"{self.name!r} is no name of an endpoint.", hint="Names are of a-z 0-9 . _ -")
-        self.host = Host(self.name, role or detect_role(), detect_scheduler(), labels=dict(labels or {}))
+        self.host = Host(self.name, role or detect_role(), detect_batch_system().name, labels=dict(labels or {}))
         self._place: Place = find_broker(url, join, context)
-        classes, unknown = select(plugins, self.host.role)
-        self._plugins, refused = make_plugins(classes, self.host)
+        wanted, unknown = select(plugins, self.host.role)
+        self._plugins, refused = make_plugins(wanted, self.host)
         self._absent = [*unknown, *refused]
         self._service: Service | None = None
         self._link: Link | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_thread = 0
         self._changed = asyncio.Event()
         self._stopping = False
         self._watch = LoopWatch()
@@ -91,12 +110,40 @@ class Endpoint:
         self._failure: BaseException | None = None
 
     def __repr__(self) -> str:
-        return f"<endpoint {self.name}: plugins {', '.join(plugin.instance_name for plugin in self._plugins) or 'none'}>"
+        return f"<endpoint {self.name}: plugins {', '.join(plugin.instance_name for plugin in self.plugins) or 'none'}>"
 
     @property
     def absent(self) -> list[dict[str, str]]:
         """Plugins that were asked for and are not served, with the reason."""
         return list(self._absent)
+
+    @property
+    def plugins(self) -> list[Plugin]:
+        """The plugin instances that are served."""
+        return list(self._plugins) if self._service is None else self._service.plugins
+
+    def add_plugin(self, plugin: str | type[Plugin] | Plugin, instance_name: str | None = None) -> Plugin:
+        """Serve another plugin instance from now on: of a class or a known name, or one that is made already.
+
+        Raises NotFound for a name that nobody knows, Conflict for an instance name that is taken, InvalidArgument where
+        the plugin does not apply on this host, and what its own code raises.
+        """
+        found = get_plugin_class(plugin) if isinstance(plugin, str) else plugin
+        if found is None:
+            raise NotFound(f"no plugin {plugin!r}, or it does not import", hint="get_plugin_names() lists what there is.")
+        if isinstance(found, type):
+            wanted = Wanted(found, instance_name or found.plugin_name)
+        else:
+            wanted = Wanted(type(found), found.instance_name, found)
+        made = make_plugin(wanted, self.host)
+        if made is None:
+            raise InvalidArgument(f"plugin {wanted.plugin_class.plugin_name} does not apply on this host")
+        self._in_service(lambda service: service.add(made))
+        return made
+
+    def remove_plugin(self, instance_name: str) -> None:
+        """Serve an instance no longer: its calls end and its sessions are closed. NotFound where there is none."""
+        self._in_service(lambda service: service.remove(instance_name))
 
     def run(self, on_ready: Callable[[], None] | None = None) -> None:
         """Serve until SIGTERM or SIGINT, or until `stop`; raises what the broker refuses this endpoint for."""
@@ -152,18 +199,24 @@ class Endpoint:
 
     async def _main(self, on_ready: Callable[[], None], *, with_signals: bool) -> None:
         loop = self._loop = asyncio.get_running_loop()
+        self._loop_thread = threading.get_ident()
         if with_signals:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._ask_to_stop)
         serving = Serving(loop)
         link = self._link = Link(self._place, self, handler=serving, on_change=self._on_change)
-        service = self._service = Service(self.host, self._plugins, announce=link.send_update, absent=self._absent)
+        service = self._service = Service(
+            self.host, self._plugins, announce=link.send_update, absent=self._absent, connect=_connector(link)
+        )
         serving.connect(service, link)
+        notices = Notices(link, service, loop)
         self._watch.start()
         serves = loop.create_task(service.run())  # not in a group: a plugin that will not end must not hold up the end
         link.start()
         link.attach(loop)
+        loop.call_soon(notices.look)  # once the service runs
         await self._serve_until_stopped(link, on_ready)
+        notices.stop()
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_S):
                 await service.stop()
@@ -193,6 +246,20 @@ class Endpoint:
     def _ask_to_stop(self) -> None:
         self._stopping = True
         self._changed.set()
+
+    def _in_service(self, change: Callable[[Service], None]) -> None:
+        """Change what is served, in the loop's thread, and wait until it is done. From any thread."""
+        service, loop = self._service, self._loop
+        if service is None or loop is None or loop.is_closed():
+            raise ShuttingDown(f"endpoint {self.name} is not running", hint="Name its plugins when it is made.")
+        if threading.get_ident() == self._loop_thread:
+            change(service)
+            return
+
+        async def changed() -> None:
+            change(service)
+
+        asyncio.run_coroutine_threadsafe(changed(), loop).result(READY_S)
 
     def _in_loop(self, function: Callable[[], None]) -> None:
         if self._loop is not None:

@@ -10,10 +10,10 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from orbit_zmq.endpoint.raised import error_of
-from orbit_zmq.endpoint.sessions import SessionRecord, Sessions
+from orbit_zmq.endpoint.sessions import DEFAULT, SessionRecord, Sessions
 from orbit_zmq.endpoint.streams import StreamIn, StreamOut
 from orbit_zmq.errors import (
     Busy,
@@ -28,15 +28,21 @@ from orbit_zmq.errors import (
 from orbit_zmq.log import get_logger
 from orbit_zmq.plugin.arguments import Caller, did_you_mean
 from orbit_zmq.plugin.catalogue import catalogue_of
+from orbit_zmq.plugin.current import CURRENT
 from orbit_zmq.plugin.host import Host
 from orbit_zmq.plugin.operation import Operation
 from orbit_zmq.plugin.plugin import Plugin
+from orbit_zmq.plugin.request import answer_of, request_of
 from orbit_zmq.plugin.session import PluginSession
 from orbit_zmq.wire.header import Header
+
+if TYPE_CHECKING:
+    from orbit_zmq.client._async.client import AsyncClient
 
 log = get_logger(__name__)
 
 MAX_RUNNING = 128  # calls at once; past that a caller hears `busy` rather than waiting in a queue that nobody sees
+MAX_WAITING = 4096  # long polls at once; they cost a task each and no work
 CLOSE_WITHIN_S = 2.0  # for all sessions together when the endpoint stops
 
 
@@ -60,14 +66,13 @@ class IncomingCall(Protocol):
 class Running:
     """One call that is being executed."""
 
-    __slots__ = ("call", "deadline", "left_s", "operation", "reason", "record", "target", "task")
+    __slots__ = ("call", "deadline", "left_s", "operation", "plugin", "reason", "record", "target", "task")
 
-    def __init__(
-        self, call: IncomingCall, operation: Operation, target: Plugin | PluginSession, record: SessionRecord | None
-    ) -> None:
+    def __init__(self, call: IncomingCall, operation: Operation, plugin: Plugin, record: SessionRecord | None) -> None:
         self.call = call
         self.operation = operation
-        self.target = target
+        self.plugin = plugin
+        self.target: Plugin | PluginSession = plugin if record is None or record.session is None else record.session
         self.record = record
         self.left_s = call.header.left_s or operation.deadline_s
         self.deadline = 0.0
@@ -80,6 +85,11 @@ class Running:
             self.reason = error
             if self.task is not None:
                 self.task.cancel()
+
+    def caller(self) -> Caller:
+        """Who has made it."""
+        header = self.call.header
+        return Caller(header.user, header.source, header.session, header.caller)
 
     def moved(self) -> None:
         """A chunk has passed: the deadline starts anew."""
@@ -97,18 +107,22 @@ class Service:
         announce: Callable[[dict[str, Any]], None],
         absent: Iterable[Mapping[str, str]] = (),
         max_running: int = MAX_RUNNING,
+        max_waiting: int = MAX_WAITING,
+        connect: Callable[[str], AsyncClient] | None = None,
     ) -> None:
         self.host = host
-        self.sessions = Sessions(announce, self._spawn)
+        self.sessions = Sessions(announce, self._spawn, connect=connect)
+        self._announce = announce
+        self.on_plugins_changed: Callable[[], None] = lambda: None  # for whoever tells plugins of the topology
         self._plugins: dict[str, Plugin] = {}
         for plugin in plugins:
-            if plugin.instance_name in self._plugins:
-                raise Conflict(f"two plugins have the instance name {plugin.instance_name!r}")
-            self._plugins[plugin.instance_name] = plugin
+            self._plugins = self._with(plugin)
             plugin.sessions = self.sessions
         self._absent = [dict(one) for one in absent]
-        self._catalogue, self._catalogue_hash = catalogue_of(plugins)
+        self._described = self._describe(self._plugins)
         self._max_running = max_running
+        self._max_waiting = max_waiting
+        self._waiting = 0  # of those that run, how many only wait
         self._running: set[Running] = set()
         self._group: asyncio.TaskGroup | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -145,19 +159,49 @@ class Service:
     def facts(self) -> dict[str, Any]:
         """What hello says of the plugins; from any thread."""
         return {
-            "plugins": {name: {"plugin": one.plugin_name, "version": one.version} for name, one in self._plugins.items()},
+            **self._described,
             "absent": self._absent,
-            "catalogue": self._catalogue_hash,
-            "catalogue_body": self._catalogue,
             "sessions": self.sessions.facts(),
             "host": {"role": self.host.role, "scheduler": self.host.scheduler},
             "labels": dict(self.host.labels),
             "load": self.load(),
         }
 
+    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run a coroutine until it ends or the service stops; a failure is logged. In the loop's thread."""
+        return self._spawn(coroutine)
+
     def load(self) -> dict[str, int]:
         """How much there is to do; from any thread."""
-        return {"running": len(self._running), "sessions": len(self.sessions)}
+        return {"running": len(self._running) - self._waiting, "sessions": len(self.sessions)}
+
+    @property
+    def plugins(self) -> list[Plugin]:
+        """What is served now."""
+        return list(self._plugins.values())
+
+    def add(self, plugin: Plugin) -> None:
+        """Serve another plugin instance, and tell the broker. In the loop's thread."""
+        plugins = self._with(plugin)
+        described = self._describe(plugins)
+        plugin.sessions = self.sessions
+        self._plugins, self._described = plugins, described
+        self._announce(dict(described))
+        self.on_plugins_changed()
+
+    def remove(self, instance: str) -> None:
+        """Serve a plugin instance no longer: its calls end, its sessions are closed, the broker is told."""
+        plugins = dict(self._plugins)
+        plugin = plugins.pop(instance, None)
+        if plugin is None:
+            raise self._no_plugin(instance)
+        described = self._describe(plugins)
+        self._plugins, self._described = plugins, described
+        self._announce(dict(described))
+        self.on_plugins_changed()
+        for running in [running for running in self._running if running.plugin is plugin and running.record is None]:
+            running.end(NotFound(f"plugin {instance} has been removed from endpoint {self.host.name}"))
+        self.sessions.close_plugin(plugin)
 
     def on_call(self, call: IncomingCall) -> None:
         """Start a call, or answer why not."""
@@ -168,6 +212,7 @@ class Service:
             return
         running.moved()
         self._running.add(running)
+        self._waiting += running.operation.waits
         if running.record is not None:
             running.record.calls.add(running)
         if running.deadline < self._timer_at:
@@ -186,8 +231,6 @@ class Service:
         """Find what the call is for, or raise why there is nothing."""
         if self._group is None or self._stop_asked.is_set():
             raise ShuttingDown("the endpoint does not serve calls now")
-        if len(self._running) >= self._max_running:
-            raise Busy(f"{self._max_running} calls run on endpoint {self.host.name} already")
         header = call.header
         plugin = self._plugins.get(header.plugin)
         if plugin is None:
@@ -195,6 +238,7 @@ class Service:
         operation = plugin.operations.get(header.operation)
         if operation is None:
             raise self._no_operation(plugin, header.operation)
+        self._check_room(operation)
         if not operation.needs_session:
             return Running(call, operation, plugin, None)
         if not header.session:
@@ -203,9 +247,16 @@ class Service:
             )
         if not operation.on_session:
             return Running(call, operation, plugin, None)
-        record = self.sessions.enter(header.session, header.source, header.user, plugin)
-        assert record.session is not None  # it is ready
-        return Running(call, operation, record.session, record)
+        if header.session == DEFAULT and not self.sessions.has_default(plugin, header.user):
+            return Running(call, operation, plugin, None)  # it enters the session when that is open
+        return Running(call, operation, plugin, self.sessions.enter(header.session, header.caller, header.user, plugin))
+
+    def _check_room(self, operation: Operation) -> None:
+        if operation.waits:
+            if self._waiting >= self._max_waiting:
+                raise Busy(f"{self._max_waiting} calls wait on endpoint {self.host.name} already")
+        elif len(self._running) - self._waiting >= self._max_running:
+            raise Busy(f"{self._max_running} calls run on endpoint {self.host.name} already")
 
     async def _run(self, running: Running) -> None:
         """One call from its start to its answer; the only task that a call has."""
@@ -218,6 +269,7 @@ class Service:
             self._fail(running.call, error if error is running.reason else error_of(error))
         finally:
             self._running.discard(running)
+            self._waiting -= running.operation.waits
             if running.record is not None:
                 running.record.calls.discard(running)
 
@@ -227,6 +279,13 @@ class Service:
         running.task = asyncio.current_task()
         call, operation = running.call, running.operation
         arguments = operation.arguments(call.body, call.flags)
+        if not operation.on_session:
+            CURRENT.set(running)
+        elif running.record is None:
+            await self._enter_default(running)
+        if operation.request:
+            await self._handle(running, arguments)
+            return
         if operation.stream_in or operation.caller or call.stream_in is not None:
             self._add_special(arguments, running)
         result = getattr(running.target, operation.attribute)(**arguments)
@@ -240,6 +299,24 @@ class Service:
             await call.reply_stream(chunks)
         finally:
             await self._close_stream(chunks, operation)
+
+    async def _enter_default(self, running: Running) -> None:
+        """Open the caller's default session for its first call."""
+        header = running.call.header
+        await self.sessions.open_default(running.plugin, running.caller())
+        record = self.sessions.enter(DEFAULT, header.caller, header.user, running.plugin)
+        assert record.session is not None  # it is ready
+        running.record, running.target = record, record.session
+        record.calls.add(running)
+
+    async def _handle(self, running: Running, arguments: dict[str, Any]) -> None:
+        """An operation that takes the request as a whole."""
+        call, operation = running.call, running.operation
+        if call.stream_in is not None:
+            raise InvalidArgument(f"{operation.label} takes no stream of bytes")
+        request = request_of(operation.method, operation.path, call.header.session, arguments)
+        result = await getattr(running.target, operation.attribute)(request)
+        call.reply(*operation.pack(answer_of(result, arguments)))
 
     def _answer_canceled(self, running: Running, error: asyncio.CancelledError) -> bool:
         """Answer a call whose task was canceled; whether the whole service is being ended from outside."""
@@ -262,8 +339,7 @@ class Service:
         """The arguments that do not come in the body: the stream and who calls."""
         call, operation = running.call, running.operation
         if operation.caller:
-            header = call.header
-            arguments[operation.caller] = Caller(header.user, header.source, header.session)
+            arguments[operation.caller] = running.caller()
         if operation.stream_in:
             if call.stream_in is None:
                 raise InvalidArgument(
@@ -283,10 +359,24 @@ class Service:
     def _plugin_of(self, header: Header) -> Plugin:
         if not header.plugin and header.session:
             return self.sessions.find(header.session, header.user).plugin
+        raise self._no_plugin(header.plugin)
+
+    def _with(self, plugin: Plugin) -> dict[str, Plugin]:
+        if plugin.instance_name in self._plugins:
+            raise Conflict(f"two plugins have the instance name {plugin.instance_name!r}")
+        return {**self._plugins, plugin.instance_name: plugin}
+
+    def _describe(self, plugins: Mapping[str, Plugin]) -> dict[str, Any]:
+        """What the broker is told of these plugins. Never changed once made, for another thread may read it."""
+        catalogue, digest = catalogue_of(plugins.values())
+        named = {name: {"plugin": one.plugin_name, "version": one.version} for name, one in plugins.items()}
+        return {"plugins": named, "catalogue": digest, "catalogue_body": catalogue}
+
+    def _no_plugin(self, name: str) -> NotFound:
         known = sorted(self._plugins)
-        raise NotFound(
-            f"endpoint {self.host.name} has no plugin {header.plugin!r}; it has: {', '.join(known) or 'none'}",
-            hint=did_you_mean(header.plugin, known, "Plugins there"),
+        return NotFound(
+            f"endpoint {self.host.name} has no plugin {name!r}; it has: {', '.join(known) or 'none'}",
+            hint=did_you_mean(name, known, "Plugins there"),
             details={"known": known},
         )
 

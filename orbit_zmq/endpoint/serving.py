@@ -9,13 +9,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 from orbit_zmq.endpoint.service import Service
-from orbit_zmq.errors import OrbitError
+from orbit_zmq.errors import Busy, OrbitError
+from orbit_zmq.rules.publisher import Wanted
 from orbit_zmq.rules.server import Entry
 from orbit_zmq.transport.handover import Handover
 from orbit_zmq.transport.link import Link
-from orbit_zmq.wire.header import STREAM
+from orbit_zmq.wire.body import pack_body, unpack_map
+from orbit_zmq.wire.header import STREAM, decode_header
+
+REPLAY = "replay"  # the one operation of an endpoint itself
+REPLAYS = 4  # answered at once
 
 
 class ServedCall:
@@ -98,14 +104,18 @@ class Serving:
         self._loop = loop
         self._service: Service | None = None
         self._link: Link | None = None
+        self._replays: list[Entry] = []  # whose answers may still be on their way
 
     def connect(self, service: Service, link: Link) -> None:
         """Say whom requests go to; before the link starts."""
         self._service, self._link = service, link
         self._handover = Handover(self._loop, link.notify)
+        link.on_holders = self.on_holders
 
     def execute(self, entry: Entry, body: bytes) -> None:
-        if self._service is not None:
+        if entry.header.operation == REPLAY and not entry.header.plugin and not entry.header.session:
+            self._replay(entry, body)
+        elif self._service is not None:
             call = self._call_of(entry)
             call.body = body
             self._handover.put(self._service.on_call, call)
@@ -114,11 +124,34 @@ class Serving:
         if self._service is not None:
             self._handover.put(self._service.on_cancel, entry.header.caller, entry.header.id)
 
+    def on_holders(self, facts: dict[str, Any]) -> None:
+        """The broker says which processes that hold sessions here are lost, and which are there again."""
+        lost, back = (_incarnations(facts.get(word)) for word in ("lost", "back"))
+        if self._service is not None:
+            self._handover.put(self._service.sessions.on_holders, lost, back)
+
     def on_stream(self, entry: Entry, data: bytes, last: bool) -> None:
         self._handover.put(self._call_of(entry).put, data, last)
 
     def on_room(self, entry: Entry) -> None:
         self._handover.put(self._call_of(entry).room.set)
+
+    def _replay(self, entry: Entry, body: bytes) -> None:
+        """Give a subscriber what it has not heard. Here, so that a plugin that blocks its loop does not keep it waiting."""
+        link, now = self._link, time.monotonic()
+        if link is None or link.server is None or link.publisher is None:
+            return
+        try:
+            self._replays = [other for other in self._replays if other.result is not None and not other.result.finished]
+            if len(self._replays) >= REPLAYS:
+                raise Busy(f"{REPLAYS} replays are being answered")
+            wanted = Wanted.from_body(unpack_map(body, entry.header.flags))
+            answer = link.publisher.replay(entry.header.user, wanted, decode_header)
+        except OrbitError as error:
+            link.server.fail(entry, error, now)
+            return
+        link.server.reply(entry, *pack_body(answer), now)
+        self._replays.append(entry)
 
     def _call_of(self, entry: Entry) -> ServedCall:
         if not isinstance(entry.work, ServedCall):
@@ -126,3 +159,7 @@ class Serving:
                 raise RuntimeError("the link was started before it was connected")
             entry.work = ServedCall(self._link, entry)
         return entry.work
+
+
+def _incarnations(said: object) -> list[bytes]:
+    return [one for one in said if isinstance(one, bytes)] if isinstance(said, list) else []

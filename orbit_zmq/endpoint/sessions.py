@@ -12,9 +12,9 @@ import inspect
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from enum import Enum
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from orbit_zmq.endpoint.raised import error_of
 from orbit_zmq.errors import (
@@ -30,15 +30,24 @@ from orbit_zmq.errors import (
 )
 from orbit_zmq.log import get_logger
 from orbit_zmq.plugin.arguments import Caller
+from orbit_zmq.plugin.current import CURRENT, current_call
 from orbit_zmq.plugin.plugin import Plugin
 from orbit_zmq.plugin.session import Lifetime, PluginSession, Spawn
+from orbit_zmq.wire.body import pack_body
+
+if TYPE_CHECKING:
+    from orbit_zmq.client._async.client import AsyncClient
 
 log = get_logger(__name__)
 
 SWEEP_S = 1.0  # lifetimes are seconds to days; one pass over thousands of records takes a millisecond
 RECLAIM_S = 300.0  # an ephemeral session outlives its holder by this: a laptop that sleeps for a while comes back to it
 CANCEL_S = 5.0  # for code that cleans up after it was canceled
+DEFAULT = "default"  # the id of the session that each user has at each plugin without asking for it
 ENDED_IDS = 10_000  # ids that are still told closed or expired from unknown; the oldest is forgotten first
+
+
+Publish = Callable[[set[str], str, str, str, bytes, int], None]  # audiences, plugin, session, topic, body, flags
 
 
 class Status(Enum):
@@ -62,8 +71,8 @@ class SessionRecord:
     """All that is known of one session."""
 
     __slots__ = (
-        "calls", "changed", "error", "holder", "holder_lost_at", "last_used", "lifetime", "plugin", "session", "sid",
-        "status", "tasks", "ttl_s", "user",
+        "calls", "changed", "error", "holder", "holder_lost_at", "last_used", "lifetime", "plugin", "process", "session",
+        "sid", "status", "tasks", "ttl_s", "user",
     )  # fmt: skip
 
     def __init__(self, sid: str, plugin: Plugin, caller: Caller, lifetime: Lifetime, ttl_s: float, now: float) -> None:
@@ -71,6 +80,7 @@ class SessionRecord:
         self.plugin = plugin
         self.user = caller.user
         self.holder = caller.name
+        self.process = caller.incarnation  # of the holder
         self.lifetime: Lifetime = lifetime
         self.ttl_s = ttl_s  # 0: never
         self.last_used = now
@@ -99,9 +109,22 @@ class SessionRecord:
             log.exception("session-hook-failed", plugin=self.plugin.instance_name, session=self.sid)
             return False
 
-    def fact(self) -> dict[str, str]:
-        """What the broker is told."""
-        return {"id": self.sid, "plugin": self.plugin.instance_name, "user": self.user, "lifetime": self.lifetime}
+    @property
+    def key(self) -> str:
+        """Its place in the table."""
+        return key_of(self.sid, self.plugin, self.user)
+
+    def fact(self) -> dict[str, Any]:
+        """What the broker is told; the holder, where the session does not outlive it."""
+        fact = {"id": self.sid, "plugin": self.plugin.instance_name, "user": self.user, "lifetime": self.lifetime}
+        return {**fact, "holder": self.process} if self.lifetime == "ephemeral" else fact
+
+
+def key_of(sid: str, plugin: Plugin | None, user: str) -> str:
+    """The place of a session in the table. An id is one session's alone, but for the `default` of each plugin and user."""
+    if sid != DEFAULT or plugin is None:
+        return sid
+    return f"{DEFAULT}:{plugin.instance_name}:{user}"  # no id has a colon
 
 
 class Sessions:
@@ -112,19 +135,34 @@ class Sessions:
         announce: Callable[[dict[str, Any]], None],
         spawn: Spawn,
         clock: Callable[[], float] = time.monotonic,
+        connect: Callable[[str], AsyncClient] | None = None,
     ) -> None:
         self._records: dict[str, SessionRecord] = {}
+        self._connect = connect  # makes a client that acts for a user
+        self._clients: dict[str, AsyncClient] = {}  # of plugins, by the user that they act for
         self._ended: OrderedDict[str, tuple[str, type[OrbitError]]] = OrderedDict()  # sid -> (user, what it answers)
         self._announce = announce
+        self.publish: Publish | None = None  # set while the endpoint has a link
         self._spawn = spawn
         self._clock = clock
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def facts(self) -> list[dict[str, str]]:
-        """All sessions, as hello lists them; from any thread."""
-        return [record.fact() for record in list(self._records.values()) if record.session is not None]
+    def facts(self) -> list[dict[str, Any]]:
+        """The sessions that can be found by their id, as hello lists them; from any thread."""
+        records = list(self._records.values())
+        return [record.fact() for record in records if record.session is not None and record.sid != DEFAULT]
+
+    def send_notification(self, plugin: Plugin, topic: str, body: bytes, flags: int) -> None:
+        """An event of a plugin, for the endpoint's user and the owners of its sessions. From any thread."""
+        if self.publish is not None:
+            owners = {record.user for record in list(self._records.values()) if record.plugin is plugin}
+            self.publish({"", *owners}, plugin.instance_name, "", topic, body, flags)
+
+    def _notify(self, record: SessionRecord, topic: str, body: bytes, flags: int) -> None:
+        if self.publish is not None:
+            self.publish({record.user}, record.plugin.instance_name, record.sid, topic, body, flags)
 
     def count(self, plugin: Plugin) -> int:
         return sum(record.plugin is plugin for record in list(self._records.values()))
@@ -139,23 +177,75 @@ class Sessions:
 
     def find(self, sid: str, user: str, plugin: Plugin | None = None) -> SessionRecord:
         """The record of a user's session; another user's is as unknown as one that never was."""
-        record = self._records.get(sid)
+        key = key_of(sid, plugin, user)
+        record = self._records.get(key)
         if record is not None and record.user == user and (plugin is None or record.plugin is plugin):
             return record
-        owner, kind = self._ended.get(sid, ("", NotFound))
+        owner, kind = self._ended.get(key, ("", NotFound))
         if record is None and kind is not NotFound and owner == user:
             raise kind(f"session {'expired' if kind is SessionExpired else 'closed'}: {sid}")
         raise NotFound(f"unknown session id: {sid}", hint="Open a session with register_session.")
 
-    def enter(self, sid: str, caller: str, user: str, plugin: Plugin) -> SessionRecord:
+    def enter(self, sid: str, process: bytes, user: str, plugin: Plugin) -> SessionRecord:
         """The record for a call that starts now, which is activity; an error where the session takes no calls."""
         record = self.find(sid, user, plugin)
         if record.status is not Status.READY:
             raise _not_ready(record)
         record.last_used = self._clock()
-        if caller == record.holder:
+        if process == record.process:
             record.holder_lost_at = None
         return record
+
+    def has_default(self, plugin: Plugin, user: str) -> bool:
+        """Whether the default session of a user takes calls."""
+        record = self._records.get(key_of(DEFAULT, plugin, user))
+        return record is not None and record.status is Status.READY
+
+    async def open_default(self, plugin: Plugin, caller: Caller) -> None:
+        """Open a user's default session where there is none, and wait until it is ready. One that fails is forgotten."""
+        key = key_of(DEFAULT, plugin, caller.user)
+        if key not in self._records:
+            await self.register(plugin, caller, sid=DEFAULT, lifetime=None, ttl=None, arguments={})
+        record = self._records.get(key)
+        if record is not None and record.status is Status.INITIALIZING:
+            await record.changed.wait()
+        if record is not None and record.status is Status.FAILED:
+            self._remove(record, SessionClosed)
+            raise _not_ready(record)
+
+    async def forward(self, plugin: Plugin, sid: str, method: str, arguments: dict[str, Any]) -> Any:
+        """Call a method of a session for the caller of the present call."""
+        call = current_call("forward")
+        caller = call.caller()
+        if sid == DEFAULT and not self.has_default(plugin, caller.user):
+            await self.open_default(plugin, caller)
+        record = self.enter(sid, caller.incarnation, caller.user, plugin)
+        function = getattr(record.session, method)
+        known = next((one for one in plugin.operations.values() if one.on_session and one.attribute == method), None)
+        checked = known.validate(arguments) if known is not None else _bound(function, method, arguments)
+        record.calls.add(call)
+        try:
+            return await function(**checked)
+        finally:
+            record.calls.discard(call)
+
+    def adopt(self, plugin: Plugin, session: PluginSession, lifetime: Lifetime | None, ttl: float | None) -> None:
+        """Take in a session that a plugin has set up itself, for the caller of the present call."""
+        caller = current_call("add_session").caller()
+        if key_of(session.sid, plugin, caller.user) in self._records:
+            raise Conflict(f"session id {session.sid} is taken", details={"sid": session.sid})
+        record = self._new_record(session.sid, plugin, caller, lifetime, ttl)
+        self._equip(record, session)
+        self._set(record, Status.READY)
+        self._announce_opened(record)
+
+    def client_of_plugin(self) -> AsyncClient:
+        """A client that acts for the caller of the present call, or for the endpoint's own user outside of calls."""
+        call = CURRENT.get()
+        user = call.caller().user if call is not None else ""
+        if user not in self._clients:
+            self._clients[user] = self._client_for(user)
+        return self._clients[user]
 
     async def register(
         self,
@@ -168,22 +258,17 @@ class Sessions:
         arguments: dict[str, Any],
     ) -> dict[str, str]:
         """Open a session, or attach to the caller's own of that id."""
-        if ttl is not None and lifetime not in (None, "ttl"):
-            raise InvalidArgument(f"ttl goes with lifetime 'ttl', not {lifetime!r}", details={"fields": ["ttl"]})
-        lifetime = lifetime or ("ttl" if ttl else None)
-        if sid is not None and sid in self._records:
-            return self._attach(self._records[sid], plugin, caller, lifetime, ttl)
-        chosen = sid or self._fresh_id()
-        ttl_s = (ttl or plugin.session_ttl) if lifetime == "ttl" else 0.0
-        record = SessionRecord(chosen, plugin, caller, lifetime or "ephemeral", ttl_s, self._clock())
-        self._records[chosen] = record  # before the first await: a second register of the same id attaches
-        self._ended.pop(chosen, None)
+        known = self._records.get(key_of(sid, plugin, caller.user)) if sid is not None else None
+        if known is not None:
+            return self._attach(known, plugin, caller, *_lifetime_of(lifetime, ttl))
+        # Before the first await: a second register of the same id attaches.
+        record = self._new_record(sid or self._fresh_id(), plugin, caller, lifetime, ttl)
         try:
             await self._create(record, arguments)
         except BaseException as error:
             self._forget_failed(record, error)
             raise
-        return {"sid": chosen, "status": record.status.value}
+        return {"sid": record.sid, "status": record.status.value}
 
     async def unregister(self, plugin: Plugin, caller: Caller) -> None:
         """Close a session; returns when what it held has been released."""
@@ -205,11 +290,19 @@ class Sessions:
             answer["error"] = record.error.to_body()
         return answer
 
-    def on_holder_lost(self, name: str) -> None:
-        """A participant is gone: the ephemeral sessions that it holds end some time from now."""
+    def on_holders(self, lost: Iterable[bytes], back: Iterable[bytes]) -> None:
+        """Processes are gone, or there again: the ephemeral sessions that they hold end some time after they are lost."""
+        gone, there = frozenset(lost), frozenset(back)
         for record in self._records.values():
-            if record.holder == name and record.holder_lost_at is None:
+            if record.process in gone and record.holder_lost_at is None:
                 record.holder_lost_at = self._clock()
+            elif record.process in there:
+                record.holder_lost_at = None
+
+    def close_plugin(self, plugin: Plugin) -> None:
+        """End the sessions of a plugin that is removed; what they hold is released in the background."""
+        for record in [record for record in self._records.values() if record.plugin is plugin]:
+            self._remove(record, SessionClosed)
 
     def sweep(self) -> None:
         """End the sessions whose lifetime is over."""
@@ -243,11 +336,14 @@ class Sessions:
                 f"session {record.sid} exists with lifetime {record.lifetime}, ttl {record.ttl_s:g}",
                 hint="Attach without lifetime and ttl, or with the same ones.",
             )
-        record.holder = caller.name
-        record.holder_lost_at = None
+        record.holder, record.holder_lost_at = caller.name, None
         record.last_used = self._clock()
         if record.session is not None:
             record.session.holder = caller.name
+        if record.process != caller.incarnation:
+            record.process = caller.incarnation
+            if record.session is not None and record.lifetime == "ephemeral":
+                self._announce_opened(record)
         return {"sid": record.sid, "status": record.status.value}
 
     async def _create(self, record: SessionRecord, arguments: dict[str, Any]) -> None:
@@ -260,9 +356,7 @@ class Sessions:
                 f"plugin {plugin.instance_name}: create_session returned no PluginSession with that sid",
                 hint="Return self.session_class(sid, ...), whose __init__ calls super().__init__(sid).",
             )
-        session.owner, session.holder = record.user, record.holder
-        session.spawner = lambda coroutine: self._spawn_in(record, coroutine)
-        record.session = session
+        self._equip(record, session)
         if record.status is Status.ENDED:  # closed by somebody who attached while it was being made
             await _call_close(record)
             raise SessionClosed(f"session closed: {record.sid}")
@@ -271,7 +365,38 @@ class Sessions:
             self._set(record, Status.READY)
         else:
             self._spawn_in(record, self._initialize(record, initialize))
-        self._announce({"opened": [record.fact()]})
+        self._announce_opened(record)
+
+    def _new_record(
+        self, sid: str, plugin: Plugin, caller: Caller, lifetime: Lifetime | None, ttl: float | None
+    ) -> SessionRecord:
+        """The one place where a record enters the table."""
+        lifetime, ttl = _lifetime_of(lifetime, ttl)
+        if sid == DEFAULT and lifetime not in (None, "persistent"):
+            raise Conflict(f"the session {DEFAULT} is persistent", hint="Register it without lifetime and ttl.")
+        lifetime = lifetime or ("persistent" if sid == DEFAULT else "ephemeral")
+        ttl_s = (ttl or plugin.session_ttl) if lifetime == "ttl" else 0.0
+        record = SessionRecord(sid, plugin, caller, lifetime, ttl_s, self._clock())
+        self._records[record.key] = record
+        self._ended.pop(record.key, None)
+        return record
+
+    def _equip(self, record: SessionRecord, session: PluginSession) -> None:
+        """Give a session what the endpoint has for it."""
+        session.owner, session.holder = record.user, record.holder
+        session.notifier = lambda topic, body, flags: self._notify(record, topic, body, flags)
+        session.spawner = lambda coroutine: self._spawn_in(record, coroutine)
+        session.connect = lambda: self._client_for(record.user)
+        record.session = session
+
+    def _client_for(self, user: str) -> AsyncClient:
+        if self._connect is None:
+            raise InternalError("this endpoint has no connection of its own")
+        return self._connect(user)
+
+    def _announce_opened(self, record: SessionRecord) -> None:
+        if record.sid != DEFAULT:
+            self._announce({"opened": [record.fact()]})
 
     async def _initialize(self, record: SessionRecord, initialize: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         try:
@@ -282,6 +407,11 @@ class Sessions:
             self._set(record, Status.FAILED)
         else:
             self._set(record, Status.READY)
+        if record.status in (Status.READY, Status.FAILED):
+            news: dict[str, Any] = {"sid": record.sid, "status": record.status.value}
+            if record.error is not None:
+                news["error"] = record.error.to_body() | {"traceback": ""}
+            self._notify(record, "session_status", *pack_body(news))
 
     def _set(self, record: SessionRecord, status: Status) -> None:
         if record.status is not Status.ENDED:
@@ -300,10 +430,10 @@ class Sessions:
         self._drop(record)
         record.status = Status.ENDED
         record.changed.set()
-        self._ended[record.sid] = (record.user, SessionClosed if kind is ShuttingDown else kind)
+        self._ended[record.key] = (record.user, SessionClosed if kind is ShuttingDown else kind)
         while len(self._ended) > ENDED_IDS:
             self._ended.popitem(last=False)
-        if record.session is not None:
+        if record.session is not None and record.sid != DEFAULT:
             self._announce({"closed": [record.sid]})
         for call in list(record.calls):
             call.end(kind(f"the session ended during the call: {record.sid}"))
@@ -325,8 +455,8 @@ class Sessions:
 
     def _drop(self, record: SessionRecord) -> None:
         """The one place where a record leaves the table."""
-        if self._records.get(record.sid) is record:
-            del self._records[record.sid]
+        if self._records.get(record.key) is record:
+            del self._records[record.key]
 
     def _fresh_id(self) -> str:
         while True:
@@ -345,6 +475,23 @@ async def _call_close(record: SessionRecord) -> None:
         log.exception("session-close-failed", plugin=record.plugin.instance_name, session=record.sid)
     finally:
         session.is_active = False
+        await session.close_client()
+
+
+def _bound(function: Callable[..., Any], method: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments for a method that is no operation, whose signature is all that can be checked."""
+    bind = inspect.signature(function).bind
+    try:
+        bind(**arguments)
+    except TypeError as error:
+        raise InvalidArgument(f"{method}: {error}") from None
+    return arguments
+
+
+def _lifetime_of(lifetime: Lifetime | None, ttl: float | None) -> tuple[Lifetime | None, float | None]:
+    if ttl is not None and lifetime not in (None, "ttl"):
+        raise InvalidArgument(f"ttl goes with lifetime 'ttl', not {lifetime!r}", details={"fields": ["ttl"]})
+    return lifetime or ("ttl" if ttl else None), ttl
 
 
 def _not_ready(record: SessionRecord) -> OrbitError:

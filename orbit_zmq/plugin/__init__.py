@@ -4,6 +4,21 @@ from orbit_zmq.plugin.host import Host
 from orbit_zmq.plugin.operation import Caller, Raw, operation
 from orbit_zmq.plugin.plugin import Plugin
 from orbit_zmq.plugin.registry import get_plugin_class, get_plugin_names
+from orbit_zmq.plugin.request import JSONResponse, Request, Response
 from orbit_zmq.plugin.session import PluginSession
+from orbit_zmq.plugin.ui import UIConfig
 
-__all__ = ["Caller", "Host", "Plugin", "PluginSession", "Raw", "get_plugin_class", "get_plugin_names", "operation"]
+__all__ = [
+    "Caller",
+    "Host",
+    "JSONResponse",
+    "Plugin",
+    "PluginSession",
+    "Raw",
+    "Request",
+    "Response",
+    "UIConfig",
+    "get_plugin_class",
+    "get_plugin_names",
+    "operation",
+]

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticUserError
 
 from orbit_zmq.errors import InvalidArgument
+from orbit_zmq.plugin.request import Request
 
 Raw = NewType("Raw", bytes)  # the body as it is: bytes that no codec and no model has looked at
 
@@ -31,6 +32,7 @@ class Caller:
     user: str
     name: str  # of the participant
     session: str = ""  # the session id that came with the call
+    incarnation: bytes = b""  # the participant's process
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Signature:
     stream_in: str  # name of the streamed parameter, or empty
     raw_in: str
     caller: str
+    request: str  # name of the parameter that is the whole request
     returns: Any
 
 
@@ -55,7 +58,7 @@ def signature_of(function: Callable[..., Any], label: str) -> Signature:
             hint="Types of an operation are imported or defined at the top of the module, outside TYPE_CHECKING.",
         ) from error
     fields: dict[str, tuple[Any, Any]] = {}
-    special = {"stream": "", "raw": "", "caller": ""}
+    special = {"stream": "", "raw": "", "caller": "", "request": ""}
     takes_more = False
     for parameter in list(inspect.signature(function).parameters.values())[1:]:
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL):
@@ -73,7 +76,17 @@ def signature_of(function: Callable[..., Any], label: str) -> Signature:
             special[role] = parameter.name
     if special["raw"] and (fields or takes_more or special["stream"]):
         raise InvalidArgument(f"{label}: {special['raw']!r} is Raw and has to be the only argument")
-    return Signature(fields, takes_more, special["stream"], special["raw"], special["caller"], hints.get("return", Any))
+    if special["request"] and (fields or special["stream"] or special["raw"]):
+        raise InvalidArgument(f"{label}: {special['request']!r} is the Request and has to be the only argument")
+    return Signature(
+        fields=fields,
+        takes_more=takes_more or bool(special["request"]),
+        stream_in=special["stream"],
+        raw_in=special["raw"],
+        caller=special["caller"],
+        request=special["request"],
+        returns=Any if special["request"] else hints.get("return", Any),
+    )
 
 
 def is_byte_stream(annotation: Any, label: str) -> bool:
@@ -90,6 +103,8 @@ def _special_role(annotation: Any, label: str) -> str:
         return "caller"
     if annotation is Raw:
         return "raw"
+    if annotation is Request:
+        return "request"
     return "stream" if is_byte_stream(annotation, label) else ""
 
 
@@ -98,7 +113,7 @@ class ArgumentCheck:
 
     def __init__(self, label: str, fields: dict[str, tuple[Any, Any]], takes_more: bool) -> None:
         self._label = label
-        self._names = tuple(fields)
+        self.names = tuple(fields)
         self._model = _model_of(label, fields, takes_more)
         self._validate = self._model.__pydantic_validator__.validate_python
         self._takes_more = takes_more
@@ -109,7 +124,7 @@ class ArgumentCheck:
             checked: BaseModel = self._validate(arguments)
         except ValidationError as error:
             raise self._refusal(error) from None
-        values: dict[str, Any] = dict(zip(self._names, checked.__dict__.values(), strict=True))
+        values: dict[str, Any] = dict(zip(self.names, checked.__dict__.values(), strict=True))
         if self._takes_more and checked.__pydantic_extra__:
             values |= checked.__pydantic_extra__
         return values
@@ -119,7 +134,7 @@ class ArgumentCheck:
         try:
             schema = self._model.model_json_schema()
         except PydanticInvalidForJsonSchema:  # a type that can be checked but not described
-            schema = {"type": "object", "properties": {name: {} for name in self._names}}
+            schema = {"type": "object", "properties": {name: {} for name in self.names}}
         described: dict[str, Any] = _without_titles(schema)
         return described
 
@@ -132,7 +147,7 @@ class ArgumentCheck:
         unknown = [str(fault["loc"][0]) for fault in faults if fault["type"] == "extra_forbidden"]
         return InvalidArgument(
             f"{self._label}: {shown}",
-            hint=did_you_mean(unknown[0], self._names, "It takes") if unknown else "",
+            hint=did_you_mean(unknown[0], self.names, "It takes") if unknown else "",
             details={"fields": paths},
         )
 

@@ -1,28 +1,16 @@
-"""Host: what a plugin may know of the machine that it runs on, and how that is found out.
-
-Nothing here starts a process or asks a batch system; environment and commands on the path are enough to know the role.
-"""
+"""Host: what a plugin may know of the machine that it runs on, and the role that follows from its batch system."""
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from orbit_zmq.batch import BatchSystem, detect_batch_system
 from orbit_zmq.errors import InvalidArgument
 
 Role = Literal["bridge", "login", "compute", "standalone"]
 ROLES = ("bridge", "login", "compute", "standalone")
-
-# Batch system, the variable that it sets inside an allocation, and commands that all have to be there outside of one.
-BATCH_SYSTEMS = (
-    ("slurm", "SLURM_JOB_ID", ("sbatch", "squeue")),
-    ("pbs", "PBS_JOBID", ("qsub", "pbsnodes")),
-    ("lsf", "LSB_JOBID", ("bsub", "bjobs")),
-    ("flux", "FLUX_JOB_ID", ("flux",)),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +48,9 @@ class Host:
         return self.role == "standalone"
 
 
-def detect_scheduler(
-    environment: Mapping[str, str] | None = None, find_command: Callable[[str], str | None] = shutil.which
-) -> str:
-    """The batch system of this machine: slurm, pbs, lsf, flux, or none."""
-    variables = os.environ if environment is None else environment
-    for name, variable, _ in BATCH_SYSTEMS:
-        if variables.get(variable):
-            return name
-    for name, _, commands in BATCH_SYSTEMS:
-        if all(find_command(command) for command in commands):
-            return name
-    return "none"
-
-
-def detect_role(environment: Mapping[str, str] | None = None, find_command: Callable[[str], str | None] = shutil.which) -> Role:
+def detect_role(batch: BatchSystem | None = None) -> Role:
     """compute inside an allocation, login beside a batch system, else standalone. The bridge's plugins are told."""
-    variables = os.environ if environment is None else environment
-    if any(variables.get(variable) for _, variable, _ in BATCH_SYSTEMS):
+    found = detect_batch_system() if batch is None else batch
+    if found.job_id is not None:
         return "compute"
-    return "standalone" if detect_scheduler(variables, find_command) == "none" else "login"
+    return "standalone" if found.name == "none" else "login"

@@ -7,13 +7,13 @@ attribute. Nothing here calls an operation, and nothing but `Operation.arguments
 from __future__ import annotations
 
 import inspect
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeVar
 
 from orbit_zmq.errors import InternalError, InvalidArgument
 from orbit_zmq.plugin.arguments import ArgumentCheck, Caller, Raw, Signature, is_byte_stream, result_schema
+from orbit_zmq.plugin.request import PARAMETER
 from orbit_zmq.wire.body import pack_body, unpack_map
 from orbit_zmq.wire.header import RAW
 from orbit_zmq.wire.limits import MAX_LEFT_S
@@ -40,6 +40,7 @@ class Declaration:
     path: str | None
     name: str | None  # where it cannot be the attribute's
     session_id: bool  # of a plugin's operation: the call has to name a session, which need not be ready
+    waits: bool = False
 
 
 def operation(
@@ -49,14 +50,16 @@ def operation(
     deadline_s: float = 30.0,
     method: Method | None = None,
     path: str | None = None,
+    waits: bool = False,
 ) -> Callable[[Function], Function]:
     """Declare an async method of a session or plugin class as an operation.
 
     `effect`: it reads, it writes, or it lets the caller run code. `idempotent`: executing it twice does no harm, so a
     caller may repeat it unasked; every read is. `deadline_s` counts where the caller gives none. `method` and `path`
-    are its HTTP route under the plugin, by default POST (GET for a read) and `<name>[/{sid}]`.
+    are its HTTP route under the plugin, by default POST (GET for a read) and `<name>[/{sid}]`. `waits`: most of its time
+    it waits for something to happen, as a long poll does, so it does not count among the calls that run.
     """
-    return declare(effect=effect, idempotent=idempotent, deadline_s=deadline_s, method=method, path=path)
+    return declare(effect=effect, idempotent=idempotent, deadline_s=deadline_s, method=method, path=path, waits=waits)
 
 
 def declare(
@@ -68,9 +71,10 @@ def declare(
     path: str | None = None,
     name: str | None = None,
     session_id: bool = False,
+    waits: bool = False,
 ) -> Callable[[Function], Function]:
     """The same with what only the library's own operations need."""
-    declaration = Declaration(effect, idempotent, deadline_s, method, path, name, session_id)
+    declaration = Declaration(effect, idempotent, deadline_s, method, path, name, session_id, waits)
 
     def mark(function: Function) -> Function:
         setattr(function, MARK, declaration)
@@ -100,6 +104,8 @@ class Operation:
     raw_in: str  # name of the parameter that is the body as it is, or empty
     raw_out: bool
     caller: str  # name of the parameter that the endpoint fills in, or empty
+    request: str  # name of the parameter that is the whole request, or empty
+    waits: bool  # it does not count among the calls that run
     returns: Any
     check: ArgumentCheck
 
@@ -139,12 +145,21 @@ class Operation:
             "method": self.method,
             "path": self.path,
             "doc": self.doc,
-            "parameters": {"type": "string", "format": "binary"} if self.raw_in else self.check.schema(),
+            "parameters": self._parameters(),
             "returns": {} if self.stream_out else result_schema(bytes if self.raw_out else self.returns),
             "stream_in": self.stream_in,
             "stream_out": self.stream_out,
             "raw": bool(self.raw_in),
         }
+
+    def routed(self, method: str, path: str) -> Operation:
+        """The same operation under another route."""
+        return replace(self, method=method, path=path)
+
+    def _parameters(self) -> dict[str, Any]:
+        if self.request:
+            return {}
+        return {"type": "string", "format": "binary"} if self.raw_in else self.check.schema()
 
 
 def collect(owner: type, label: str) -> dict[str, tuple[Declaration, Callable[..., Any]]]:
@@ -178,7 +193,8 @@ def make_operation(
     is_generator = inspect.isasyncgenfunction(function)
     method = declaration.method or ("GET" if declaration.effect == "read" and not signature.stream_in else "POST")
     path = declaration.path or (f"{name}/{{sid}}" if needs_session else name)
-    _check_path(path, signature, label)
+    if not signature.request:
+        check_path(path, signature.fields, label)
     return Operation(
         label=label,
         name=name,
@@ -197,6 +213,8 @@ def make_operation(
         raw_in=signature.raw_in,
         raw_out=signature.returns is Raw,
         caller=signature.caller,
+        request=signature.request,
+        waits=declaration.waits,
         returns=signature.returns,
         check=ArgumentCheck(label, signature.fields, signature.takes_more),
     )
@@ -225,9 +243,10 @@ def _check(declaration: Declaration, function: Any, attribute: str, label: str) 
         raise InvalidArgument(f"{label} has deadline_s {deadline_s!r}", hint=f"Seconds, at most {MAX_LEFT_S:.0f}.")
 
 
-def _check_path(path: str, signature: Signature, label: str) -> None:
-    for parameter in re.findall(r"\{([^{}]*)\}", path):
-        if parameter != "sid" and parameter not in signature.fields:
+def check_path(path: str, known: Collection[str], label: str) -> None:
+    """Refuse a route with a part that is no parameter."""
+    for parameter in PARAMETER.findall(path):
+        if parameter != "sid" and parameter not in known:
             raise InvalidArgument(f"{label}: path {path!r} names {parameter!r}, which is no parameter")
 
 

@@ -6,26 +6,31 @@ that every plugin has are methods here. It must not know of sockets or frames.
 
 from __future__ import annotations
 
-import re
+import asyncio
+import secrets
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from orbit_zmq.errors import InternalError, InvalidArgument
+from orbit_zmq.errors import Conflict, InternalError, InvalidArgument, NotFound
 from orbit_zmq.plugin import registry
-from orbit_zmq.plugin.arguments import Caller, Signature, signature_of
+from orbit_zmq.plugin.arguments import Caller
+from orbit_zmq.plugin.definition import NAME, check_class, operations_of, with_route
 from orbit_zmq.plugin.host import Host
-from orbit_zmq.plugin.operation import Operation, collect, declare, make_operation, operation
+from orbit_zmq.plugin.operation import Operation, declare, operation
 from orbit_zmq.plugin.session import Lifetime, PluginSession
+from orbit_zmq.plugin.ui import UIConfig, ui_file_of, ui_of
+from orbit_zmq.wire.body import pack_body
 
 if TYPE_CHECKING:
+    from orbit_zmq.client._async.client import AsyncClient
     from orbit_zmq.endpoint.sessions import Sessions
 
-NAME = re.compile(r"[a-z0-9._-]{1,255}")
-WaitSeconds = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
+WAIT_S = 3600.0
+WaitSeconds = Annotated[float, Field(ge=0, le=WAIT_S, allow_inf_nan=False)]
 SessionId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
 TtlSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -37,13 +42,19 @@ class Plugin:
     session_class: ClassVar[type[PluginSession]]
     version: ClassVar[str] = "0.0.1"
     session_ttl: ClassVar[float] = 3600.0  # seconds without activity until a session of lifetime `ttl` ends; 0: never
-    operations: ClassVar[dict[str, Operation]]
+    client_class: ClassVar[type | None] = None  # what a client in the same program gets; None: one made of the catalogue
+    ui_config: ClassVar[dict[str, Any] | UIConfig] = {}
+    ui_module: ClassVar[str | Path | None] = None  # a .js file beside the module of the class
+    operations: dict[str, Operation]
 
-    _sessions: Sessions | None = None
+    _served_by: Sessions | None = None
+    _ui: ClassVar[dict[str, Any]] = {}
+    _ui_file: ClassVar[Path | None] = None
 
     def __init__(self, host: Host, instance_name: str | None = None) -> None:
         self.host = host
         self.instance_name = instance_name or self.plugin_name
+        self.uid = f"{self.instance_name}.{secrets.token_hex(4)}"  # of this object; another process has another
         self.started = time.monotonic()
         if not NAME.fullmatch(self.instance_name):
             raise InvalidArgument(f"plugin {self.plugin_name}: instance_name {instance_name!r} is not of a-z 0-9 . _ -")
@@ -52,7 +63,9 @@ class Plugin:
         super().__init_subclass__(**arguments)
         if not cls.plugin_name:
             return
-        _check_class(cls)
+        label = check_class(cls)
+        cls._ui = ui_of(cls.ui_config, label)
+        cls._ui_file = ui_file_of(cls, cls.ui_module, label)
         cls.operations = operations_of(cls)
         if "plugin_name" in vars(cls):
             registry.add(cls)
@@ -67,15 +80,59 @@ class Plugin:
         return self.session_class(sid, **arguments)
 
     @property
+    def namespace(self) -> str:
+        """Where the routes of this instance begin, under the name of its endpoint."""
+        return f"/{self.instance_name}"
+
+    @property
+    def client(self) -> AsyncClient:
+        """A client over the endpoint's own connection. Within a call it acts for its caller, else for the endpoint's user."""
+        return self.sessions.client_of_plugin()
+
+    def send_notification(self, topic: str, data: Any = None) -> None:
+        """Tell the endpoint's user, and the owners of sessions of this plugin, that something has happened.
+
+        From any thread; nothing while the plugin is not served.
+        """
+        if self._served_by is not None:
+            self._served_by.send_notification(self, topic, *pack_body(data))
+
+    async def on_topology_change(self, endpoints: dict[str, Any]) -> None:
+        """For plugins that override it: called with the whole view `{name: {role, state, plugins}}`, first when the plugin is
+        served, then whenever an endpoint comes, goes, or changes. One that has gone is in it once, as `lost`."""
+
+    def add_route_get(self, path: str, handler: Callable[..., Any]) -> None:
+        """Give an operation another GET route, or serve one by `async def handler(request)`; in `__init__`."""
+        self._add_route("GET", path, handler)
+
+    def add_route_post(self, path: str, handler: Callable[..., Any]) -> None:
+        """The same for POST."""
+        self._add_route("POST", path, handler)
+
+    async def forward(self, sid: str, method: Callable[..., Any] | str, /, **arguments: Any) -> Any:
+        """Call a method of a session for the caller of the present call, who has to own it; that is activity."""
+        name = method if isinstance(method, str) else method.__name__
+        return await self.sessions.forward(self, sid, name, arguments)
+
+    def add_session(self, session: PluginSession, *, lifetime: Lifetime | None = None, ttl: float | None = None) -> None:
+        """Take in a session that the plugin has made and set up itself, for the caller of the present call."""
+        self.sessions.adopt(self, session, lifetime, ttl)
+
+    @property
     def sessions(self) -> Sessions:
         """The endpoint's table of sessions."""
-        if self._sessions is None:
+        if self._served_by is None:
             raise InternalError(f"plugin {self.instance_name} is not served by an endpoint")
-        return self._sessions
+        return self._served_by
 
     @sessions.setter
     def sessions(self, sessions: Sessions) -> None:
-        self._sessions = sessions
+        self._served_by = sessions
+
+    def _add_route(self, method: str, path: str, handler: Callable[..., Any]) -> None:
+        if self._served_by is not None:
+            raise Conflict(f"plugin {self.instance_name} is served already", hint="Add routes in __init__.")
+        self.operations = with_route(self, method, path.strip("/"), handler)
 
     @operation(effect="read")
     async def ping(self) -> dict[str, Any]:
@@ -99,6 +156,23 @@ class Plugin:
             "detail": "",
         }
 
+    @declare(effect="read", name="ui_config")
+    async def get_ui_config(self) -> dict[str, Any]:
+        """How the plugin looks in the Explorer."""
+        return {
+            "plugin_name": self.plugin_name,
+            "instance_name": self.instance_name,
+            "version": self.version,
+            "ui": self._ui,
+        }
+
+    @declare(effect="read", name="ui_module")
+    async def get_ui_module(self) -> bytes:
+        """The JavaScript module of the plugin's page; NotFound where it has none."""
+        if self._ui_file is None:
+            raise NotFound(f"plugin {self.instance_name} has no ui_module")
+        return await asyncio.to_thread(self._ui_file.read_bytes)
+
     @operation(effect="read")
     async def list_sessions(self, caller: Caller) -> dict[str, Any]:
         """The caller's own sessions of this plugin."""
@@ -113,7 +187,7 @@ class Plugin:
         ttl: TtlSeconds | None = None,
         **arguments: Any,
     ) -> dict[str, str]:
-        """Open a session, or attach to one of one's own by its id.
+        """Open a session, or attach to one of one's own by its id; the id `default` stands for one that is always there.
 
         `lifetime` is `ephemeral` (ends some time after its holder is gone; the default), `ttl` (ends `ttl` seconds
         after the last activity) or `persistent`. The session may still be `initializing` when this answers.
@@ -126,63 +200,7 @@ class Plugin:
         await self.sessions.unregister(self, caller)
         return {}
 
-    @declare(effect="read", session_id=True)
+    @declare(effect="read", session_id=True, waits=True, deadline_s=WAIT_S + 30)
     async def session_status(self, caller: Caller, wait_s: WaitSeconds = 0.0) -> dict[str, Any]:
         """What the session is: initializing, ready, or failed; waits for the first to end, `wait_s` at most."""
         return await self.sessions.status(self, caller, wait_s)
-
-
-def operations_of(plugin_class: type[Plugin]) -> dict[str, Operation]:
-    """All operations of a plugin class and its session class, by name; each checked."""
-    operations: dict[str, Operation] = {}
-    label = f"plugin {plugin_class.plugin_name}"
-    for owner in (plugin_class, plugin_class.session_class):
-        on_session = owner is plugin_class.session_class
-        for attribute, (declaration, function) in collect(owner, label).items():
-            where = f"{label}: {owner.__qualname__}.{attribute}"
-            signature = signature_of(function, where)
-            if attribute == "register_session" and signature.takes_more:
-                signature = _with_session_arguments(plugin_class, signature, where)
-            made = make_operation(
-                declaration, attribute, function, signature, plugin=plugin_class.plugin_name, on_session=on_session
-            )
-            if made.name in operations:
-                raise InvalidArgument(f"{where}: the plugin has an operation {made.name!r} already")
-            operations[made.name] = made
-    _check_routes(operations, label)
-    return operations
-
-
-def _with_session_arguments(plugin_class: type[Plugin], signature: Signature, label: str) -> Signature:
-    """register_session takes what create_session takes, or by default what the session class is made with."""
-    maker: Callable[..., Any] = plugin_class.create_session
-    if maker is Plugin.create_session:
-        maker = plugin_class.session_class.__init__
-    wanted = signature_of(maker, f"{label}: {maker.__qualname__}")
-    fields = {name: field for name, field in wanted.fields.items() if name != "sid"}
-    taken = sorted(fields.keys() & {*signature.fields, signature.caller})
-    if taken:
-        raise InvalidArgument(f"{label}: {maker.__qualname__} has parameters of register_session: {', '.join(taken)}")
-    return replace(signature, fields=signature.fields | fields, takes_more=wanted.takes_more)
-
-
-def _check_class(cls: type[Plugin]) -> None:
-    label = f"plugin {cls.plugin_name}"
-    if not isinstance(cls.plugin_name, str) or not NAME.fullmatch(cls.plugin_name):
-        raise InvalidArgument(f"{cls.__qualname__}: plugin_name {cls.plugin_name!r} is not of a-z 0-9 . _ -")
-    session_class = getattr(cls, "session_class", None)
-    if not isinstance(session_class, type) or not issubclass(session_class, PluginSession):
-        raise InvalidArgument(
-            f"{label}: {cls.__qualname__}.session_class is {session_class!r}",
-            hint="Set session_class to a subclass of PluginSession.",
-        )
-    if not isinstance(cls.version, str):
-        raise InvalidArgument(f"{label}: {cls.__qualname__}.version is {cls.version!r}, not text")
-
-
-def _check_routes(operations: dict[str, Operation], label: str) -> None:
-    routes: dict[tuple[str, str], str] = {}
-    for made in operations.values():
-        other = routes.setdefault((made.method, made.path), made.name)
-        if other != made.name:
-            raise InvalidArgument(f"{label}: operations {other!r} and {made.name!r} are both {made.method} {made.path}")

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from orbit_zmq.errors import NotFound
+from orbit_zmq.errors import Conflict, NotFound
 from orbit_zmq.log import get_logger
 from orbit_zmq.plugin.arguments import did_you_mean
 
 if TYPE_CHECKING:
     from orbit_zmq.plugin.host import Host
     from orbit_zmq.plugin.plugin import Plugin
+
+    Token: TypeAlias = str | type[Plugin] | Plugin
 
 log = get_logger(__name__)
 
@@ -40,9 +43,23 @@ POLICIES: dict[str, dict[str, Policy]] = {
 _defined: dict[str, type[Plugin]] = {}
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One instance that an endpoint is to serve, made already or not."""
+
+    plugin_class: type[Plugin]
+    instance_name: str
+    made: Plugin | None = None
+
+
 def add(plugin_class: type[Plugin]) -> None:
     """Take in a class that has just been defined; a later one of the same name replaces it, as in a notebook."""
     _defined[plugin_class.plugin_name] = plugin_class
+
+
+def defined(name: str) -> type[Plugin] | None:
+    """The class that has been defined in this process under that name; nothing is imported."""
+    return _defined.get(name)
 
 
 def get_plugin_names() -> list[str]:
@@ -61,49 +78,85 @@ def policy_of(name: str, role: str) -> Policy:
     return POLICIES.get(name, {}).get(role, "on request")
 
 
-def select(tokens: str | Iterable[str | type[Plugin]], role: str) -> tuple[list[type[Plugin]], list[Absent]]:
-    """The classes that tokens stand for on an endpoint of that role, and the plugins that stay absent, with reasons.
+def select(tokens: str | Iterable[Token], role: str) -> tuple[list[Wanted], list[Absent]]:
+    """What tokens stand for on an endpoint of that role, and the plugins that stay absent, with reasons.
 
-    A token is a name, a glob, `default`, `all`, several of these with commas, or a class. One that matches nothing is
-    NotFound.
+    A token is a name, `name:instance`, a glob, `default`, `all`, several of these with commas; or a class, or an
+    instance. One that matches nothing is NotFound.
     """
-    wanted: dict[str, type[Plugin] | None] = {}
+    asked: dict[str, type[Plugin] | Plugin | str] = {}  # instance -> what it is, or is of
     for token in [tokens] if isinstance(tokens, str) else tokens:
         if isinstance(token, type):
-            wanted[token.plugin_name] = token
-            continue
-        for part in filter(None, map(str.strip, token.split(","))):
-            for name in _matches(part, role):
-                wanted.setdefault(name, None)
-    classes: list[type[Plugin]] = []
+            known = asked.get(token.plugin_name)
+            _refuse_second(known is None or isinstance(known, (str, type)), token.plugin_name, token.plugin_name)
+            asked[token.plugin_name] = token
+        elif not isinstance(token, str):
+            _refuse_second(asked.setdefault(token.instance_name, token) is token, token.plugin_name, token.instance_name)
+        else:
+            for instance, name in _instances_of(token, role):
+                known = asked.setdefault(instance, name)
+                _refuse_second(not isinstance(known, str) or known == name, name, instance)
+    wanted: list[Wanted] = []
     absent: list[Absent] = []
-    for name, plugin_class in wanted.items():
+    for instance, what in asked.items():
+        name = what if isinstance(what, str) else what.plugin_name
+        found = what if not isinstance(what, str) else _load(name)
         if policy_of(name, role) == "no":
             absent.append({"plugin": name, "reason": f"not for an endpoint of role {role}"})
-            continue
-        found = plugin_class or _load(name)
-        if isinstance(found, type):
-            classes.append(found)
-        else:
+        elif found is None or isinstance(found, str):
             absent.append({"plugin": name, "reason": found or "no longer installed"})
-    return classes, absent
+        elif isinstance(found, type):
+            wanted.append(Wanted(found, instance))
+        else:
+            wanted.append(Wanted(type(found), instance, found))
+    return wanted, absent
 
 
-def make_plugins(classes: Sequence[type[Plugin]], host: Host) -> tuple[list[Plugin], list[Absent]]:
-    """An instance of each class that applies on this host, and the rest with the reason."""
+def make_plugins(wanted: Sequence[Wanted], host: Host) -> tuple[list[Plugin], list[Absent]]:
+    """The instances that apply on this host, and the rest with the reason."""
     plugins: list[Plugin] = []
     absent: list[Absent] = []
-    for plugin_class in classes:
+    for one in wanted:
         try:
-            if plugin_class.is_enabled(host):
-                plugins.append(plugin_class(host))
-                continue
+            plugin = make_plugin(one, host)
             reason = "not applicable on this host"
         except Exception as error:  # code of a plugin author, which must not keep the other plugins away
-            log.exception("plugin-not-made", plugin=plugin_class.plugin_name)
-            reason = f"cannot be made: {_sentence(error)}"
-        absent.append({"plugin": plugin_class.plugin_name, "reason": reason})
+            log.exception("plugin-not-made", plugin=one.plugin_class.plugin_name)
+            plugin, reason = None, f"cannot be made: {_sentence(error)}"
+        if plugin is None:
+            absent.append({"plugin": one.plugin_class.plugin_name, "reason": reason})
+        else:
+            is_first = all(plugin.instance_name != other.instance_name for other in plugins)
+            _refuse_second(is_first, plugin.plugin_name, plugin.instance_name)
+            plugins.append(plugin)
     return plugins, absent
+
+
+def make_plugin(wanted: Wanted, host: Host) -> Plugin | None:
+    """The instance, on this host; None where its class does not apply there. What its author's code raises passes."""
+    if not wanted.plugin_class.is_enabled(host):
+        return None
+    if wanted.made is not None:
+        wanted.made.host = host
+        return wanted.made
+    if wanted.instance_name == wanted.plugin_class.plugin_name:
+        return wanted.plugin_class(host)
+    return wanted.plugin_class(host, wanted.instance_name)
+
+
+def _refuse_second(is_first: bool, plugin: str, instance: str) -> None:
+    if not is_first:
+        raise Conflict(
+            f"plugin {plugin}: there is another instance {instance!r}", hint="Give each instance its own instance_name."
+        )
+
+
+def _instances_of(token: str, role: str) -> Iterable[tuple[str, str]]:
+    """The (instance, plugin) pairs of a token of text."""
+    for part in filter(None, map(str.strip, token.split(","))):
+        name, _, instance = part.partition(":")
+        for found in _matches(name.strip(), role):
+            yield instance.strip() or found, found
 
 
 def _matches(token: str, role: str) -> list[str]:

@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from orbit_zmq.errors import SessionClosed, SessionNotReady
 from orbit_zmq.plugin.operation import HOOKS, check_is_async, collect
+from orbit_zmq.wire.body import pack_body
+
+if TYPE_CHECKING:
+    from orbit_zmq.client._async.client import AsyncClient
 
 Lifetime = Literal["ephemeral", "ttl", "persistent"]
 Spawn = Callable[[Coroutine[Any, Any, Any]], "asyncio.Task[Any]"]
+
+
+Notifier = Callable[[str, bytes, int], None]  # topic, body, flags
 
 
 class PluginSession:
@@ -28,6 +35,9 @@ class PluginSession:
     holder: str = ""  # the participant that created it or attached last
     is_active: bool = True
     spawner: Spawn | None = None  # set by the endpoint while the session is registered
+    notifier: Notifier | None = None  # likewise
+    connect: Callable[[], AsyncClient] | None = None  # likewise: makes `client`
+    _client: AsyncClient | None = None
 
     def __init__(self, sid: str) -> None:
         self.sid = sid
@@ -43,6 +53,19 @@ class PluginSession:
         if not self.is_active:
             raise SessionClosed(f"session closed: {self.sid}")
 
+    def notify(self, topic: str, data: Any = None) -> None:
+        """Tell the session's owner that something has happened. From any thread; nothing without a running endpoint.
+
+        Whoever the owner is connected as hears it, if it subscribes. TooLarge above 32 KiB: an event is not for data.
+        """
+        if self.notifier is not None:
+            self.notifier(topic, *pack_body(data))
+
+    def notify_packed(self, topic: str, body: bytes) -> None:
+        """The same with data that is packed as msgpack already."""
+        if self.notifier is not None:
+            self.notifier(topic, body, 0)
+
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run a coroutine beside the operations, until it ends or the session is closed; a failure is logged."""
         if self.spawner is None or not self.is_active:
@@ -53,6 +76,23 @@ class PluginSession:
                 hint="Call spawn in initialize() or later, not in __init__.",
             )
         return self.spawner(coroutine)
+
+    @property
+    def client(self) -> AsyncClient:
+        """A client over the endpoint's own connection that acts for the session's owner; it is closed with the session."""
+        if self._client is None:
+            if self.connect is None:
+                raise SessionNotReady(
+                    f"session {self.sid} is not registered yet, so it has no client",
+                    hint="Use the client in initialize() or later, not in __init__.",
+                )
+            self._client = self.connect()
+        return self._client
+
+    async def close_client(self) -> None:
+        """Close the sessions that `client` has opened; the endpoint does this when the session has been closed."""
+        if self._client is not None:
+            await self._client.close()
 
     def has_unfinished_work(self) -> bool:
         """Whether something runs on for this session; that keeps one with a ttl alive."""

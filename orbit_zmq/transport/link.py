@@ -13,7 +13,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import zmq
 
@@ -33,12 +33,17 @@ from orbit_zmq.place import Place
 from orbit_zmq.rules.caller import Caller
 from orbit_zmq.rules.connection import Connection, Effect, Event, State
 from orbit_zmq.rules.outbox import CALLS, CONTROL, Outbox
+from orbit_zmq.rules.publisher import Publisher
 from orbit_zmq.rules.server import Handler, Server
+from orbit_zmq.transport.hearing import Ear
 from orbit_zmq.transport.keeper import Keeper
 from orbit_zmq.transport.sockets import Sockets, close_monitored, descriptor_of, has_arrived
 from orbit_zmq.wire.body import pack_body, unpack_body, unpack_map
 from orbit_zmq.wire.header import FINAL, PROBE, Header, Kind, decode_header, encode_header
 from orbit_zmq.wire.limits import PROTOCOL_VERSIONS, Intervals, Limits
+
+if TYPE_CHECKING:
+    from orbit_zmq.transport.listener import Listening
 
 BROKER_AWAY_S = 60.0  # calls wait so long for a broker to come back
 SECOND_S = 1.0  # how often rare things are looked at
@@ -79,6 +84,8 @@ class Link:
         self.dropped = 0  # messages that were no messages
         self.caller = Caller(self._send, Limits())
         self.server = None if handler is None else Server(self._send, handler, Limits())
+        self.on_holders: Callable[[dict[str, Any]], None] = lambda facts: None  # who holds sessions here; in the link's thread
+        self.publisher = None if handler is None else Publisher()
         self._party = party
         self._on_change = on_change
         self._connection = Connection(now)
@@ -87,8 +94,10 @@ class Link:
         self.post = self._keeper.post
         self.notify = self._keeper.notify
         self.attach = self._keeper.attach
+        self._sleeps_until = now
         self._due_at = now  # when the rules have something to do
         self._sockets = Sockets()
+        self._ear = Ear(self, self._sockets)
         self._dealer: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
         self._next_heartbeat = now
@@ -111,7 +120,7 @@ class Link:
             if not self._settled.wait(max(0.0, ends_at - time.monotonic())):
                 raise self._unreachable()
         if self.is_closed:
-            raise self._ending()
+            raise self.ending()
 
     @property
     def is_up(self) -> bool:
@@ -131,9 +140,25 @@ class Link:
         """Who looks after the socket, and how to be that oneself."""
         return self._keeper
 
+    def hurry(self) -> None:
+        """Say the next heartbeat at once. In the keeper's thread."""
+        self._next_heartbeat = self._due_at = time.monotonic()
+
     def send_update(self, facts: dict[str, Any]) -> None:
         """Tell the broker of a change, for example of sessions opened or closed. From any thread."""
         self.post(self._send_update, facts)
+
+    def publish(self, header: Header, body: bytes) -> None:
+        """Send an event to whoever hears its audience; its header lacks nothing but the number. From any thread."""
+        self.post(self._publish, header, body)
+
+    def listen(self, listening: Listening) -> None:
+        """Begin to hear events; `listening.ready` is told when that is in force. From any thread."""
+        self._keeper.queue(self._ear.listen, listening)
+
+    def unlisten(self, listening: Listening) -> None:
+        """Hear them no more. From any thread."""
+        self._keeper.queue(self._ear.unlisten, listening)
 
     def close(self) -> None:
         """Say bye, end open calls, and stop the thread. May be called more than once."""
@@ -168,14 +193,21 @@ class Link:
         now = time.monotonic()
         if now >= self._due_at or now >= self.caller.next_deadline():
             self._due_at = self._tick(now)
+        if self._ear.listener is not None:
+            self._ear.listener.work(now)
         if self._outbox:
             self._flush()
 
     def due_in(self) -> float:
-        return max(0.0, min(self._due_at, self.caller.next_deadline()) - time.monotonic())
+        self._sleeps_until = min(self._due_at, self.caller.next_deadline())
+        if self._ear.listener is not None:
+            if self._ear.listener.has_arrived():
+                return 0.0
+            self._sleeps_until = min(self._sleeps_until, self._ear.listener.next_due())
+        return max(0.0, self._sleeps_until - time.monotonic())
 
     def is_overdue(self) -> bool:
-        return self.caller.next_deadline() < self._due_at
+        return min(self._due_at, self.caller.next_deadline()) < self._sleeps_until
 
     def on_interrupt(self) -> None:
         """A message may have been cut in half: the next connection says everything again, but for lost chunks."""
@@ -197,9 +229,11 @@ class Link:
             self._settled.set()
 
     def _last_words(self) -> None:
+        if self._ear.listener is not None:
+            self._ear.listener.fail(self.ending())
         self._drop()
         self._sockets.close()
-        self.caller.fail_all(self._ending())
+        self.caller.fail_all(self.ending())
 
     def _tick(self, now: float) -> float:
         """Do what is due, and say when something will be again."""
@@ -212,9 +246,12 @@ class Link:
             self._each_second(now)
         due.append(self._next_second)
         if self._connection.state is State.UP:
+            if self.publisher is not None:
+                due.append(self._tick_events(self.publisher, now))
             if now >= self._next_heartbeat:
                 self._next_heartbeat = now + self._connection.intervals.heartbeat_s
-                body, flags = pack_body(self._party.pulse())
+                heard = self._ear.listener.pulse() if self._ear.listener is not None else {}
+                body, flags = pack_body(self._party.pulse() | heard)
                 self._send(CONTROL, Header(Kind.HEARTBEAT, flags=flags), body)
             due.append(self._next_heartbeat)
         return min(due)
@@ -223,6 +260,8 @@ class Link:
         self.caller.repeat_chunks(now)
         if self.server is not None:
             self.server.repeat_chunks(now)
+        if self.publisher is not None:
+            self.publisher.tick(now)
         is_away = self._connection.state in (State.DOWN, State.OPENING)
         if is_away and now - self._connection.down_since >= BROKER_AWAY_S:
             self.caller.fail_older_than(now - BROKER_AWAY_S, self._unreachable())
@@ -253,18 +292,22 @@ class Link:
             "limits": Limits().to_body(),
             **self._party.hello(),
         }
+        if self.publisher is not None:
+            facts["tips"] = self.publisher.on_hello()
         body, flags = pack_body(facts)
         self._push(CONTROL, Header(Kind.HELLO, flags=flags), body)
 
     def _resume(self, now: float) -> None:
         self._next_heartbeat = now
         self.caller.on_connected(now)
+        self._ear.on_up()
         self._settled.set()
         self._on_change()
 
     def _suspend(self, now: float) -> None:
         self._settled.clear()
         self.caller.on_disconnected()
+        self._ear.on_down()
 
     def _drop(self, now: float = 0.0) -> None:
         self._outbox.clear()  # what was not sent is said again on the next connection
@@ -275,13 +318,14 @@ class Link:
             self._dealer = self._monitor = None
 
     def _end_calls(self, now: float) -> None:
-        self.caller.fail_all(self._ending())
+        self.caller.fail_all(self.ending())
 
     def _say_bye(self, now: float) -> None:
         self._push(CONTROL, Header(Kind.BYE, flags=FINAL), b"")
         self._flush()
 
-    def _ending(self) -> OrbitError:
+    def ending(self) -> OrbitError:
+        """Why there is no connection any more."""
         if self._refusal is not None:
             return self._refusal
         if self._connection.state is State.CLOSED:
@@ -353,6 +397,7 @@ class Link:
             self.server.limits = limits
         self.name, self.user = str(facts.get("name", "")), str(facts.get("user", ""))
         self.epoch = bytes(facts.get("epoch") or b"")
+        self._ear.on_welcome(facts)
         self._handle(Event.WELCOMED, now)
         if facts.get("want_catalogue"):
             self._send_update({"catalogue_body": self._party.catalogue()})
@@ -405,6 +450,9 @@ class Link:
     def _on_resend(self, header: Header, body: bytes, now: float) -> None:
         self.caller.on_resend(header, now)
 
+    def _on_holders(self, header: Header, body: bytes, now: float) -> None:
+        self.on_holders(unpack_map(body, header.flags))
+
     def _on_cancel(self, header: Header, body: bytes, now: float) -> None:
         if self.server is not None:
             self.server.on_cancel(header)
@@ -416,6 +464,35 @@ class Link:
         body, flags = pack_body(Unsupported(f"{self.name or 'this participant'} does not take {what}").to_body())
         answer = Header(Kind.ERROR, id=header.id, caller=header.caller, target=header.target, flags=flags)
         self._send(CALLS, answer, body)
+
+    # Events
+
+    def _publish(self, header: Header, body: bytes) -> None:
+        if self.publisher is None:
+            return
+        now = time.monotonic()
+        self.publisher.add(header, body, now)
+        if self._connection.state is State.UP:
+            self.publisher.flush(self._send_event, now)
+            self._due_at = min(self._due_at, self.publisher.next_due(now))
+
+    def _send_event(self, frame: bytes, body: bytes) -> bool:
+        """Events wait in their stream, so that they are never in the way of anything that is queued here."""
+        return not self._outbox and self._try_send(frame, body)
+
+    def _tick_events(self, publisher: Publisher, now: float) -> float:
+        publisher.flush(self._send_event, now)
+        tips = publisher.due_tips(now)
+        if tips:
+            body, flags = pack_body(tips)
+            self._send(CONTROL, Header(Kind.TIP, flags=flags), body)
+        return publisher.next_due(now)
+
+    def _on_tips(self, header: Header, body: bytes, now: float) -> None:
+        self._ear.on_tips(header, body)
+
+    def _on_keys(self, header: Header, body: bytes, now: float) -> None:
+        self._ear.on_keys(header, body)
 
     def _watch(self) -> None:
         """What libzmq tells of the connection."""
@@ -460,4 +537,7 @@ MESSAGES: dict[int, Callable[[Link, Header, bytes, float], None]] = {
     Kind.CREDIT: Link._on_credit,
     Kind.RESEND: Link._on_resend,
     Kind.CANCEL: Link._on_cancel,
+    Kind.TIP: Link._on_tips,
+    Kind.KEYS: Link._on_keys,
+    Kind.HOLDERS: Link._on_holders,
 }

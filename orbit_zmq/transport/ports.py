@@ -7,22 +7,28 @@ link, so that a wait ends exactly once, and tell it when the one who waits goes 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import queue
 import threading
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
-from orbit_zmq.errors import Canceled, InvalidArgument, OrbitError, TooLarge
+from orbit_zmq.errors import BrokerUnreachable, Canceled, InvalidArgument, OrbitError, TooLarge
 from orbit_zmq.rules.caller import OpenCall
 from orbit_zmq.transport.handover import Handover
 from orbit_zmq.transport.link import Link
+from orbit_zmq.transport.mailbox import AsyncMailbox, Mailbox
 from orbit_zmq.wire.header import STREAM, Header
 from orbit_zmq.wire.limits import MAX_LEFT_S, NAME_CHARS
 
+if TYPE_CHECKING:
+    from orbit_zmq.transport.listener import Listening
+
+CALLBACKS_S = 1.0  # for callbacks to end when an asyncio client is closed
 LOOK_S = 0.2  # how long a thread waits before it looks again by itself
 _END: Final = b""  # marks the end of a streamed result; chunks that are handed on are never empty
 
@@ -44,6 +50,30 @@ def check_call(header: Header, body: bytes, deadline_s: float, limit_bytes: int)
         raise InvalidArgument(f"names of endpoints, plugins, sessions and operations are {NAME_CHARS} ASCII letters at most")
     if len(body) > limit_bytes:
         raise TooLarge(f"the arguments of {header.operation} are {len(body)} bytes; the limit is {limit_bytes}")
+
+
+def _listening(
+    mailbox: Mailbox | AsyncMailbox, ready: Callable[[OrbitError | None], None], interest: Mapping[str, Any]
+) -> Listening:
+    from orbit_zmq.transport.listener import Listening  # loads cryptography, which who only calls does not need
+
+    return Listening(mailbox.put, ready, **interest)
+
+
+def _settle(ready: asyncio.Future[None], error: OrbitError | None) -> None:
+    if ready.done():
+        return
+    if error is None:
+        ready.set_result(None)
+    else:
+        ready.set_exception(error)
+
+
+def _deaf(link: Link) -> BrokerUnreachable:
+    return BrokerUnreachable(
+        f"the events of the broker at {link.place.address} cannot be heard",
+        hint="They come over an address of their own, on TCP the next port; is it open?",
+    )
 
 
 def _start(link: Link, call: OpenCall) -> None:
@@ -131,14 +161,54 @@ class Port:
         self._link = link
         self._leading = threading.Lock()
         self._followers: dict[_ThreadWaiter, None] = {}
+        self._listening: dict[Listening, Mailbox] = {}
 
     def open(self, timeout_s: float) -> None:
         self._link.start()
         self._link.keeper.lend(+1)
         self._link.wait_until_up(timeout_s)
 
+    def end_subscriptions(self) -> None:
+        """Hear nothing more."""
+        for listening, mailbox in tuple(self._listening.items()):
+            self.unlisten(listening)
+            mailbox.close()
+
     def close(self) -> None:
+        self.end_subscriptions()
         self._link.close()
+
+    def listen(self, timeout_s: float, **interest: Any) -> tuple[Listening, Mailbox]:
+        """Hear events from now on; returns when that is in force."""
+        mailbox, settled = Mailbox(), threading.Event()
+        errors: list[OrbitError] = []
+
+        def ready(error: OrbitError | None) -> None:
+            if error is not None:
+                errors.append(error)
+            settled.set()
+
+        listening = _listening(mailbox, ready, interest)
+        self._listening[listening] = mailbox
+        self._link.listen(listening)
+        if not settled.wait(timeout_s):
+            errors.append(_deaf(self._link))
+        if errors:
+            self.unlisten(listening)
+            raise errors[0]
+        return listening, mailbox
+
+    def unlisten(self, listening: Listening) -> None:
+        """Hear them no more."""
+        self._listening.pop(listening, None)
+        self._link.unlisten(listening)
+
+    def spawn(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Run a function in a thread of its own."""
+        threading.Thread(target=function, args=arguments, name="orbit-events", daemon=True).start()
+
+    def settle(self, result: object) -> None:
+        """What a callback has answered is of no interest."""
 
     def call(
         self, header: Header, body: bytes, flags: int, deadline_s: float, stream: Iterable[bytes] | None = None
@@ -296,19 +366,32 @@ class _LoopWaiter:
 
 
 class AsyncPort:
-    """Calls from coroutines of one loop."""
+    """Calls from coroutines of one loop, and events to them."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
         self._handover: Handover | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: set[asyncio.Task[None]] = set()  # that give events to callbacks
+        self._listening: dict[Listening, AsyncMailbox] = {}
 
     async def open(self, timeout_s: float) -> None:
         self._link.start()
         self._link.attach(asyncio.get_running_loop())
         await asyncio.to_thread(self._link.wait_until_up, timeout_s)
 
+    async def end_subscriptions(self) -> None:
+        """Hear nothing more; callbacks have a moment to end."""
+        for listening, mailbox in tuple(self._listening.items()):
+            self.unlisten(listening)
+            mailbox.close()
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=CALLBACKS_S)
+            for task in late:
+                task.cancel()
+
     async def close(self) -> None:
+        await self.end_subscriptions()
         self._link.attach(None)
         await asyncio.to_thread(self._link.close)
 
@@ -331,13 +414,50 @@ class AsyncPort:
             raise
         return answer, (self._chunks(call, waiter) if answer.flags & STREAM else None)
 
+    async def listen(self, timeout_s: float, **interest: Any) -> tuple[Listening, AsyncMailbox]:
+        """Hear events from now on; returns when that is in force."""
+        handover = self._handover_here()
+        mailbox = AsyncMailbox(handover)
+        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        listening = _listening(mailbox, lambda error: handover.put(_settle, ready, error), interest)
+        self._listening[listening] = mailbox
+        self._link.listen(listening)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await ready
+        except BaseException as error:
+            self.unlisten(listening)
+            if isinstance(error, TimeoutError):
+                raise _deaf(self._link) from None
+            raise
+        return listening, mailbox
+
+    def unlisten(self, listening: Listening) -> None:
+        """Hear them no more."""
+        self._listening.pop(listening, None)
+        self._link.unlisten(listening)
+
+    def spawn(self, function: Callable[..., Coroutine[Any, Any, None]], *arguments: Any) -> None:
+        """Run a coroutine beside the caller, until it ends or the port is closed."""
+        task = asyncio.get_running_loop().create_task(function(*arguments))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def settle(self, result: object) -> None:
+        """Wait for what a callback has answered, if that is to be waited for."""
+        if inspect.isawaitable(result):
+            await result
+
     def _waiter(self) -> _LoopWaiter:
+        return _LoopWaiter(self._handover_here(), asyncio.get_running_loop())
+
+    def _handover_here(self) -> Handover:
         loop = asyncio.get_running_loop()
         if self._handover is None:
             self._loop, self._handover = loop, Handover(loop, self._link.notify)
         elif loop is not self._loop:
             raise OrbitError("this client belongs to another event loop", hint="Make one client for each loop.")
-        return _LoopWaiter(self._handover, loop)
+        return self._handover
 
     async def _feed_all(self, call: OpenCall, waiter: _LoopWaiter, stream: AsyncIterable[bytes]) -> None:
         async for data in stream:

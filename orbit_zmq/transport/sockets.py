@@ -10,6 +10,7 @@ import fcntl
 import os
 import re
 import secrets
+import socket as socketlib
 from urllib.parse import urlsplit
 
 import zmq
@@ -44,6 +45,19 @@ DEALER: dict[int, int] = {
     zmq.CONNECT_TIMEOUT: 3_000,
     zmq.HANDSHAKE_IVL: 3_000,
 }
+PUBLISHER: dict[int, int] = {
+    zmq.SNDHWM: 256,  # messages to one subscriber; one that is slower loses some, and asks for them again
+    zmq.MAXMSGSIZE: 1_024,  # of what subscribers send, a CURVE handshake (300 bytes) included; what is published has no limit
+    zmq.XPUB_VERBOSER: 1,  # every subscription and its end is seen, so that they can be counted for each connection
+    zmq.HANDSHAKE_IVL: 3_000,
+    zmq.BACKLOG: 1_024,
+}
+SUBSCRIBER: dict[int, int] = {
+    zmq.RECONNECT_IVL: -1,  # as for requests: a new connection begins with a new look at what was missed
+    zmq.CONNECT_TIMEOUT: 3_000,
+    zmq.HANDSHAKE_IVL: 3_000,
+    zmq.RCVHWM: 10_000,  # messages; a burst that fits needs no replay
+}
 MONITORED = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_DISCONNECTED
@@ -74,7 +88,15 @@ class Sockets:
 
     def router(self, *, ipc_path: str | None, tcp: str | None, keys: KeyPair | None) -> tuple[zmq.Socket[bytes], str | None]:
         """The broker's socket and the TCP address it got; ipc needs no keys, TCP does. AddressTaken when in use."""
-        socket = self._make(zmq.ROUTER, ROUTER)
+        return self._listening(self._make(zmq.ROUTER, ROUTER), ipc_path, tcp, keys)
+
+    def publisher(self, *, ipc_path: str | None, tcp: str | None, keys: KeyPair | None) -> tuple[zmq.Socket[bytes], str | None]:
+        """The socket that the broker publishes events on, under the same conditions."""
+        return self._listening(self._make(zmq.XPUB, PUBLISHER), ipc_path, tcp, keys)
+
+    def _listening(
+        self, socket: zmq.Socket[bytes], ipc_path: str | None, tcp: str | None, keys: KeyPair | None
+    ) -> tuple[zmq.Socket[bytes], str | None]:
         socket.set(zmq.ZAP_DOMAIN, ZAP_DOMAIN)
         socket.set(zmq.ZAP_ENFORCE_DOMAIN, 1)
         bound = None
@@ -101,6 +123,17 @@ class Sockets:
         """A fresh connection under a fresh routing id, and the monitor that tells what becomes of it."""
         socket = self._make(zmq.DEALER, DEALER)
         socket.set(zmq.ROUTING_ID, b"\x01" + secrets.token_bytes(15))
+        return self._connected(socket, address, server_key, keys)
+
+    def subscriber(
+        self, address: str, *, server_key: str | None, keys: KeyPair | None
+    ) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
+        """A fresh connection to where events are published, and its monitor."""
+        return self._connected(self._make(zmq.SUB, SUBSCRIBER), address, server_key, keys)
+
+    def _connected(
+        self, socket: zmq.Socket[bytes], address: str, server_key: str | None, keys: KeyPair | None
+    ) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
         if urlsplit(address).scheme == "tcp":
             if server_key is None or keys is None:
                 socket.close()
@@ -160,6 +193,18 @@ def has_arrived(socket: zmq.Socket[bytes]) -> bool:
 def descriptor_of(socket: zmq.Socket[bytes]) -> int:
     """What becomes readable when something changes at the socket."""
     return int(socket.get(zmq.FD))
+
+
+def cut_connection(descriptor: int, inode: int) -> bool:
+    """End a peer's connection, which nothing in libzmq does. Descriptors are given out again, inodes of sockets are not."""
+    try:
+        with socketlib.socket(fileno=os.dup(descriptor)) as connection:
+            if os.fstat(connection.fileno()).st_ino != inode:
+                return False
+            connection.shutdown(socketlib.SHUT_RDWR)
+    except OSError:
+        return False
+    return True
 
 
 def close_monitored(socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes]) -> None:

@@ -19,7 +19,7 @@ from orbit_zmq.wire.limits import HEADER_BYTES, HEADER_DEPTH, HEADER_KEYS, MAX_I
 
 
 class Kind(IntEnum):
-    """What a message is. event, tip and keys are reserved: this version answers them `unsupported`."""
+    """What a message is."""
 
     HELLO = 1
     WELCOME = 2
@@ -37,6 +37,7 @@ class Kind(IntEnum):
     EVENT = 14
     TIP = 15
     KEYS = 16
+    HOLDERS = 17
 
 
 class Channel(IntEnum):
@@ -81,6 +82,8 @@ class Header:
     trace: str = ""
     settled_below: int = 0
     settled: tuple[int, ...] = ()
+    audience: str = ""  # event: who may hear it, a user or `all`
+    happened_at: float = 0.0  # event: when, by the sender's clock (seconds since 1970)
     channel: int = 0
     chunk: int = 0  # chunk: its number; credit, resent request, reply: the chunk wanted or sent next
     up_to: int = 0  # credit: chunks below this number may be sent
@@ -101,6 +104,10 @@ def _is_incarnation(value: object) -> bool:
 
 def _is_left(value: object) -> bool:
     return type(value) in (float, int) and 0 < value <= MAX_LEFT_S  # type: ignore[operator]  # False for nan and inf
+
+
+def _is_time(value: object) -> bool:
+    return type(value) in (float, int) and 0 < value < 1e12  # type: ignore[operator]  # False for nan and inf
 
 
 def _is_small(value: object) -> bool:
@@ -129,6 +136,8 @@ FIELDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "x": ("trace", _is_text),
     "d": ("settled_below", _is_id),
     "g": ("settled", _is_settled),
+    "w": ("audience", _is_text),
+    "y": ("happened_at", _is_time),
     "a": ("channel", lambda value: type(value) is int and 0 <= value <= 3),
     "q": ("chunk", _is_id),
     "m": ("up_to", _is_id),

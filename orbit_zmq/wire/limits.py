@@ -22,6 +22,8 @@ FRAME_BYTES = (1 << 20) + (1 << 16)  # MAXMSGSIZE: the largest chunk and a margi
 CHUNK_MAX_BYTES = 1 << 20  # a longer frame outlasts a heartbeat on a slow line
 MAX_LEFT_S = 7 * 86_400.0
 MAX_ID = (1 << 64) - 1
+EVENT_BYTES = 32 << 10  # body of one event: it says what happened, and is not the data
+REPLAY_BYTES = 1 << 20  # one answer to a subscriber that is behind
 SESSIONS_IN_HELLO = 5_000  # more follow in updates
 CATALOGUE_BYTES = 768 << 10  # what an endpoint may say of its plugins; with the rest it fits an update of HELLO_BYTES
 

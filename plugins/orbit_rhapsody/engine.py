@@ -20,8 +20,9 @@ from typing import Any, TypeVar
 from orbit_rhapsody.backends import start_backend
 from orbit_rhapsody.codec import CANCELED, DONE, EXECUTABLE, FAILED, FUNCTION
 from orbit_rhapsody.invocation import Invocation
+from orbit_rhapsody.news import News
 from orbit_rhapsody.preparation import PackedTask
-from orbit_rhapsody.records import failed_record, finished_record
+from orbit_rhapsody.records import failed_task, finished_task
 from orbit_rhapsody.results import Results
 from orbit_rhapsody.values import describe
 from orbit_rhapsody.workers import KILL_GRACE_S, TERM_GRACE_S, ProcessLoop, end_process
@@ -70,9 +71,11 @@ class _Backend:
 class Engine:
     """Backends of one session on their thread. The coroutines are called from another loop."""
 
-    def __init__(self, backends: Sequence[str], results: Results) -> None:
+    def __init__(self, backends: Sequence[str], results: Results, news: News | None = None) -> None:
         self._names = list(backends)
         self._results = results
+        self._news = news
+        self._telling = False  # a batch of news will be told soon
         self._backends: dict[str, _Backend] = {}
         self._queued: tuple[OrderedDict[str, PackedTask], ...] = (OrderedDict(), OrderedDict())
         self._flying = [0, 0]
@@ -216,7 +219,7 @@ class Engine:
                 name, task = item.batch.prepare(item, self._names)
             except OrbitError as error:
                 times["finished"] = time.time()
-                self._finish(item.uid, FAILED, failed_record(item.uid, error, times))
+                self._finish(item.uid, *failed_task(item.uid, error, times))
                 continue
             prepared.setdefault(name, []).append(task)
             self._flights[item.uid] = _Flight(self._backends[name], item.kind, task, times)
@@ -274,15 +277,17 @@ class Engine:
         self._flying[flight.kind] -= 1
         flight.times["finished"] = time.time()
         flight.backend.held.pop(uid, None)  # the concurrent backend would keep it for ever
-        state, record = finished_record(uid, state, raw_state, outcome, flight.times)
+        state, record, brief = finished_task(uid, state, raw_state, outcome, flight.times)
         flight.task.pop("exception", None)  # its traceback refers to the task
         flight.backend.counts[state] += 1
-        self._finish(uid, state, record)
+        self._finish(uid, state, record, brief)
         if self._queued[flight.kind]:
             self._arrived.set()
 
-    def _finish(self, uid: str, state: str, record: bytes) -> None:
+    def _finish(self, uid: str, state: str, record: bytes, brief: bytes) -> None:
         self._finished.append((uid, state, record))
+        if self._news is not None:
+            self._news.add(brief)
         self._flush_soon()
 
     def _flush_soon(self) -> None:
@@ -299,6 +304,19 @@ class Engine:
             self._results.started(started)
         if finished:
             self._results.finished(finished)
+        if self._news is not None and not self._telling:
+            self._tell_news(self._news)
+
+    def _tell_news(self, news: News) -> None:
+        """Tell a batch when it is time for one, and come back for the rest."""
+        self._telling = False
+        due_s = news.due_in(time.perf_counter())
+        if due_s == 0.0:
+            news.tell(time.perf_counter)
+            due_s = news.due_in(time.perf_counter())
+        if due_s is not None and self._loop is not None:
+            self._telling = True
+            self._loop.call_later(due_s, self._tell_news, news)
 
     async def _cancel(self, uid: str) -> bool:
         for queue in self._queued:
@@ -321,7 +339,7 @@ class Engine:
 
     def _drop(self, packed: PackedTask) -> None:
         times = {"submitted": packed.batch.submitted, "started": None, "finished": time.time()}
-        self._finish(packed.uid, CANCELED, finished_record(packed.uid, CANCELED, CANCELED, {}, times)[1])
+        self._finish(packed.uid, *finished_task(packed.uid, CANCELED, CANCELED, {}, times))
 
     async def _cancel_all(self) -> dict[str, int]:
         queued = 0
@@ -342,6 +360,8 @@ class Engine:
         for uid in list(self._flights):
             self._land(uid, FAILED, "", error)
         self._flush()
+        if self._news is not None:
+            self._news.tell(time.perf_counter, everything=True)
 
     # The two ways in from other threads.
 

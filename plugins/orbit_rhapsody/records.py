@@ -10,6 +10,7 @@ from typing import Any
 
 from orbit_rhapsody.codec import DONE, FAILED
 from orbit_rhapsody.invocation import Outcome, TaskFailed, outcome_of
+from orbit_rhapsody.news import brief
 from orbit_rhapsody.values import PYTHON_VERSION, pack_error, printable, strict_packer
 from orbit_zmq.errors import OrbitError
 
@@ -21,6 +22,13 @@ _NIL = b"\xc0"
 
 def finished_record(uid: str, state: str, raw_state: str, task: dict[str, Any], times: dict[str, Any]) -> tuple[str, bytes]:
     """The final state and the packed record of a task that a backend has finished."""
+    return finished_task(uid, state, raw_state, task, times)[:2]
+
+
+def finished_task(
+    uid: str, state: str, raw_state: str, task: dict[str, Any], times: dict[str, Any]
+) -> tuple[str, bytes, bytes]:
+    """The same with what is told of it in an event."""
     error = task.get("exception")
     outcome = _outcome(task.get("return_value")) if state == DONE else None
     if isinstance(error, TaskFailed):
@@ -33,7 +41,7 @@ def finished_record(uid: str, state: str, raw_state: str, task: dict[str, Any], 
     if outcome is not None and outcome.started:
         times.update(started=outcome.started, finished=outcome.finished)
     exit_code = task.get("exit_code")
-    return state, _pack(
+    record = _pack(
         {
             "uid": uid,
             "state": state,
@@ -46,11 +54,18 @@ def finished_record(uid: str, state: str, raw_state: str, task: dict[str, Any], 
         },
         outcome,
     )
+    error_line = _line_of(packed_error) if packed_error is not None else ""
+    return state, record, brief(uid, state, exit_code, error_line, outcome.plain if outcome is not None else None)
 
 
-def failed_record(uid: str, error: OrbitError, times: dict[str, Any]) -> bytes:
-    """The record of a task that never reached a backend."""
-    return finished_record(uid, FAILED, "", {"exception": error, "exit_code": None}, times)[1]
+def failed_task(uid: str, error: OrbitError, times: dict[str, Any]) -> tuple[str, bytes, bytes]:
+    """State, record and news of a task that never reached a backend."""
+    return finished_task(uid, FAILED, "", {"exception": error, "exit_code": None}, times)
+
+
+def _line_of(packed_error: dict[str, Any]) -> str:
+    name = str(packed_error["type"]).removeprefix("builtins.")
+    return " ".join(f"{name}: {packed_error['message']}".split())
 
 
 def _outcome(value: object) -> Outcome:

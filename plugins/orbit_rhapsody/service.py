@@ -15,6 +15,7 @@ from pydantic import Field
 from orbit_rhapsody.backends import chosen_backends
 from orbit_rhapsody.codec import RUNNING, SUBMITTED, decode_batch
 from orbit_rhapsody.engine import Engine
+from orbit_rhapsody.news import News
 from orbit_rhapsody.preparation import Batch, Functions, PackedTask
 from orbit_rhapsody.results import MAX_PORTION_BYTES, MAX_WAIT_S, Results
 from orbit_rhapsody.ui_config import UI_CONFIG
@@ -50,7 +51,8 @@ class RhapsodySession(PluginSession):
         self.notify_batch_size = notify_batch_size
         self._results = Results()
         self._functions = Functions()
-        self._engine = Engine(self.backends, self._results)
+        news = News(self.notify_packed, longest_wait_s=notify_batch_window, most_tasks=notify_batch_size)
+        self._engine = Engine(self.backends, self._results, news)
 
     async def initialize(self) -> None:
         """Start the backends; Dragon takes many seconds."""
@@ -74,7 +76,7 @@ class RhapsodySession(PluginSession):
         self._engine.submit([PackedTask(uid, kind, packed, batch) for uid, kind, packed in new])
         return Raw(answer.encode())
 
-    @operation(effect="read", deadline_s=MAX_WAIT_S + 30)
+    @operation(effect="read", deadline_s=MAX_WAIT_S + 30, waits=True)
     async def fetch(
         self, consumer: Consumer, after: int = 0, max_bytes: PortionBytes = 1 << 20, wait_s: WaitSeconds = 0.0
     ) -> Raw:

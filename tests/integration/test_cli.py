@@ -85,14 +85,14 @@ def test_a_call_prints_the_result(shell: Shell, lab: Lab) -> None:
     assert len(subprocess.check_output(produce, env=shell.environment, timeout=60)) == 300_000
 
 
-def test_a_session_id_names_the_session_and_without_one_a_session_lives_for_the_call(shell: Shell, lab: Lab) -> None:
+def test_a_session_id_names_the_session_and_without_one_it_is_the_callers_default(shell: Shell, lab: Lab) -> None:
     lab.start_endpoint("hpc1")
     sid = json.loads(shell.run("call", "hpc1", "test", "register_session", "lifetime=persistent").stdout)["sid"]
 
     assert shell.run("call", "hpc1", "test", "echo", "text=x", "--session", sid).stdout == "x\n"
     shell.run("call", "hpc1", "test", "echo", "text=x")
     sessions = json.loads(shell.run("call", "hpc1", "test", "list_sessions").stdout)["sessions"]
-    assert [session["sid"] for session in sessions] == [sid]
+    assert [session["sid"] for session in sessions] == [sid, "default"]
 
 
 @pytest.mark.parametrize(

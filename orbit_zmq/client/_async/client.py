@@ -6,16 +6,20 @@ the link's matter; what they do is the plugins'.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from types import TracebackType
 from typing import Any
 
 from orbit_zmq.client._async.plugin import AsyncPluginClient
+from orbit_zmq.client._async.subscription import AsyncSubscription, caller_of
 from orbit_zmq.client.classes import async_client_class
+from orbit_zmq.client.events import Event, wire_topics
 from orbit_zmq.client.facts import EndpointFacts, OperationFacts, operations_of
+from orbit_zmq.client.page import facts_table, rows_table
 from orbit_zmq.client.party import ClientParty
 from orbit_zmq.errors import EndpointLost, InvalidArgument, NotFound
 from orbit_zmq.place import find_broker
+from orbit_zmq.rules.heard import Missed
 from orbit_zmq.transport.link import Link
 from orbit_zmq.transport.ports import AsyncPort
 from orbit_zmq.wire.body import pack_body, unpack_body
@@ -24,6 +28,7 @@ from orbit_zmq.wire.header import IDEMPOTENT, RAW, Header, Kind
 BROKER = "broker"
 BROKER_DEADLINE_S = 10.0
 CONNECT_S = 10.0
+HOMES = 10_000  # sessions whose endpoints are remembered
 UNKNOWN = OperationFacts()  # what is assumed of an operation that is in no catalogue
 
 
@@ -36,6 +41,12 @@ class AsyncEndpointHandle:
 
     def __repr__(self) -> str:
         return f"<endpoint {self.name}: {self.facts.state}, plugins {', '.join(sorted(self.plugins)) or 'none'}>"
+
+    def _repr_html_(self) -> str:
+        served = [(name, facts.get("plugin"), facts.get("version")) for name, facts in sorted(self.plugins.items())]
+        absent = [(entry.get("plugin"), "absent", entry.get("reason")) for entry in self.facts.absent]
+        title = f"endpoint {self.name}: {self.facts.state}"
+        return rows_table(title, ("instance", "plugin", "version"), [*served, *absent])
 
     @property
     def name(self) -> str:
@@ -67,10 +78,28 @@ class AsyncClient:
         *,
         connect_timeout_s: float = CONNECT_S,
     ) -> None:
-        self._link = Link(find_broker(url, join, context), ClientParty())
-        self._port = AsyncPort(self._link)
+        self._use(Link(find_broker(url, join, context), ClientParty()), connect_timeout_s)
+
+    @classmethod
+    def over(cls, link: Link, *, on_behalf_of: str = "") -> AsyncClient:
+        """A client over a connection that is open already and belongs to somebody else, such as an endpoint's.
+
+        It acts for a user, where the connection's key allows that. Closing it closes the sessions that it has opened.
+        """
+        client = cls.__new__(cls)
+        client._use(link, CONNECT_S)
+        client._on_behalf_of = on_behalf_of
+        client._is_open = client._is_shared = True
+        return client
+
+    def _use(self, link: Link, connect_timeout_s: float) -> None:
+        self._link = link
+        self._port = AsyncPort(link)
         self._connect_timeout_s = connect_timeout_s
+        self._on_behalf_of = ""
         self._is_open = False
+        self._is_shared = False  # the connection is somebody else's
+        self._homes: dict[str, str] = {}  # session id -> endpoint
         self._endpoints: dict[str, EndpointFacts] = {}
         self._catalogues: dict[bytes, dict[str, dict[str, OperationFacts]]] = {}
         self._plugin_clients: list[AsyncPluginClient] = []
@@ -78,6 +107,10 @@ class AsyncClient:
     def __repr__(self) -> str:
         state = "connected" if self._link.is_up else "not connected"
         return f"<client of the broker at {self._link.place.address}: {state}>"
+
+    def _repr_html_(self) -> str:
+        facts = {"broker": self._link.place.address, "connected": self._link.is_up, "name": self.name, "user": self._link.user}
+        return facts_table("ORBIT-ZMQ client", facts)
 
     async def __aenter__(self) -> AsyncClient:
         await self.connect()
@@ -104,7 +137,9 @@ class AsyncClient:
         for plugin_client in tuple(self._plugin_clients):
             if self._link.is_up:
                 await plugin_client.close()
-        await self._port.close()
+        await self._port.end_subscriptions()
+        if not self._is_shared:
+            await self._port.close()
 
     async def endpoints(self) -> list[AsyncEndpointHandle]:
         """All endpoints that the broker knows, lost ones left out."""
@@ -123,6 +158,61 @@ class AsyncClient:
     async def drain(self) -> None:
         """Stop the broker for good (role admin)."""
         await self._ask_broker("drain", {})
+
+    async def subscribe(
+        self,
+        callback: Callable[..., Any],
+        *,
+        endpoint: str = "",
+        plugin: str = "",
+        session: str = "",
+        topic: str = "",
+        with_meta: bool = False,
+        on_missed: Callable[[str, int], Any] | None = None,
+    ) -> AsyncSubscription:
+        """Have `callback(endpoint, plugin, topic, data)` called for this user's events; in force when this returns.
+
+        Each filter is optional. With `with_meta` there is a fifth argument, `{number, time, session}`. Where events come too
+        fast for the callback, or the endpoint does not have them any more, their number is logged, added to `missed` of what
+        this answers, and told as `on_missed(endpoint, count)`. Callbacks run beside everything else and may be slow.
+        """
+        subscription = await self._listen(endpoint=endpoint, plugin=plugin, session=session, topic=topic)
+        subscription.start(caller_of(callback, with_meta), on_missed)
+        return subscription
+
+    async def events(
+        self, *, endpoint: str = "", plugin: str = "", session: str = "", topic: str = ""
+    ) -> AsyncIterator[Event | Missed]:
+        """This user's events, one after the other, from the first step on; a Missed stands for those that could not be had."""
+        subscription = await self._listen(endpoint=endpoint, plugin=plugin, session=session, topic=topic)
+        try:
+            async for item in subscription.items():
+                yield item
+        finally:
+            await subscription.unsubscribe()
+
+    async def on_topology_change(self, callback: Callable[[dict[str, dict[str, Any]]], Any]) -> AsyncSubscription:
+        """Have `callback({name: {role, state, plugins}})` called now and whenever an endpoint comes, goes, or changes.
+
+        It gets the whole view each time; an endpoint that has gone is in it once, as `lost`.
+        """
+        await self.connect()
+        listening, mailbox = await self._port.listen(self._connect_timeout_s, is_topology=True)
+        subscription = AsyncSubscription(self._port, listening, mailbox, "")
+        subscription.start(callback, None)
+        return subscription
+
+    async def topology(self) -> dict[str, dict[str, Any]]:
+        """The endpoints that there are now: `{name: {role, state, plugins}}`."""
+        view: dict[str, dict[str, Any]] = (await self._ask_broker("topology", {}))["endpoints"]
+        return view
+
+    async def _listen(self, *, topic: str, **filters: str) -> AsyncSubscription:
+        await self.connect()
+        listening, mailbox = await self._port.listen(
+            self._connect_timeout_s, topics=wire_topics(topic), audience=self._on_behalf_of, **filters
+        )
+        return AsyncSubscription(self._port, listening, mailbox, topic)
 
     async def get_plugin(self, endpoint: str, plugin: str, **register_arguments: Any) -> AsyncPluginClient:
         """A client of one plugin on one endpoint, with a new session that ends with it.
@@ -154,10 +244,10 @@ class AsyncClient:
     ) -> Any:
         """Call one operation and return its result; an AsyncIterator of bytes where the result is a stream.
 
-        Raises the typed error that the endpoint or the broker answers; DeadlineExceeded after `deadline_s` seconds (the
-        operation's own where none is given).
+        With a session id, endpoint and plugin may be left empty. Raises the typed error that the endpoint or the broker
+        answers; DeadlineExceeded after `deadline_s` seconds (the operation's own where none is given).
         """
-        facts = await self.resolve(endpoint)
+        facts = await (self.resolve(endpoint) if endpoint or not session else self.find_session(session))
         known = (await self.operations(facts)).get(plugin, {}).get(operation, UNKNOWN)
         values = dict(arguments or {})
         stream = values.pop(known.stream_in, None) if known.stream_in else None
@@ -185,6 +275,16 @@ class AsyncClient:
             self._endpoints[endpoint] = facts
         return facts
 
+    async def find_session(self, session: str) -> EndpointFacts:
+        """The endpoint where a session of this user is; Conflict where its id is at several."""
+        if session in self._homes:  # a session never moves
+            return await self.resolve(self._homes[session])
+        facts = EndpointFacts.from_body(await self._ask_broker("resolve", {"session": session}))
+        while len(self._homes) >= HOMES:
+            del self._homes[next(iter(self._homes))]
+        self._homes[session] = facts.name
+        return facts
+
     def forget(self, plugin_client: AsyncPluginClient) -> None:
         """The plugin client has been closed."""
         if plugin_client in self._plugin_clients:
@@ -205,7 +305,7 @@ class AsyncClient:
     async def _ask_broker(self, operation: str, arguments: dict[str, Any]) -> Any:
         await self.connect()
         body, flags = pack_body(arguments)
-        header = Header(Kind.REQUEST, endpoint=BROKER, operation=operation, flags=IDEMPOTENT)
+        header = Header(Kind.REQUEST, endpoint=BROKER, operation=operation, flags=IDEMPOTENT, on_behalf_of=self._on_behalf_of)
         answer, _ = await self._port.call(header, body, flags, BROKER_DEADLINE_S)
         return answer.body if answer.flags & RAW else unpack_body(answer.body, answer.flags)
 
@@ -220,6 +320,7 @@ class AsyncClient:
     ) -> Any:
         if known.idempotent:
             header.flags |= IDEMPOTENT
+        header.on_behalf_of = self._on_behalf_of
         header.target = (await self.resolve(header.endpoint)).incarnation
         within_s = known.deadline_s if deadline_s is None else deadline_s
         try:
@@ -236,6 +337,7 @@ class AsyncClient:
                 operation=header.operation,
                 target=facts.incarnation,
                 flags=header.flags & IDEMPOTENT,
+                on_behalf_of=self._on_behalf_of,
             )
             answer, chunks = await self._port.call(again, body, flags, within_s)
         if chunks is not None:

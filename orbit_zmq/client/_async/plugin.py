@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from orbit_zmq.client.facts import OperationFacts
+from orbit_zmq.client.generated import method_of, signature_of
+from orbit_zmq.client.page import rows_table
 from orbit_zmq.errors import DeadlineExceeded, InvalidArgument, OrbitError, error_from_body
 
 if TYPE_CHECKING:
     from orbit_zmq.client._async.client import AsyncClient
+    from orbit_zmq.client._async.subscription import AsyncSubscription
 
 INIT_TIMEOUT_S = 120.0  # Dragon takes many seconds to start
 POLL_S = 10.0  # one wait for a session to become ready; the endpoint answers the moment it does
@@ -32,14 +34,21 @@ class AsyncPluginClient:
         self.endpoint = endpoint
         self.plugin = plugin
         self.sid = ""
+        self._ends_session = False  # with this object
 
     def __repr__(self) -> str:
         return f"<plugin {self.plugin} on {self.endpoint}, session {self.sid or 'none'}>"
 
+    def _repr_html_(self) -> str:
+        title = f"plugin {self.plugin} on {self.endpoint}, session {self.sid or 'none'}"
+        rows = [(f"{name}{signature_of(facts)}", facts.doc) for name, facts in sorted(self._operations.items())]
+        return rows_table(title, ("operation", ""), rows)
+
     def __getattr__(self, name: str) -> Callable[..., Any]:
         operations: Mapping[str, OperationFacts] = self.__dict__.get("_operations", {})
         if name in operations:
-            return partial(self.call, name)
+            self.__dict__[name] = method = method_of(self.call, self.call_raw, name, operations[name])
+            return method
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}; operations: {', '.join(sorted(operations))}")
 
     def __dir__(self) -> list[str]:
@@ -54,9 +63,14 @@ class AsyncPluginClient:
         await self.close()
 
     async def register_session(self, *, init_timeout: float = INIT_TIMEOUT_S, **arguments: Any) -> str:
-        """Open the session and wait until it is ready; answers its id. DeadlineExceeded after `init_timeout` seconds."""
+        """Open the session and wait until it is ready; answers its id. DeadlineExceeded after `init_timeout` seconds.
+
+        With `sid` it attaches to a session that is there. `close` ends only a session that this has opened without a `sid`
+        and whose lifetime is ephemeral.
+        """
         opened = await self._client.call(self.endpoint, self.plugin, "register_session", arguments)
         self.sid = str(opened["sid"])
+        self._ends_session = not {"sid", "lifetime", "ttl"} & {name for name in arguments if arguments[name] is not None}
         if opened.get("status") == "initializing":
             await self._wait_until_ready(init_timeout)
         return self.sid
@@ -68,15 +82,39 @@ class AsyncPluginClient:
             await self._client.call(self.endpoint, self.plugin, "unregister_session", session=sid)
 
     async def close(self) -> None:
-        """Close the session; what the endpoint says against it does not matter any more."""
+        """Close the session, if it is to end with this; what the endpoint says against it does not matter any more."""
         self._client.forget(self)
-        with suppress(OrbitError):
-            await self.unregister_session()
+        if self._ends_session:
+            with suppress(OrbitError):
+                await self.unregister_session()
+        self.sid = ""
 
     async def ping(self) -> dict[str, Any]:
         """Whether the plugin answers."""
         answer: dict[str, Any] = await self._client.call(self.endpoint, self.plugin, "ping")
         return answer
+
+    async def get_version(self) -> str:
+        """The version of the plugin."""
+        return str((await self._client.call(self.endpoint, self.plugin, "version"))["version"])
+
+    async def health_check(self) -> dict[str, Any]:
+        """Whether the plugin works: its status, uptime and number of sessions."""
+        answer: dict[str, Any] = await self._client.call(self.endpoint, self.plugin, "health")
+        return answer
+
+    async def get_ui_config(self) -> dict[str, Any]:
+        """How the plugin looks in the Explorer."""
+        answer: dict[str, Any] = await self._client.call(self.endpoint, self.plugin, "ui_config")
+        return answer
+
+    async def on_notification(
+        self, callback: Callable[..., Any], topic: str = "", *, with_meta: bool = False
+    ) -> AsyncSubscription:
+        """Have `callback(endpoint, plugin, topic, data)` called for events of this session; see AsyncClient.subscribe."""
+        return await self._client.subscribe(
+            callback, endpoint=self.endpoint, plugin=self.plugin, session=self.sid, topic=topic, with_meta=with_meta
+        )
 
     async def list_sessions(self) -> list[Any]:
         """The sessions of this user at this plugin."""

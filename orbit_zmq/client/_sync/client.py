@@ -7,16 +7,20 @@ the link's matter; what they do is the plugins'.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
 from orbit_zmq.client._sync.plugin import PluginClient
+from orbit_zmq.client._sync.subscription import Subscription, caller_of
 from orbit_zmq.client.classes import client_class
+from orbit_zmq.client.events import Event, wire_topics
 from orbit_zmq.client.facts import EndpointFacts, OperationFacts, operations_of
+from orbit_zmq.client.page import facts_table, rows_table
 from orbit_zmq.client.party import ClientParty
 from orbit_zmq.errors import EndpointLost, InvalidArgument, NotFound
 from orbit_zmq.place import find_broker
+from orbit_zmq.rules.heard import Missed
 from orbit_zmq.transport.link import Link
 from orbit_zmq.transport.ports import Port
 from orbit_zmq.wire.body import pack_body, unpack_body
@@ -25,6 +29,7 @@ from orbit_zmq.wire.header import IDEMPOTENT, RAW, Header, Kind
 BROKER = "broker"
 BROKER_DEADLINE_S = 10.0
 CONNECT_S = 10.0
+HOMES = 10_000  # sessions whose endpoints are remembered
 UNKNOWN = OperationFacts()  # what is assumed of an operation that is in no catalogue
 
 
@@ -37,6 +42,12 @@ class EndpointHandle:
 
     def __repr__(self) -> str:
         return f"<endpoint {self.name}: {self.facts.state}, plugins {', '.join(sorted(self.plugins)) or 'none'}>"
+
+    def _repr_html_(self) -> str:
+        served = [(name, facts.get("plugin"), facts.get("version")) for name, facts in sorted(self.plugins.items())]
+        absent = [(entry.get("plugin"), "absent", entry.get("reason")) for entry in self.facts.absent]
+        title = f"endpoint {self.name}: {self.facts.state}"
+        return rows_table(title, ("instance", "plugin", "version"), [*served, *absent])
 
     @property
     def name(self) -> str:
@@ -68,10 +79,28 @@ class Client:
         *,
         connect_timeout_s: float = CONNECT_S,
     ) -> None:
-        self._link = Link(find_broker(url, join, context), ClientParty())
-        self._port = Port(self._link)
+        self._use(Link(find_broker(url, join, context), ClientParty()), connect_timeout_s)
+
+    @classmethod
+    def over(cls, link: Link, *, on_behalf_of: str = "") -> Client:
+        """A client over a connection that is open already and belongs to somebody else, such as an endpoint's.
+
+        It acts for a user, where the connection's key allows that. Closing it closes the sessions that it has opened.
+        """
+        client = cls.__new__(cls)
+        client._use(link, CONNECT_S)
+        client._on_behalf_of = on_behalf_of
+        client._is_open = client._is_shared = True
+        return client
+
+    def _use(self, link: Link, connect_timeout_s: float) -> None:
+        self._link = link
+        self._port = Port(link)
         self._connect_timeout_s = connect_timeout_s
+        self._on_behalf_of = ""
         self._is_open = False
+        self._is_shared = False  # the connection is somebody else's
+        self._homes: dict[str, str] = {}  # session id -> endpoint
         self._endpoints: dict[str, EndpointFacts] = {}
         self._catalogues: dict[bytes, dict[str, dict[str, OperationFacts]]] = {}
         self._plugin_clients: list[PluginClient] = []
@@ -79,6 +108,10 @@ class Client:
     def __repr__(self) -> str:
         state = "connected" if self._link.is_up else "not connected"
         return f"<client of the broker at {self._link.place.address}: {state}>"
+
+    def _repr_html_(self) -> str:
+        facts = {"broker": self._link.place.address, "connected": self._link.is_up, "name": self.name, "user": self._link.user}
+        return facts_table("ORBIT-ZMQ client", facts)
 
     def __enter__(self) -> Client:
         self.connect()
@@ -103,7 +136,9 @@ class Client:
         for plugin_client in tuple(self._plugin_clients):
             if self._link.is_up:
                 plugin_client.close()
-        self._port.close()
+        self._port.end_subscriptions()
+        if not self._is_shared:
+            self._port.close()
 
     def endpoints(self) -> list[EndpointHandle]:
         """All endpoints that the broker knows, lost ones left out."""
@@ -122,6 +157,59 @@ class Client:
     def drain(self) -> None:
         """Stop the broker for good (role admin)."""
         self._ask_broker("drain", {})
+
+    def subscribe(
+        self,
+        callback: Callable[..., Any],
+        *,
+        endpoint: str = "",
+        plugin: str = "",
+        session: str = "",
+        topic: str = "",
+        with_meta: bool = False,
+        on_missed: Callable[[str, int], Any] | None = None,
+    ) -> Subscription:
+        """Have `callback(endpoint, plugin, topic, data)` called for this user's events; in force when this returns.
+
+        Each filter is optional. With `with_meta` there is a fifth argument, `{number, time, session}`. Where events come too
+        fast for the callback, or the endpoint does not have them any more, their number is logged, added to `missed` of what
+        this answers, and told as `on_missed(endpoint, count)`. Callbacks run beside everything else and may be slow.
+        """
+        subscription = self._listen(endpoint=endpoint, plugin=plugin, session=session, topic=topic)
+        subscription.start(caller_of(callback, with_meta), on_missed)
+        return subscription
+
+    def events(self, *, endpoint: str = "", plugin: str = "", session: str = "", topic: str = "") -> Iterator[Event | Missed]:
+        """This user's events, one after the other, from the first step on; a Missed stands for those that could not be had."""
+        subscription = self._listen(endpoint=endpoint, plugin=plugin, session=session, topic=topic)
+        try:
+            for item in subscription.items():
+                yield item
+        finally:
+            subscription.unsubscribe()
+
+    def on_topology_change(self, callback: Callable[[dict[str, dict[str, Any]]], Any]) -> Subscription:
+        """Have `callback({name: {role, state, plugins}})` called now and whenever an endpoint comes, goes, or changes.
+
+        It gets the whole view each time; an endpoint that has gone is in it once, as `lost`.
+        """
+        self.connect()
+        listening, mailbox = self._port.listen(self._connect_timeout_s, is_topology=True)
+        subscription = Subscription(self._port, listening, mailbox, "")
+        subscription.start(callback, None)
+        return subscription
+
+    def topology(self) -> dict[str, dict[str, Any]]:
+        """The endpoints that there are now: `{name: {role, state, plugins}}`."""
+        view: dict[str, dict[str, Any]] = (self._ask_broker("topology", {}))["endpoints"]
+        return view
+
+    def _listen(self, *, topic: str, **filters: str) -> Subscription:
+        self.connect()
+        listening, mailbox = self._port.listen(
+            self._connect_timeout_s, topics=wire_topics(topic), audience=self._on_behalf_of, **filters
+        )
+        return Subscription(self._port, listening, mailbox, topic)
 
     def get_plugin(self, endpoint: str, plugin: str, **register_arguments: Any) -> PluginClient:
         """A client of one plugin on one endpoint, with a new session that ends with it.
@@ -153,10 +241,10 @@ class Client:
     ) -> Any:
         """Call one operation and return its result; an Iterator of bytes where the result is a stream.
 
-        Raises the typed error that the endpoint or the broker answers; DeadlineExceeded after `deadline_s` seconds (the
-        operation's own where none is given).
+        With a session id, endpoint and plugin may be left empty. Raises the typed error that the endpoint or the broker
+        answers; DeadlineExceeded after `deadline_s` seconds (the operation's own where none is given).
         """
-        facts = self.resolve(endpoint)
+        facts = self.resolve(endpoint) if endpoint or not session else self.find_session(session)
         known = (self.operations(facts)).get(plugin, {}).get(operation, UNKNOWN)
         values = dict(arguments or {})
         stream = values.pop(known.stream_in, None) if known.stream_in else None
@@ -184,6 +272,16 @@ class Client:
             self._endpoints[endpoint] = facts
         return facts
 
+    def find_session(self, session: str) -> EndpointFacts:
+        """The endpoint where a session of this user is; Conflict where its id is at several."""
+        if session in self._homes:  # a session never moves
+            return self.resolve(self._homes[session])
+        facts = EndpointFacts.from_body(self._ask_broker("resolve", {"session": session}))
+        while len(self._homes) >= HOMES:
+            del self._homes[next(iter(self._homes))]
+        self._homes[session] = facts.name
+        return facts
+
     def forget(self, plugin_client: PluginClient) -> None:
         """The plugin client has been closed."""
         if plugin_client in self._plugin_clients:
@@ -204,7 +302,7 @@ class Client:
     def _ask_broker(self, operation: str, arguments: dict[str, Any]) -> Any:
         self.connect()
         body, flags = pack_body(arguments)
-        header = Header(Kind.REQUEST, endpoint=BROKER, operation=operation, flags=IDEMPOTENT)
+        header = Header(Kind.REQUEST, endpoint=BROKER, operation=operation, flags=IDEMPOTENT, on_behalf_of=self._on_behalf_of)
         answer, _ = self._port.call(header, body, flags, BROKER_DEADLINE_S)
         return answer.body if answer.flags & RAW else unpack_body(answer.body, answer.flags)
 
@@ -219,6 +317,7 @@ class Client:
     ) -> Any:
         if known.idempotent:
             header.flags |= IDEMPOTENT
+        header.on_behalf_of = self._on_behalf_of
         header.target = (self.resolve(header.endpoint)).incarnation
         within_s = known.deadline_s if deadline_s is None else deadline_s
         try:
@@ -235,6 +334,7 @@ class Client:
                 operation=header.operation,
                 target=facts.incarnation,
                 flags=header.flags & IDEMPOTENT,
+                on_behalf_of=self._on_behalf_of,
             )
             answer, chunks = self._port.call(again, body, flags, within_s)
         if chunks is not None:

@@ -149,6 +149,11 @@ class TestSession(PluginSession):
             await asyncio.sleep(seconds)
         return {"key": key, "count": count, "padding": bytes(size)}
 
+    @operation(effect="write")
+    async def where(self, text: str) -> dict[str, Any]:
+        """Which session of which process this is, and the text."""
+        return {"sid": self.sid, "pid": os.getpid(), "text": text}
+
     @operation(effect="read")
     async def once_read(self, key: str) -> int:
         """Count an execution; idempotent."""

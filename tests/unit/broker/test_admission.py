@@ -21,7 +21,7 @@ def test_a_client_is_welcomed_under_a_name_of_its_user():
     assert welcome.value["epoch"] == EPOCH
     assert welcome.value["version"] == 1
     assert welcome.value["want_catalogue"] is False
-    assert welcome.value["events"] is None and welcome.value["audiences"] is None
+    assert welcome.value["events"] == {"ipc": None, "tcp": None} and welcome.value["audiences"].keys() == {"ada", "all"}
     assert welcome.value["limits"]["open_calls"] == 1024
     assert welcome.value["intervals"]["suspect_s"] == 10.0
 

@@ -58,6 +58,8 @@ class World:
             "pid": 1,
             "ipc": None,
             "tcp": None,
+            "events_ipc": None,
+            "events_tcp": None,
             "open_files_limit": 1,
         }
         self.state.measure = lambda: {"memory_bytes": 1, "open_files": 1}

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from orbit_testplugin import TestPlugin
-from orbit_zmq.endpoint.service import MAX_RUNNING, Service
+from orbit_zmq.endpoint.service import Service
 from orbit_zmq.errors import OrbitError
 from orbit_zmq.plugin import Host, Plugin
 from orbit_zmq.wire.body import pack_body, unpack_body
 from orbit_zmq.wire.header import RAW, Header, Kind
 
 PATIENCE_S = 10.0  # a deadline for tests that wait for a condition; it passes only when something is broken
+
+
+def incarnation_of(source: str) -> bytes:
+    """Of the process that has this name."""
+    return b"c" * 16 if source == "ann.1" else hashlib.sha256(source.encode()).digest()[:16]
 
 
 class FakeCall:
@@ -63,9 +69,9 @@ class FakeCall:
 class Bench:
     """A running service and short words to call it."""
 
-    def __init__(self, plugins: Sequence[Plugin], max_running: int = MAX_RUNNING) -> None:
+    def __init__(self, plugins: Sequence[Plugin], **limits: Any) -> None:
         self.announced: list[dict[str, Any]] = []
-        self.service = Service(Host(name="hpc1"), plugins, announce=self.announced.append, max_running=max_running)
+        self.service = Service(Host(name="hpc1"), plugins, announce=self.announced.append, **limits)
         self._next_id = 0
 
     def start(
@@ -83,8 +89,8 @@ class Bench:
         """Hand a call to the service."""
         self._next_id += 1
         header = Header(
-            Kind.REQUEST, id=self._next_id, caller=b"c" * 16, source=source, user=user, plugin=plugin, session=session,
-            operation=operation, left_s=left_s,
+            Kind.REQUEST, id=self._next_id, caller=incarnation_of(source), source=source, user=user, plugin=plugin,
+            session=session, operation=operation, left_s=left_s,
         )  # fmt: skip
         body, flags = (arguments, RAW) if isinstance(arguments, bytes) else pack_body(arguments or {})
         call = FakeCall(header, body, flags, stream_in)
@@ -104,9 +110,9 @@ class Bench:
 
 
 @asynccontextmanager
-async def served(*plugins: Plugin, max_running: int = MAX_RUNNING) -> AsyncIterator[Bench]:
+async def served(*plugins: Plugin, **limits: Any) -> AsyncIterator[Bench]:
     """A service that runs for the length of the block, by default with the test plugin."""
-    bench = Bench(plugins or [TestPlugin(Host(name="hpc1"))], max_running)
+    bench = Bench(plugins or [TestPlugin(Host(name="hpc1"))], **limits)
     running = asyncio.create_task(bench.service.run())
     await asyncio.sleep(0)
     try:

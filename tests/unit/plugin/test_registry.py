@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from orbit_testplugin import TestPlugin, TestSession
-from orbit_zmq.errors import InvalidArgument, NotFound
+from orbit_zmq.batch import BatchSystem
+from orbit_zmq.errors import Conflict, InvalidArgument, NotFound
 from orbit_zmq.plugin import Host, Plugin, get_plugin_class, get_plugin_names, registry
-from orbit_zmq.plugin.host import ROLES, detect_role, detect_scheduler
-from orbit_zmq.plugin.registry import POLICIES, make_plugins, policy_of, select
+from orbit_zmq.plugin.host import ROLES, detect_role
+from orbit_zmq.plugin.registry import POLICIES, Wanted, make_plugins, policy_of, select
 
 
 @pytest.fixture(autouse=True)
@@ -23,6 +24,10 @@ def only_these_plugins(monkeypatch):
     ]
     monkeypatch.setattr(registry, "entry_points", lambda group: points)
     monkeypatch.setattr(registry, "_defined", {"test": TestPlugin})
+
+
+def classes_of(selected: tuple[list[Wanted], Any]) -> list[type[Plugin]]:
+    return [wanted.plugin_class for wanted in selected[0]]
 
 
 def plugin_class(name: str, **members: Any) -> type[Plugin]:
@@ -61,9 +66,9 @@ def test_an_entry_point_is_imported_when_it_is_asked_for():
 
 def test_plugins_that_do_not_import_stay_absent_with_the_reason():
     assert get_plugin_class("broken") is None
-    classes, absent = select("test,broken,not-a-plugin", "standalone")
+    wanted, absent = select("test,broken,not-a-plugin", "standalone")
 
-    assert classes == [TestPlugin]
+    assert wanted == [Wanted(TestPlugin, "test")]
     assert absent == [
         {"plugin": "broken", "reason": "does not import: ModuleNotFoundError: No module named 'orbit_no_such_module'"},
         {"plugin": "not-a-plugin", "reason": "its entry point builtins:int is no Plugin of that name"},
@@ -71,35 +76,35 @@ def test_plugins_that_do_not_import_stay_absent_with_the_reason():
 
 
 def test_a_name_selects_one_plugin_once():
-    assert select(["test", "te*", TestPlugin], "login")[0] == [TestPlugin]
+    assert classes_of(select(["test", "te*", TestPlugin], "login")) == [TestPlugin]
 
 
 def test_a_class_needs_no_registration():
     made = plugin_class("private")
     registry._defined.clear()
 
-    assert select([made], "compute") == ([made], [])
+    assert select([made], "compute") == ([Wanted(made, "private")], [])
 
 
 def test_globs_select_what_they_match():
     made = plugin_class("tester")
 
-    assert select("test*", "login")[0] == [TestPlugin, made]
+    assert classes_of(select("test*", "login")) == [TestPlugin, made]
 
 
 def test_all_is_everything_that_the_role_may_load():
-    classes, absent = select("all", "bridge")
+    wanted, absent = select("all", "bridge")
 
-    assert {found.plugin_name for found in classes} == {"installed", "test"}
+    assert {one.plugin_class.plugin_name for one in wanted} == {"installed", "test"}
     assert {one["plugin"] for one in absent} == {"broken", "not-a-plugin", "psij"}
 
 
 def test_default_is_what_the_role_loads_by_itself():
     sysinfo, queue_info = plugin_class("sysinfo"), plugin_class("queue_info")
 
-    assert select("default", "compute")[0] == [queue_info, sysinfo]
-    assert select("default", "standalone")[0] == [sysinfo]
-    assert select(["default", "test"], "bridge")[0] == [sysinfo, TestPlugin]
+    assert classes_of(select("default", "compute")) == [queue_info, sysinfo]
+    assert classes_of(select("default", "standalone")) == [sysinfo]
+    assert classes_of(select(["default", "test"], "bridge")) == [sysinfo, TestPlugin]
 
 
 def test_a_name_that_matches_nothing_is_an_error_that_lists_the_known_ones():
@@ -133,14 +138,14 @@ def test_a_plugin_that_does_not_apply_or_cannot_be_made_stays_absent():
     off = plugin_class("off", is_enabled=classmethod(lambda cls, host: not host.is_standalone))
     broken = plugin_class("bad", __init__=fails)
 
-    plugins, absent = make_plugins([TestPlugin, off, broken], Host(role="standalone"))
+    plugins, absent = make_plugins(select([TestPlugin, off, broken], "standalone")[0], Host(role="standalone"))
 
     assert [plugin.instance_name for plugin in plugins] == ["test"]
     assert absent == [
         {"plugin": "off", "reason": "not applicable on this host"},
         {"plugin": "bad", "reason": "cannot be made: OSError: no scheduler socket"},
     ]
-    assert len(make_plugins([off], Host(role="login"))[0]) == 1
+    assert len(make_plugins(select([off], "login")[0], Host(role="login"))[0]) == 1
 
 
 def test_the_host_says_which_role_it_has():
@@ -160,16 +165,47 @@ def test_the_host_says_which_role_it_has():
         Host(role="head")
 
 
-def commands(*names: str) -> Any:
-    return lambda name: f"/usr/bin/{name}" if name in names else None
+def test_the_role_follows_from_the_batch_system():
+    assert detect_role(BatchSystem()) == "standalone"
+    assert detect_role(BatchSystem("slurm", "slurm")) == "login"
+    assert detect_role(BatchSystem("pbs", "pbs", job_id="7.host")) == "compute"
 
 
-def test_role_and_scheduler_come_from_the_environment_and_the_commands():
-    slurm = commands("sbatch", "squeue")
+def test_a_name_with_a_colon_makes_another_instance_of_a_plugin():
+    wanted, _ = select("test,test:left, test:right", "login")
+    plugins, _ = make_plugins(wanted, Host(name="hpc1"))
 
-    assert (detect_role({}, commands()), detect_scheduler({}, commands())) == ("standalone", "none")
-    assert (detect_role({}, slurm), detect_scheduler({}, slurm)) == ("login", "slurm")
-    assert detect_role({"SLURM_JOB_ID": "7"}, slurm) == "compute"
-    assert detect_scheduler({"PBS_JOBID": "7.host"}, slurm) == "pbs"
-    assert detect_role({}, commands("sbatch")) == "standalone"
-    assert detect_scheduler({}, commands("bsub", "bjobs")) == "lsf"
+    assert [plugin.instance_name for plugin in plugins] == ["test", "left", "right"]
+    assert {type(plugin) for plugin in plugins} == {TestPlugin}
+
+
+def test_instances_that_are_made_already_get_the_host_of_the_endpoint():
+    left, host = TestPlugin(Host(), "left"), Host(name="hpc1", role="login")
+    plugins, _ = make_plugins(select([TestPlugin, left], "login")[0], host)
+
+    assert [plugin.instance_name for plugin in plugins] == ["test", "left"]
+    assert plugins[1] is left and left.host is host
+
+
+def test_two_instances_of_one_name_are_refused_whatever_they_are_of():
+    other = plugin_class("other")
+    doubled: list[Any] = [
+        [TestPlugin(Host(), "one"), TestPlugin(Host(), "one")],
+        [TestPlugin(Host()), TestPlugin],
+        [TestPlugin, TestPlugin(Host())],
+        [TestPlugin(Host(), "other"), other],
+        "test:x,other:x",
+    ]
+    for tokens in doubled:
+        with pytest.raises(Conflict, match="there is another instance"):
+            select(tokens, "login")
+
+
+def test_an_instance_name_that_a_plugin_gives_itself_must_be_free_too():
+    def names_itself(self: Any, host: Host) -> None:
+        Plugin.__init__(self, host, "test")
+
+    headstrong = plugin_class("headstrong", __init__=names_itself)
+
+    with pytest.raises(Conflict, match="plugin headstrong: there is another instance 'test'"):
+        make_plugins(select([TestPlugin, headstrong], "login")[0], Host())

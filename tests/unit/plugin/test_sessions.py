@@ -18,7 +18,7 @@ from orbit_zmq.errors import (
     SessionNotReady,
 )
 from orbit_zmq.plugin import Host, Plugin, PluginSession, operation
-from tests.unit.plugin.fakes import Bench, served, until
+from tests.unit.plugin.fakes import Bench, incarnation_of, served, until
 
 
 def run(scenario: Any) -> None:
@@ -95,9 +95,8 @@ def test_register_answers_a_short_id_and_announces_the_session():
             prefix, _, digits = answer["sid"].partition(".")
             assert prefix == "session" and len(digits) == 8
             assert answer["status"] == "initializing"
-            assert bench.announced == [
-                {"opened": [{"id": answer["sid"], "plugin": "test", "user": "ann", "lifetime": "ephemeral"}]}
-            ]
+            fact = {"id": answer["sid"], "plugin": "test", "user": "ann", "lifetime": "ephemeral", "holder": b"c" * 16}
+            assert bench.announced == [{"opened": [fact]}]
 
     run(scenario)
 
@@ -191,7 +190,7 @@ def test_register_with_the_id_of_ones_own_session_attaches_to_it():
             again = await bench.call("register_session", {"sid": "s1"}, plugin="journal", source="ann.2")
             assert again == {"sid": "s1", "status": "ready"}
             assert (await bench.call("state", plugin="journal", session="s1"))["holder"] == "ann.2"
-            assert len(bench.announced) == 1
+            assert [fact["opened"][0]["holder"] for fact in bench.announced] == [b"c" * 16, incarnation_of("ann.2")]
 
     run(scenario)
 
@@ -435,10 +434,10 @@ def test_an_ephemeral_session_ends_some_time_after_its_holder():
         async with served(JournalPlugin(Host())) as bench:
             clock = Clock(bench)
             lost, kept = [await bench.session(plugin="journal") for _ in range(2)]
-            bench.service.sessions.on_holder_lost("somebody else")
+            bench.service.sessions.on_holders([b"s" * 16], [])
             clock.now += 100_000
             bench.service.sessions.sweep()
-            bench.service.sessions.on_holder_lost("ann.1")
+            bench.service.sessions.on_holders([b"c" * 16], [])
             clock.now += 299
             bench.service.sessions.sweep()
             await bench.call("register_session", {"sid": kept}, plugin="journal", source="ann.2")  # attaches
@@ -456,7 +455,7 @@ def test_a_holder_that_comes_back_keeps_its_session():
         async with served(JournalPlugin(Host())) as bench:
             clock = Clock(bench)
             sid = await bench.session(plugin="journal")
-            bench.service.sessions.on_holder_lost("ann.1")
+            bench.service.sessions.on_holders([b"c" * 16], [])
             await bench.call("state", plugin="journal", session=sid)
             clock.now += 1000
             bench.service.sessions.sweep()

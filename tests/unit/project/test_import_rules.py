@@ -46,7 +46,7 @@ def names(path: Path) -> str:
 
 
 def test_there_are_shelves_and_sources() -> None:
-    assert {"orbit_broker", "orbit_rhapsody"} <= SHELVES
+    assert {"orbit_broker", "orbit_math", "orbit_rhapsody", "orbit_sysinfo"} <= SHELVES
     assert len(sources(LIBRARY)) > 30
 
 
@@ -115,9 +115,10 @@ def test_importing_the_library_loads_none_of_its_dependencies() -> None:
     assert not roots & {"asyncio", "click", "cloudpickle", "msgpack", "psutil", "pydantic", "rich", "structlog", "zmq"}
 
 
-def test_a_client_of_rhapsody_loads_none_of_the_endpoint_side() -> None:
-    script = "import orbit_rhapsody.client, sys; print('\\n'.join(sys.modules))"
+@pytest.mark.parametrize("plugin", ["math", "rhapsody", "sysinfo"])
+def test_a_client_of_a_plugin_loads_none_of_the_endpoint_side(plugin: str) -> None:
+    script = f"import orbit_{plugin}.client, sys; print('\\n'.join(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     modules = set(done.stdout.split())
 
-    assert not modules & {"rhapsody", "orbit_rhapsody.service", "dask", "dragon"}
+    assert not modules & {"rhapsody", f"orbit_{plugin}.service", "orbit_sysinfo.provider", "psutil", "dask", "dragon"}

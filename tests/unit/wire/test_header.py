@@ -26,6 +26,7 @@ VALUES = {
     "left_s": st.floats(0.001, 604_800),
     "flags": st.integers(1, 1023),
     "settled_below": IDS,
+    "happened_at": st.floats(1e-3, 1e11),
     "settled": st.lists(IDS, min_size=1, max_size=SETTLED_IDS).map(tuple),
     "channel": st.integers(1, 3),
     "chunk": IDS,

@@ -11,6 +11,7 @@ import pytest
 from orbit_zmq.errors import ProtocolError
 from orbit_zmq.wire.body import pack_body, unpack_body
 from orbit_zmq.wire.header import FIELDS, RAW, Header, Kind, decode_header, encode_header
+from orbit_zmq.wire.seal import Opener, Sealer
 
 VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "frames.json").read_text())
 
@@ -48,5 +49,16 @@ def test_what_is_no_header_is_refused(vector):
 
 
 def test_every_kind_of_this_version_has_a_vector():
-    reserved = {Kind.EVENT, Kind.TIP, Kind.KEYS}
-    assert {vector["header"]["k"] for vector in VECTORS["frames"]} == set(Kind) - reserved
+    assert {vector["header"]["k"] for vector in VECTORS["frames"]} == set(Kind)
+
+
+@pytest.mark.parametrize("vector", VECTORS["publications"], ids=lambda vector: vector["name"])
+def test_a_publication_is_sealed_and_opened_as_it_says(vector):
+    topic, mark, sealed = (bytes.fromhex(frame) for frame in vector["frames"])
+    key, header, body = (bytes.fromhex(vector[name]) for name in ("key", "header_frame", "body_frame"))
+
+    assert Opener(key).open(topic, mark, sealed) == (header, body)
+    assert Sealer(bytes.fromhex(vector["key_id"]), key).seal(topic, header, body) == (topic, mark, sealed)
+    for changed in ((topic + b"x", mark, sealed), (topic, mark, sealed[:-1]), (topic, b"", sealed)):
+        with pytest.raises(ProtocolError):
+            Opener(key).open(*changed)

@@ -1,0 +1,84 @@
+"""AsyncSubscription: a callback that hears events, until it is unsubscribed or the client is closed.
+
+Each has a mailbox and a task (a thread, in the sync twin) of its own, so that a callback that is slow delays nobody else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any
+
+from orbit_zmq.client.events import Event, events_of
+from orbit_zmq.errors import ProtocolError
+from orbit_zmq.log import get_logger
+from orbit_zmq.rules.heard import Missed
+from orbit_zmq.transport.mailbox import AsyncMailbox
+from orbit_zmq.transport.ports import AsyncPort
+
+if TYPE_CHECKING:
+    from orbit_zmq.transport.listener import Listening
+
+log = get_logger("orbit_zmq.events")
+
+
+class AsyncSubscription:
+    """What `subscribe` answers. `missed` counts the events that this subscriber was not given."""
+
+    def __init__(self, port: AsyncPort, listening: Listening, mailbox: AsyncMailbox, topic: str) -> None:
+        self.missed = 0
+        self._port = port
+        self._listening = listening
+        self._mailbox = mailbox
+        self._topic = topic
+        self._is_open = True
+
+    def __repr__(self) -> str:
+        return f"<subscription: {'in force' if self._is_open else 'ended'}, {self.missed} events missed>"
+
+    async def unsubscribe(self) -> None:
+        """Hear no more. The callback may be in the middle of one event, and gets no other one. Harmless when it has ended."""
+        if self._is_open:
+            self._is_open = False
+            self._port.unlisten(self._listening)
+            self._mailbox.close()
+
+    def start(self, tell: Callable[[Any], Any], on_missed: Callable[[str, int], Any] | None) -> None:
+        """Begin to give what comes to a callback."""
+        self._port.spawn(self._run, tell, on_missed)
+
+    async def items(self) -> AsyncIterator[Any]:
+        """What comes: Event, Missed, or the whole view of the topology."""
+        while self._is_open:
+            for item in await self._mailbox.take():
+                if item is None or not self._is_open:
+                    return
+                if isinstance(item, dict):
+                    yield item
+                    continue
+                try:
+                    events = list(events_of(item, self._topic))
+                except ProtocolError as error:
+                    log.warning("event-dropped", reason=error.message)
+                    continue
+                for event in events:
+                    yield event
+
+    async def _run(self, tell: Callable[[Any], Any], on_missed: Callable[[str, int], Any] | None) -> None:
+        async for item in self.items():
+            try:
+                if not isinstance(item, Missed):
+                    await self._port.settle(tell(item))
+                    continue
+                self.missed += item.count
+                log.warning("events-missed", endpoint=item.endpoint, count=item.count)
+                if on_missed is not None:
+                    await self._port.settle(on_missed(item.endpoint, item.count))
+            except Exception:  # the user's callback
+                log.exception("callback-failed")
+
+
+def caller_of(callback: Callable[..., Any], with_meta: bool) -> Callable[[Event], Any]:
+    """How a callback is given an event: `callback(endpoint, plugin, topic, data)`, with `meta` behind if that is wanted."""
+    if with_meta:
+        return lambda event: callback(event.endpoint, event.plugin, event.topic, event.data, event.meta)
+    return lambda event: callback(event.endpoint, event.plugin, event.topic, event.data)

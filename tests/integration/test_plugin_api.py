@@ -1,0 +1,209 @@
+"""Plugins over real connections: instances, changes at run time, lost holders, calls on behalf of a session's owner."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from typing import Any
+
+import pytest
+from lab import Lab, wait_until
+
+from orbit_testplugin import TestPlugin
+from orbit_zmq import AsyncClient, Client
+from orbit_zmq.endpoint import sessions as sessions_module
+from orbit_zmq.errors import Conflict, NotFound, ShuttingDown
+from orbit_zmq.plugin import Caller, Host, Plugin, PluginSession, operation
+from orbit_zmq.testing import NAME, Running, serve
+
+CALLS = 4_000
+
+
+class LabelSession(PluginSession):
+    """Says whom it belongs to."""
+
+    @operation(effect="write")
+    async def label(self, number: int) -> dict[str, Any]:
+        return {"sid": self.sid, "number": number}
+
+    @operation(effect="run")
+    async def who_is_there(self) -> dict[str, Any]:
+        """What this session's own client sees of another plugin."""
+        other = await self.client.get_plugin(NAME, "test")
+        seen = await self.client.call(NAME, "test", "whoami")
+        return {"seen": seen, "sid": other.sid, "holder": (await other.list_sessions())[0]["holder"]}
+
+
+class LabelPlugin(Plugin):
+    plugin_name = "label"
+    session_class = LabelSession
+
+    @operation(effect="read")
+    async def relayed(self, caller: Caller) -> dict[str, Any]:
+        seen: dict[str, Any] = await self.client.call(NAME, "test", "whoami")
+        return {"caller": caller.user, "seen": seen["user"], "by": seen["name"]}
+
+
+def serves(client: Client, instance: str) -> bool:
+    return instance in client.endpoint(NAME).plugins
+
+
+def sessions_of(running: Running) -> int:
+    return int(running.endpoint.pulse()["load"]["sessions"])
+
+
+def test_a_plugin_that_is_added_or_removed_is_seen_by_all_within_a_second() -> None:
+    with serve(TestPlugin) as running, Client(url=running.client._link.place.address) as other:
+        other.call(NAME, "test", "ping")  # it knows the endpoint as it was
+        running.endpoint.add_plugin(LabelPlugin, "late")
+        both = (running.client, other)
+        for client in both:
+            wait_until(partial(serves, client, "late"), 1.0)
+            assert client.get_plugin(NAME, "late").label(3)["number"] == 3
+        assert running.client.get_plugin(NAME, "label").plugin == "late"  # by type
+        with pytest.raises(Conflict):
+            running.endpoint.add_plugin(LabelPlugin, "late")
+        with pytest.raises(NotFound, match="no plugin 'nobodys'"):
+            running.endpoint.add_plugin("nobodys")
+        running.endpoint.remove_plugin("late")
+        wait_until(lambda: not any(serves(client, "late") for client in both), 1.0)
+        for client in both:
+            with pytest.raises(NotFound):
+                client.get_plugin(NAME, "late")
+        endpoint = running.endpoint
+    with pytest.raises(ShuttingDown):
+        endpoint.add_plugin(LabelPlugin)
+
+
+def test_a_plugin_may_add_another_instance_from_within_a_call() -> None:
+    class Breeding(LabelPlugin):
+        plugin_name = "breeding"
+
+        @operation(effect="run")
+        async def breed(self, name: str) -> None:
+            running.endpoint.add_plugin(LabelPlugin, name)
+
+    with serve(Breeding) as running:
+        running.plugin.breed("child")
+        assert running.client.get_plugin(NAME, "child").label(1)["number"] == 1
+
+
+def test_a_session_whose_client_process_dies_ends_some_time_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions_module, "RECLAIM_S", 0.2)
+    with serve(LabelPlugin) as running:
+        url = running.client._link.place.address
+        client = Client(url=url)
+        for arguments in ({}, {"lifetime": "persistent"}, {"ttl": 600}):
+            client.call(NAME, "label", "register_session", arguments)
+        assert sessions_of(running) == 4
+        client.close()  # it has no plugin client that would close them
+        wait_until(lambda: sessions_of(running) == 3)
+        assert running.plugin.label(1)["number"] == 1
+
+
+def test_a_session_that_is_attached_to_lives_with_its_new_holder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions_module, "RECLAIM_S", 0.2)
+    with serve(LabelPlugin) as running:
+        first = Client(url=running.client._link.place.address)
+        sids = [first.call(NAME, "label", "register_session")["sid"] for _ in range(2)]
+        attached = running.client.get_plugin(NAME, "label", sid=sids[0])
+        first.close()
+        wait_until(lambda: sessions_of(running) == 2)
+        assert attached.label(7) == {"sid": sids[0], "number": 7}
+        attached.close()  # leaves a session that was there before
+        assert sessions_of(running) == 2
+
+
+def test_a_session_and_a_plugin_call_others_on_behalf_of_the_owner() -> None:
+    with serve(LabelPlugin, TestPlugin) as running:
+        user = running.client.call(NAME, "test", "whoami")["user"]
+        there = running.plugin.who_is_there()
+        assert there["seen"] == {"user": user, "name": NAME}
+        assert there["holder"] == NAME
+        assert running.plugin.relayed() == {"caller": user, "seen": user, "by": NAME}
+        assert sessions_of(running) == 2
+        running.plugin.unregister_session()
+        wait_until(lambda: sessions_of(running) == 0, what="what the session had opened is closed with it")
+
+
+def test_several_instances_and_default_sessions_from_the_command_line(lab: Lab) -> None:
+    lab.start_endpoint("hpc1", plugins="test:left,test:right")
+    client = lab.client()
+    assert sorted(client.endpoint("hpc1").plugins) == ["left", "right"]
+    with pytest.raises(NotFound, match="several instances of plugin test: left, right"):
+        client.get_plugin("hpc1", "test")
+    for instance in ("left", "right"):
+        command = ["call", "hpc1", instance, "once", f"key={instance}", "--url", lab.url]
+        done = subprocess.run(
+            [sys.executable, "-m", "orbit_zmq.cli", *command], env=lab.environment, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        (session,) = client.call("hpc1", instance, "list_sessions")["sessions"]
+        assert session["sid"] == "default"
+
+
+def test_interleaved_calls_arrive_where_endpoint_plugin_and_session_say(lab: Lab) -> None:
+    pids = {name: lab.start_endpoint(name, plugins="test:left,test:right").pid for name in ("hpc1", "hpc2")}
+
+    async def scenario() -> None:
+        async with AsyncClient(url=lab.url) as client:
+            plugins = [await client.get_plugin(name, instance) for name in ("hpc1", "hpc2") for instance in ("left", "right")]
+            await call_all(client, plugins)
+            assert lab.broker is not None
+            os.kill(lab.broker.pid, signal.SIGKILL)
+            lab.broker.end()
+            lab.start_broker(tcp=None)
+            await call_all(client, plugins)
+
+    async def call_all(client: AsyncClient, plugins: list[Any]) -> None:
+        room = asyncio.Semaphore(64)
+
+        async def one(number: int) -> None:
+            plugin = random.choice(plugins)
+            text = f"{plugin.endpoint}/{plugin.plugin}/{number}"
+            async with room:
+                if number % 4:
+                    answer = await plugin.where(text, deadline_s=60)
+                else:
+                    answer = await client.call("", "", "where", {"text": text}, session=plugin.sid, deadline_s=60)
+            assert answer == {"sid": plugin.sid, "pid": pids[plugin.endpoint], "text": text}
+
+        await asyncio.gather(*(one(number) for number in range(CALLS)))
+        for plugin in plugins:
+            listed = await client.call(plugin.endpoint, plugin.plugin, "list_sessions")
+            assert [session["sid"] for session in listed["sessions"]] == [plugin.sid]
+
+    started = time.monotonic()
+    asyncio.run(scenario())
+    assert time.monotonic() - started < 100
+
+
+def test_instances_may_be_made_before_the_endpoint() -> None:
+    with serve(LabelPlugin(Host(), "one"), LabelPlugin(Host(), "two")) as running:
+        assert {plugin.host.name for plugin in running.endpoint.plugins} == {NAME}
+        assert running.plugin.plugin == "one"
+
+
+def test_notebooks_show_tables_in_which_every_text_is_escaped() -> None:
+    class Evil(LabelPlugin):
+        plugin_name = "evil"
+        version = "<b>1</b>"
+
+        @operation(effect="read")
+        async def shout(self, text: str = "<i>") -> str:
+            """<script>alert(1)</script>"""
+            return text
+
+    with serve(Evil) as running:
+        for shown in (running.client, running.client.endpoint(NAME), running.plugin):
+            page = shown._repr_html_()
+            assert page.startswith("<table>") and not {"<script", "<b>", "<i>"} & set(re.findall(r"<\w+>?", page))
+        assert "shout(text: str = &#x27;&lt;i&gt;&#x27;" in running.plugin._repr_html_()
+        assert "shout" in dir(running.plugin) and running.plugin.shout("x") == "x"
