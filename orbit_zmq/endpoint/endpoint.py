@@ -161,13 +161,14 @@ class Endpoint:
         serving.connect(service, link)
         self._watch.start()
         serves = loop.create_task(service.run())  # not in a group: a plugin that will not end must not hold up the end
+        serves.add_done_callback(lambda _: self._ask_to_stop())
         link.start()
         link.attach(loop)
         await self._serve_until_stopped(link, on_ready)
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_S):
                 await service.stop()
-                await serves
+                await asyncio.wait((serves,))
         self._watch.stop()
         link.attach(None)
         await asyncio.to_thread(link.close)

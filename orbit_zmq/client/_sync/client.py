@@ -7,6 +7,7 @@ the link's matter; what they do is the plugins'.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
@@ -70,6 +71,7 @@ class Client:
     ) -> None:
         self._link = Link(find_broker(url, join, context), ClientParty())
         self._port = Port(self._link)
+        weakref.finalize(self, self._link.close_soon)  # a client that is dropped leaves no thread behind
         self._connect_timeout_s = connect_timeout_s
         self._is_open = False
         self._endpoints: dict[str, EndpointFacts] = {}
@@ -179,6 +181,8 @@ class Client:
     def resolve(self, endpoint: str, *, refresh: bool = False) -> EndpointFacts:
         """What the broker knows of an endpoint; asked once and again after it has restarted."""
         facts = self._endpoints.get(endpoint)
+        if not endpoint:
+            raise InvalidArgument("the name of the endpoint is empty")
         if facts is None or refresh:
             facts = EndpointFacts.from_body(self._ask_broker("resolve", {"endpoint": endpoint}))
             self._endpoints[endpoint] = facts
