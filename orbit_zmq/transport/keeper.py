@@ -212,6 +212,8 @@ class Keeper:
 
     def _serve_loop(self) -> None:
         """In the loop's thread. When the lock is taken, the loop comes back at once."""
+        if os.getpid() != self._pid:
+            _end_forked_loop()
         if not self._lock.acquire(blocking=False):
             return
         try:
@@ -264,6 +266,12 @@ class Keeper:
     def _take_notices(self) -> list[Notice]:
         notices, self._notices = self._notices, []
         return notices
+
+
+def _end_forked_loop() -> None:
+    """Code that forked in a loop and returned runs two loops on one connection; the copy can only do harm."""
+    log.error("forked-loop-ended", pid=os.getpid(), hint="Start processes by subprocess, or by multiprocessing with spawn.")
+    os._exit(1)
 
 
 def _pipe(poll: select.poll) -> tuple[socket.socket, socket.socket]:

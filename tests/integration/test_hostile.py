@@ -7,6 +7,7 @@ import gc
 import os
 import threading
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from lab import CuttableProxy, Lab, wait_until
@@ -78,6 +79,21 @@ def test_whatever_a_plugin_raises_ends_its_call_alone(plugin, kind):
     with pytest.raises((OrbitError, TypeError)):
         plugin.fail(kind=kind, message="on purpose")
     assert plugin.echo(text="well") == "well"
+
+
+def test_a_plugin_that_forks_leaves_no_second_loop(plugin):
+    child = plugin.fork()
+    assert child > 0
+    assert plugin.echo(text="well") == "well"
+    wait_until(lambda: not is_running(child), what="the end of the copy")
+    assert plugin.echo(text="well") == "well"
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return " Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
 
 
 def test_an_exception_whose_text_is_no_text_arrives(plugin):

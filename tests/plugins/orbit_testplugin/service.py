@@ -142,6 +142,11 @@ class TestSession(PluginSession):
         raise exception(message)
 
     @operation(effect="run")
+    async def fork(self) -> int:
+        """Fork and go on in both processes, as no plugin should; the process id of the child."""
+        return os.fork()
+
+    @operation(effect="run")
     async def fail_oddly(self) -> None:
         """Raise an exception whose text cannot be encoded, as file names may have it."""
         raise ValueError("bad \udcff name")
