@@ -116,6 +116,7 @@ class Endpoint:
 
     def stop(self) -> None:
         """End all calls and sessions, say bye, and stop. From any thread; harmless when it has stopped."""
+        self._stopping = True  # said before the loop is there, too
         self._in_loop(self._ask_to_stop)
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(READY_S)
@@ -153,7 +154,7 @@ class Endpoint:
     async def _main(self, on_ready: Callable[[], None], *, with_signals: bool) -> None:
         loop = self._loop = asyncio.get_running_loop()
         if with_signals:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.add_signal_handler(number, self._ask_to_stop)
         serving = Serving(loop)
         link = self._link = Link(self._place, self, handler=serving, on_change=self._on_change)

@@ -178,7 +178,7 @@ class Port:
         try:
             if stream is not None:
                 waiter.room = threading.Event()
-                self._link.keeper.lend(-1)  # nobody may wait while the chunks go
+                self.lend(-1)  # nobody may wait while the chunks go
                 threading.Thread(target=self._feed_all, args=(call, waiter, waiter.room, stream), daemon=True).start()
             self._link.post(_start, self._link, call)
             self._wait(waiter)
@@ -188,7 +188,12 @@ class Port:
             self._link.post(self._link.caller.cancel, call)
             raise
         answer = waiter.outcome()
-        return answer, (_ChunkIterator(self._link, call, waiter) if answer.flags & STREAM else None)
+        return answer, (_ChunkIterator(self, self._link, call, waiter) if answer.flags & STREAM else None)
+
+    def lend(self, change: int) -> None:
+        """Lend the socket to the threads that wait (+1), one of which has to know, or take it back (-1)."""
+        self._link.keeper.lend(change)
+        self._pass_on()
 
     def _wait(self, waiter: _ThreadWaiter) -> None:
         while not waiter.ended:
@@ -239,16 +244,16 @@ class Port:
             waiter.source_error = error
             self._link.post(_abandon, self._link, call, Canceled("the stream that goes with the call has failed"))
         finally:
-            self._link.keeper.lend(+1)
+            self.lend(+1)
 
 
 class _ChunkIterator:
     """A streamed result, chunk by chunk. Leaving it early cancels the call."""
 
-    def __init__(self, link: Link, call: OpenCall, waiter: _ThreadWaiter) -> None:
-        self._link, self._call, self._waiter = link, call, waiter
+    def __init__(self, port: Port, link: Link, call: OpenCall, waiter: _ThreadWaiter) -> None:
+        self._port, self._link, self._call, self._waiter = port, link, call, waiter
         self._is_open = True
-        link.keeper.lend(-1)  # nobody waits for a call while the chunks come
+        port.lend(-1)  # nobody waits for a call while the chunks come
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -271,7 +276,7 @@ class _ChunkIterator:
             self._waiter.left = True
             self._waiter.on_room()
             self._link.post(self._link.caller.cancel, self._call)
-            self._link.keeper.lend(+1)
+            self._port.lend(+1)
 
     def __enter__(self) -> _ChunkIterator:
         return self
