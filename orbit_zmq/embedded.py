@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -32,6 +33,7 @@ class LocalOrbit:
         self.directory = Path(tempfile.mkdtemp(prefix="orbit-"))
         self._stack = ExitStack()
         self._stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
+        weakref.finalize(self, self._stack.close)  # for a script that ends without close
         try:
             self.url = self._start_broker()
             self._start_endpoint([plugins] if isinstance(plugins, str) else list(plugins), here)

@@ -66,11 +66,11 @@ class OrbitError(RuntimeError):
         """The map that is sent as the body of an error."""
         return {
             "code": self.code,
-            "message": self.message,
-            "hint": self.hint,
+            "message": _sendable(self.message),
+            "hint": _sendable(self.hint),
             "transient": self.transient,
-            "type": self.remote_type,
-            "traceback": self.remote_traceback[-MAX_TRACEBACK_CHARS:],
+            "type": _sendable(self.remote_type),
+            "traceback": _sendable(self.remote_traceback[-MAX_TRACEBACK_CHARS:]),
             "details": self.details,
         }
 
@@ -292,6 +292,11 @@ def error_from_body(body: object, allowed_modules: Collection[str] = ()) -> Orbi
     return error
 
 
+def _sendable(text: str) -> str:
+    """File names may hold what is no text; it is shown escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _text(body: dict[str, Any], key: str) -> str:
     value = body.get(key)
     return value if isinstance(value, str) else ""
@@ -311,6 +316,8 @@ def _rebuilt_type(qualified: str, allowed_modules: frozenset[str]) -> type[Orbit
     if not isinstance(original, type) or not issubclass(original, Exception) or issubclass(original, OrbitError):
         return None
     try:
-        return type(name, (RemoteError, original), {"__module__": module_name, "__init__": OrbitError.__init__})
-    except TypeError:  # two C layouts that cannot be one object
+        rebuilt = type(name, (RemoteError, original), {"__module__": module_name, "__init__": OrbitError.__init__})
+        rebuilt("a message")  # a constructor of its own may want something else
+    except Exception:  # noqa: BLE001 - two C layouts that cannot be one object, or code of whoever wrote that class
         return None
+    return rebuilt

@@ -28,6 +28,7 @@ from orbit_broker.loop import Loop
 from orbit_broker.selftest import refuse_to_start_open
 from orbit_broker.state import SETTLE_S, Identity, State
 from orbit_zmq import __version__
+from orbit_zmq.cli.main import exit_code_of
 from orbit_zmq.errors import InvalidArgument, OrbitError
 from orbit_zmq.exit_with_parent import say_failed, say_ready, watch_parent
 from orbit_zmq.files import make_private_directory
@@ -104,7 +105,7 @@ def main() -> int:
     except OrbitError as error:
         log.error("start-failed", code=error.code, reason=error.message, hint=error.hint)
         say_failed(error)
-        return 1
+        return exit_code_of(error)
     return 0
 
 
@@ -188,7 +189,7 @@ def next_port(tcp: str | None) -> str | None:
 
 
 def _watch_for_the_end(loop: Loop, exit_with_parent: bool) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: loop.stop(final=False))
     if exit_with_parent:
         watch_parent(lambda: loop.stop(final=True))

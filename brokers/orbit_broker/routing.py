@@ -43,18 +43,24 @@ def on_cancel(state: State, out: Out, caller: Participant, header: Header, now: 
     if held is not None:
         state.release(held)
     flight = state.flights.get((caller.incarnation, header.id))
-    if flight is None:
+    if flight is not None:
+        state.close_flight(flight)
+        if flight.may_have_run:
+            send_cancel(out, flight, now)
         return
-    state.close_flight(flight)
-    if flight.may_have_run:
-        send_cancel(out, flight, now)
+    server = state.endpoints.get(header.endpoint)
+    if server is not None and header.target == server.incarnation:  # this broker may have been started after the call
+        out.send(server, CALLS, _cancel(caller, header.id), b"", now)
 
 
 def send_cancel(out: Out, flight: Flight, now: float) -> None:
     """Tell the endpoint that nobody waits any more. One that is away finds out by the deadline."""
     if flight.server is not None:
-        header = Header(Kind.CANCEL, id=flight.id, caller=flight.caller.incarnation, source=flight.caller.name)
-        out.send(flight.server, CALLS, header, b"", now)
+        out.send(flight.server, CALLS, _cancel(flight.caller, flight.id), b"", now)
+
+
+def _cancel(caller: Participant, call_id: int) -> Header:
+    return Header(Kind.CANCEL, id=call_id, caller=caller.incarnation, source=caller.name)
 
 
 def release_held(state: State, out: Out, waited_for: str | bytes, now: float) -> None:

@@ -22,6 +22,7 @@ from orbit_zmq.errors import (
     InvalidArgument,
     NotPermitted,
     OrbitError,
+    RemoteError,
 )
 
 NOUNS = {
@@ -84,7 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except OrbitError as error:
-        complain(str(error))
+        complain(f"{error.remote_type.removeprefix('builtins.')}: {error}" if isinstance(error, RemoteError) else str(error))
+        if error.remote_traceback and _is_debugging():
+            click.echo(error.remote_traceback, err=True)
         return exit_code_of(error)
     except BrokenPipeError:  # the reader of our output has left, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -117,10 +120,14 @@ def _installed_command(noun: str) -> object:
     return None
 
 
-def _log_traceback() -> None:
+def _is_debugging() -> bool:
     from orbit_zmq.settings import environment
 
-    if (environment("ORBIT_LOG_LEVEL") or "").lower() == "debug":
+    return (environment("ORBIT_LOG_LEVEL") or "").lower() == "debug"
+
+
+def _log_traceback() -> None:
+    if _is_debugging():
         import traceback
 
         traceback.print_exc()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from contextlib import ExitStack, suppress
 
@@ -22,6 +23,8 @@ def up(name: str | None, plugins: str, host: str, port: int | None) -> None:
     from orbit_zmq.errors import InternalError
 
     refuse_a_second_broker()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # as Ctrl-C: both children are ended in order
     with ExitStack() as stack:
         broker = start_broker(tcp=None if port is None else f"tcp://{host}:{port}")
         stack.callback(broker.end)

@@ -72,11 +72,14 @@ class EndpointFacts:
 
 
 def operations_of(catalogue: dict[str, Any]) -> dict[str, dict[str, OperationFacts]]:
-    """From an unpacked catalogue: plugin instance -> operation -> facts."""
-    return {
-        instance: {entry["name"]: _operation_of(entry) for entry in plugin.get("operations", [])}
-        for instance, plugin in catalogue.items()
-    }
+    """From an unpacked catalogue: plugin instance -> operation -> facts; ProtocolError when it is none."""
+    try:
+        return {
+            instance: {entry["name"]: _operation_of(entry) for entry in plugin.get("operations", [])}
+            for instance, plugin in catalogue.items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ProtocolError(f"the endpoint's catalogue is damaged: {error!r}") from None
 
 
 def _operation_of(entry: dict[str, Any]) -> OperationFacts:

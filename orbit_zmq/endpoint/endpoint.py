@@ -163,6 +163,7 @@ class Endpoint:
 
     def stop(self) -> None:
         """End all calls and sessions, say bye, and stop. From any thread; harmless when it has stopped."""
+        self._stopping = True  # said before the loop is there, too
         self._in_loop(self._ask_to_stop)
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(READY_S)
@@ -201,7 +202,7 @@ class Endpoint:
         loop = self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
         if with_signals:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.add_signal_handler(number, self._ask_to_stop)
         serving = Serving(loop)
         link = self._link = Link(self._place, self, handler=serving, on_change=self._on_change)
@@ -212,6 +213,7 @@ class Endpoint:
         notices = Notices(link, service, loop)
         self._watch.start()
         serves = loop.create_task(service.run())  # not in a group: a plugin that will not end must not hold up the end
+        serves.add_done_callback(lambda _: self._ask_to_stop())
         link.start()
         link.attach(loop)
         loop.call_soon(notices.look)  # once the service runs
@@ -220,7 +222,7 @@ class Endpoint:
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_S):
                 await service.stop()
-                await serves
+                await asyncio.wait((serves,))
         self._watch.stop()
         link.attach(None)
         await asyncio.to_thread(link.close)

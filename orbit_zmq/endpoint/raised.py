@@ -36,7 +36,7 @@ def error_of(exception: BaseException) -> OrbitError:
 def _message_of(exception: BaseException) -> str:
     try:
         return str(exception)
-    except Exception:  # noqa: BLE001 - the __str__ of a plugin author's exception
+    except BaseException:  # noqa: BLE001 - the __str__ of a plugin author's exception
         return f"<{type(exception).__qualname__} whose __str__ fails>"
 
 

@@ -265,7 +265,7 @@ class Service:
         except asyncio.CancelledError as error:
             if self._answer_canceled(running, error):
                 raise
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - the plugin call
+        except BaseException as error:  # noqa: BLE001 - the plugin call
             self._fail(running.call, error if error is running.reason else error_of(error))
         finally:
             self._running.discard(running)
@@ -332,7 +332,9 @@ class Service:
     async def _close_stream(self, chunks: StreamOut, operation: Operation) -> None:
         try:
             await chunks.aclose()
-        except (Exception, SystemExit):  # the plugin call: a generator's own clean-up
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
             log.exception("stream-close-failed", operation=operation.label)
 
     def _add_special(self, arguments: dict[str, Any], running: Running) -> None:
@@ -417,7 +419,9 @@ class Service:
     async def _guarded(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         try:
             return await coroutine
-        except (Exception, SystemExit):  # the loop's task
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
             log.exception("spawned-task-failed")
             return None
 

@@ -401,7 +401,9 @@ class Sessions:
     async def _initialize(self, record: SessionRecord, initialize: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         try:
             await initialize()
-        except (Exception, SystemExit) as error:  # the plugin call
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
             log.exception("session-initialize-failed", plugin=record.plugin.instance_name, session=record.sid)
             record.error = error_of(error)
             self._set(record, Status.FAILED)
@@ -471,7 +473,9 @@ async def _call_close(record: SessionRecord) -> None:
         return
     try:
         await session.close()
-    except (Exception, SystemExit):  # the plugin call
+    except asyncio.CancelledError:
+        raise
+    except BaseException:
         log.exception("session-close-failed", plugin=record.plugin.instance_name, session=record.sid)
     finally:
         session.is_active = False

@@ -6,6 +6,7 @@ that the transport never meets an exception of plugin code.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 
 from orbit_zmq.endpoint.raised import error_of
@@ -44,9 +45,9 @@ class StreamOut:
     async def __anext__(self) -> bytes:
         try:
             chunk = await anext(self._chunks)
-        except StopAsyncIteration:
+        except (StopAsyncIteration, asyncio.CancelledError):
             raise
-        except (Exception, SystemExit) as error:  # the plugin call
+        except BaseException as error:
             raise error_of(error) from error
         if not isinstance(chunk, (bytes, bytearray, memoryview)):
             raise InternalError(f"{self._label} yielded {type(chunk).__name__} into a stream of bytes")

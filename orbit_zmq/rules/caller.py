@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -33,6 +34,7 @@ from orbit_zmq.wire.limits import SETTLED_IDS, Limits
 
 Send = Callable[[int, Header, bytes | memoryview], None]  # priority, header, body
 BROKER = "broker"
+CANCELS = 4_096  # remembered at most; an older one leaves its operation to its deadline
 ROUNDING_S = 0.001  # a deadline that is nearer than this has passed; seconds left must be above zero on the wire
 
 
@@ -87,6 +89,7 @@ class Caller:
         self.open: dict[int, OpenCall] = {}
         self._windows: dict[bytes, Window] = {}
         self._deadlines: list[tuple[float, int]] = []
+        self._cancels: deque[tuple[float, Header]] = deque(maxlen=CANCELS)  # with the deadline of the call
         self._next_id = 1
         self._connected = False
 
@@ -141,6 +144,7 @@ class Caller:
             window.told.clear()
         for call in tuple(self.open.values()):
             self._send_request(call, now)
+        self._repeat_cancels(now)
 
     def on_disconnected(self) -> None:
         self._connected = False
@@ -159,6 +163,13 @@ class Caller:
         try:
             ANSWERS[header.kind](self, call, header, body, now)
         except OrbitError as error:
+            self._fail(call, error)
+            self._send_cancel(call)
+
+    def fail_one(self, call_id: int, error: OrbitError) -> None:
+        """End the call of that id, if there is one."""
+        call = self.open.get(call_id)
+        if call is not None:
             self._fail(call, error)
             self._send_cancel(call)
 
@@ -327,8 +338,18 @@ class Caller:
             self._remove(call)
 
     def _send_cancel(self, call: OpenCall) -> None:
-        if call.was_sent and self._connected and call.header.endpoint != BROKER:
-            self._send(CALLS, Header(Kind.CANCEL, id=call.header.id), b"")
+        """Remembered until the endpoint would give up by itself, for it may be lost with the connection."""
+        if not call.was_sent or call.header.endpoint == BROKER:
+            return
+        header = Header(Kind.CANCEL, id=call.header.id, endpoint=call.header.endpoint, target=call.header.target)
+        self._cancels.append((call.deadline, header))
+        if self._connected:
+            self._send(CALLS, header, b"")
+
+    def _repeat_cancels(self, now: float) -> None:
+        self._cancels = deque((cancel for cancel in self._cancels if cancel[0] > now), CANCELS)
+        for _, header in self._cancels:
+            self._send(CALLS, header, b"")
 
     def _remove(self, call: OpenCall) -> bool:
         """The one place where a call stops being open; False if it had ended before."""

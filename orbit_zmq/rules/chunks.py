@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from orbit_zmq.errors import ProtocolError, TooLarge
+from orbit_zmq.wire.limits import Limits
 
 WINDOW_CHUNKS: Final = 8  # 2 MiB at the default chunk size: enough for 200 MB/s at 10 ms, small enough to hold for each stream
 MAX_WINDOW_CHUNKS: Final = 64  # a receiver that allows more is held to this
@@ -112,14 +113,19 @@ class ChunkReceiver:
         self.wanted = 0  # number of the chunk that comes next
         self.finished = False
         self._consumed = 0
-        self._allowed = credit
+        self._allowed = max(credit, Limits().credit_chunks)  # the other end may not know of a smaller limit here
         self._window = max(window, credit)
         self._must_credit = False
         self._must_rewind = False
         self._asked_at = -1  # the chunk that was asked for again, so that one gap asks once
 
     def on_chunk(self, number: int, last: bool) -> bool:
-        """Whether this chunk is the next one and to be handed on; duplicates and gaps are noted for the next credit."""
+        """Whether this chunk is the next one and to be handed on; duplicates and gaps are noted for the next credit.
+
+        ProtocolError when it was not allowed yet: credit is what bounds memory.
+        """
+        if number >= self._allowed:
+            raise ProtocolError(f"chunk {number} of a stream that was allowed {self._allowed}")
         if number != self.wanted or self.finished:
             if number < self.wanted:
                 self._must_credit = True

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Protocol
 
-from orbit_zmq.errors import OrbitError, OutcomeUnknown
+from orbit_zmq.errors import InvalidArgument, OrbitError, OutcomeUnknown
 from orbit_zmq.rules.caller import Send
 from orbit_zmq.rules.chunks import Assembly, ChunkReceiver, ChunkSender
 from orbit_zmq.rules.outbox import BULK, CALLS
@@ -87,21 +87,12 @@ class Server:
         if entry is None:
             return
         self._renew(entry, now)
-        last = bool(header.flags & LAST)
-        if header.channel == Channel.ARGUMENTS and entry.arguments is not None:
-            try:
-                whole = entry.arguments.on_chunk(header.chunk, body, last)
-            except OrbitError as error:
-                self.fail(entry, error, now)
-                return
-            self._credit(entry, Channel.ARGUMENTS, entry.arguments.receiver)
-            if whole is not None:
-                entry.arguments = None
-                self._handler.execute(entry, whole)
-        elif header.channel == Channel.STREAM_IN and entry.stream_in is not None:
-            if entry.stream_in.on_chunk(header.chunk, last):
-                self._handler.on_stream(entry, body, last)
-            self._credit(entry, Channel.STREAM_IN, entry.stream_in)
+        try:
+            self._take_chunk(entry, header, body)
+        except OrbitError as error:
+            if entry.arguments is None:
+                self._handler.cancel(entry)
+            self.fail(entry, error, now)
 
     def on_credit(self, header: Header, now: float) -> None:
         """The caller has taken chunks of an answer, and may take more."""
@@ -165,7 +156,7 @@ class Server:
     def fail(self, entry: Entry, error: OrbitError, now: float) -> None:
         """The operation has failed, before its reply or in the middle of a streamed one."""
         entry.result = entry.stream_out = entry.arguments = None
-        body, flags = pack_body(error.to_body())
+        body, flags = _packed(error)
         self._answer(entry, Kind.ERROR, flags, body, now)
 
     def tick(self, now: float) -> float:
@@ -208,23 +199,36 @@ class Server:
         else:
             self._handler.execute(entry, body)
 
+    def _take_chunk(self, entry: Entry, header: Header, body: bytes) -> None:
+        last = bool(header.flags & LAST)
+        if header.channel == Channel.ARGUMENTS and entry.arguments is not None:
+            whole = entry.arguments.on_chunk(header.chunk, body, last)
+            self._credit(entry, Channel.ARGUMENTS, entry.arguments.receiver)
+            if whole is not None:
+                entry.arguments = None
+                self._handler.execute(entry, whole)
+        elif header.channel == Channel.STREAM_IN and entry.stream_in is not None:
+            if entry.stream_in.on_chunk(header.chunk, last):
+                self._handler.on_stream(entry, body, last)
+            self._credit(entry, Channel.STREAM_IN, entry.stream_in)
+
     def _answer_again(self, entry: Entry, header: Header, now: float) -> None:
         self._renew(entry, now)
         if entry.forgotten:
             unknown = OutcomeUnknown(f"{header.operation} was executed, but its answer had to be forgotten")
-            body, flags = pack_body(unknown.to_body())
+            body, flags = _packed(unknown)
             self._send(CALLS, self._header(entry, Kind.ERROR, flags), body)
         elif entry.answer is None:
             if entry.arguments is not None:
                 self._ask(entry, Channel.ARGUMENTS, entry.arguments.receiver, True)
-            if entry.stream_in is not None and not entry.stream_in.finished:
-                self._ask(entry, Channel.STREAM_IN, entry.stream_in, True)
         else:
             for sender in (entry.result, entry.stream_out):
                 if sender is not None:
                     sender.rewind(header.chunk)
             self._send_answer(entry, chunk=header.chunk)
             self._pump(entry)
+        if entry.stream_in is not None and not entry.stream_in.finished:
+            self._ask(entry, Channel.STREAM_IN, entry.stream_in, True)
 
     def _answer(self, entry: Entry, kind: Kind, flags: int, body: bytes, now: float) -> None:
         """An answer that is complete in one message: kept until it is settled, or not kept at all."""
@@ -323,3 +327,12 @@ class Server:
             self._replies_bytes -= size
         if not entries:
             del self._callers[entry.header.caller]
+
+
+def _packed(error: OrbitError) -> tuple[bytes, int]:
+    """The body of an error; details that cannot be sent stay here."""
+    body = error.to_body()
+    try:
+        return pack_body(body)
+    except InvalidArgument:
+        return pack_body(body | {"details": {}})

@@ -20,6 +20,9 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from orbit_zmq.errors import OrbitError
+from orbit_zmq.log import get_logger
+
+log = get_logger(__name__)
 
 LENT_S = 0.2  # how often the thread looks at a socket that others look after
 Notice = Callable[[], object]
@@ -31,8 +34,8 @@ class Ward(Protocol):
     def has_arrived(self) -> bool:
         """Whether the socket has a message. Its descriptor tells of changes only, so this has to be asked."""
 
-    def receive(self) -> None:
-        """Take what has arrived; harmless when nothing has."""
+    def receive(self) -> bool:
+        """Take what has arrived, up to a batch; harmless when nothing has. Whether there is more."""
 
     def work(self) -> None:
         """In the keeper's thread: what the time asks for, and everything else that is left to do."""
@@ -52,11 +55,12 @@ class Keeper:
 
     def __init__(self, ward: Ward) -> None:
         self._ward = ward
-        self._lock = threading.RLock()
+        self.lock = self._lock = threading.RLock()
         self._is_owned: Callable[[], bool] = self._lock._is_owned  # type: ignore[attr-defined]  # as threading.Condition does
         self._inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._notices: list[Notice] = []
         self._asleep = False
+        self._has_ended = False
         self._poll, self._leader_poll = select.poll(), select.poll()
         self._wake_in, self._wake_out = _pipe(self._poll)
         self._rouse_in, self._rouse_out = _pipe(self._leader_poll)
@@ -92,9 +96,11 @@ class Keeper:
             notice()
 
     def queue(self, function: Callable[..., object], *arguments: Any) -> None:
-        """Have the keeper's thread call this soon."""
+        """Have the keeper's thread call this soon; when that has ended, it is called here."""
         self._inbox.append((function, arguments))
-        if self._asleep:
+        if self._has_ended:
+            self._run_rest()
+        elif self._asleep:
             self.wake()
 
     def notify(self, notice: Notice) -> None:
@@ -130,12 +136,17 @@ class Keeper:
         """Call this, run what was posted, and close everything. The last thing that the thread does."""
         with self._lock:
             last_words()
+            self._has_ended = True
+        self._run_rest()
+        for end in (self._wake_in, self._wake_out, self._rouse_in, self._rouse_out):
+            end.close()
+
+    def _run_rest(self) -> None:
+        with self._lock:
             self._run_inbox()
             notices = self._take_notices()
         for notice in notices:
             notice()
-        for end in (self._wake_in, self._wake_out, self._rouse_in, self._rouse_out):
-            end.close()
 
     # Who is woken by the socket
 
@@ -185,7 +196,8 @@ class Keeper:
                 self._rouse_in.recv(4096)
         try:
             with self._lock:
-                self._ward.receive()
+                if self._ward.receive():
+                    self.wake()
                 notices = self._take_notices()
         except BaseException:
             self.queue(self._ward.on_interrupt)
@@ -200,10 +212,13 @@ class Keeper:
 
     def _serve_loop(self) -> None:
         """In the loop's thread. When the lock is taken, the loop comes back at once."""
+        if os.getpid() != self._pid:
+            _end_forked_loop()
         if not self._lock.acquire(blocking=False):
             return
         try:
-            self._ward.receive()
+            if self._ward.receive():
+                self.wake()
             notices = self._take_notices()
         finally:
             self._lock.release()
@@ -242,11 +257,21 @@ class Keeper:
         inbox = self._inbox
         for _ in range(len(inbox)):
             function, arguments = inbox.popleft()
-            function(*arguments)
+            try:
+                function(*arguments)
+            except Exception:
+                log.exception("posted-function-failed")
+                self._ward.on_interrupt()
 
     def _take_notices(self) -> list[Notice]:
         notices, self._notices = self._notices, []
         return notices
+
+
+def _end_forked_loop() -> None:
+    """Code that forked in a loop and returned runs two loops on one connection; the copy can only do harm."""
+    log.error("forked-loop-ended", pid=os.getpid(), hint="Start processes by subprocess, or by multiprocessing with spawn.")
+    os._exit(1)
 
 
 def _pipe(poll: select.poll) -> tuple[socket.socket, socket.socket]:

@@ -45,6 +45,8 @@ from orbit_zmq.wire.limits import PROTOCOL_VERSIONS, Intervals, Limits
 if TYPE_CHECKING:
     from orbit_zmq.transport.listener import Listening
 
+log = get_logger(__name__)
+
 BROKER_AWAY_S = 60.0  # calls wait so long for a broker to come back
 SECOND_S = 1.0  # how often rare things are looked at
 BATCH = 256  # messages taken from the socket before anything else gets its turn
@@ -111,7 +113,10 @@ class Link:
     # From other threads
 
     def start(self) -> None:
-        self._thread.start()
+        """Begin to connect; harmless when it has begun."""
+        with self._keeper.lock:
+            if not self._thread.ident:
+                self._thread.start()
 
     def wait_until_up(self, timeout_s: float) -> None:
         """Return once welcomed; the refusal, or BrokerUnreachable with what was seen so far."""
@@ -160,11 +165,16 @@ class Link:
         """Hear them no more. From any thread."""
         self._keeper.queue(self._ear.unlisten, listening)
 
+    def close_soon(self) -> None:
+        """Say bye, end open calls, and stop the thread; without waiting for it."""
+        if os.getpid() == self._pid and self._thread.is_alive():
+            self._keeper.queue(self._handle, Event.CLOSED, time.monotonic())
+
     def close(self) -> None:
-        """Say bye, end open calls, and stop the thread. May be called more than once."""
+        """The same, and wait for it. May be called more than once."""
+        self.close_soon()
         if os.getpid() != self._pid or not self._thread.is_alive():
             return
-        self.post(self._handle, Event.CLOSED, time.monotonic())
         if threading.current_thread() is not self._thread:
             self._thread.join(CLOSING_S)
 
@@ -173,20 +183,21 @@ class Link:
     def has_arrived(self) -> bool:
         return self._dealer is not None and has_arrived(self._dealer)
 
-    def receive(self) -> None:
-        """Messages of the broker, up to a batch."""
+    def receive(self) -> bool:
+        """Messages of the broker, up to a batch; whether there are more."""
         now = time.monotonic()
         for _ in range(BATCH):
             if self._dealer is None:
-                return
+                return False
             try:
                 frames = self._dealer.recv_multipart(LAST_FRAME)
             except zmq.Again:
-                return
+                return False
             self._connection.heard_at = now
             self._take(frames, now)
             if not self.has_arrived():
-                return
+                return False
+        return True
 
     def work(self) -> None:
         self._watch()
@@ -220,8 +231,8 @@ class Link:
         try:
             while self._connection.state is not State.CLOSED:
                 self._keeper.turn()
-        except Exception as error:  # noqa: BLE001 - the loop of the thread
-            get_logger("orbit_zmq.link").exception("link-failed")
+        except Exception as error:
+            log.exception("link-failed")
             self._refusal = InternalError(f"the connection's thread has failed: {error}")
             self._connection.handle(Event.CLOSED, time.monotonic())
         finally:
@@ -378,6 +389,7 @@ class Link:
     # Receiving
 
     def _take(self, frames: list[bytes], now: float) -> None:
+        header = Header(0)
         try:
             if len(frames) != 2:
                 raise ProtocolError(f"a message of {len(frames)} frames")
@@ -386,7 +398,11 @@ class Link:
         except ProtocolError as error:
             self.dropped += 1
             if self.dropped == 1 or self.dropped % 1000 == 0:
-                get_logger("orbit_zmq.link").warning("message-dropped", reason=str(error), dropped=self.dropped)
+                log.warning("message-dropped", reason=str(error), dropped=self.dropped)
+        except Exception:
+            log.exception("rule-failed")
+            if not header.caller:
+                self.caller.fail_one(header.id, InternalError("the answer could not be understood; the log says why"))
 
     def _on_welcome(self, header: Header, body: bytes, now: float) -> None:
         facts = unpack_map(body, header.flags)
@@ -396,8 +412,10 @@ class Link:
         if self.server is not None:
             self.server.limits = limits
         self.name, self.user = str(facts.get("name", "")), str(facts.get("user", ""))
-        self.epoch = bytes(facts.get("epoch") or b"")
+        epoch = facts.get("epoch")
+        self.epoch = epoch if isinstance(epoch, bytes) else b""
         self._ear.on_welcome(facts)
+
         self._handle(Event.WELCOMED, now)
         if facts.get("want_catalogue"):
             self._send_update({"catalogue_body": self._party.catalogue()})

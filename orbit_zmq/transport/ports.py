@@ -90,10 +90,23 @@ def _feed(link: Link, call: OpenCall, data: bytes, last: bool) -> None:
     link.caller.feed(call, data, last, time.monotonic())
 
 
+def _abandon(link: Link, call: OpenCall, error: OrbitError) -> None:
+    """Our own side cannot go on with a call."""
+    link.caller.cancel(call)
+    call.waiter.on_error(error)
+
+
+def _checked(data: object) -> bytes:
+    """A piece of a stream, or InvalidArgument."""
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise InvalidArgument(f"a stream of bytes yielded {type(data).__name__}")
+    return bytes(data)
+
+
 class _ThreadWaiter:
     """A thread that waits for its call."""
 
-    __slots__ = ("_link", "_rest", "answer", "chunks", "ended", "error", "leads_in", "room")
+    __slots__ = ("_link", "_rest", "answer", "chunks", "ended", "error", "leads_in", "left", "room", "source_error")
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -102,7 +115,9 @@ class _ThreadWaiter:
         self.leads_in = 0  # the thread that looks after the socket while it waits for this
         self.answer: Answer | None = None
         self.error: OrbitError | None = None
+        self.source_error: BaseException | None = None  # what the stream that goes with the call has raised
         self.ended = False
+        self.left = False  # nobody wants the rest of the result
         self.chunks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self.room: threading.Event | None = None  # for a call with a stream
 
@@ -113,6 +128,7 @@ class _ThreadWaiter:
     def on_error(self, error: OrbitError) -> None:
         self.error = error
         self.chunks.put(_END)
+        self.on_room()
         self._wake()
 
     def on_stream(self, data: bytes, last: bool) -> None:
@@ -125,11 +141,20 @@ class _ThreadWaiter:
         if self.room is not None:
             self.room.set()
 
+    @property
+    def is_over(self) -> bool:
+        """Nothing more has to be sent for the call."""
+        return self.left or self.error is not None or (self.answer is not None and not self.answer.flags & STREAM)
+
     def outcome(self) -> Answer:
         """What the call came to."""
         if self.answer is None:
-            raise self.error or Canceled("the call was canceled")
+            raise self.failure()
         return self.answer
+
+    def failure(self) -> BaseException:
+        """Why it failed."""
+        return self.source_error or self.error or Canceled("the call was canceled")
 
     def rest(self, timeout_s: float) -> None:
         """Wait to be roused."""
@@ -159,14 +184,17 @@ class Port:
 
     def __init__(self, link: Link) -> None:
         self._link = link
+        self._has_lent = False
         self._leading = threading.Lock()
         self._followers: dict[_ThreadWaiter, None] = {}
         self._listening: dict[Listening, Mailbox] = {}
 
     def open(self, timeout_s: float) -> None:
         self._link.start()
-        self._link.keeper.lend(+1)
         self._link.wait_until_up(timeout_s)
+        if not self._has_lent:
+            self._has_lent = True
+            self._link.keeper.lend(+1)
 
     def end_subscriptions(self) -> None:
         """Hear nothing more."""
@@ -218,16 +246,24 @@ class Port:
         waiter = _ThreadWaiter(self._link)
         call = OpenCall(header, body, flags | (STREAM if stream is not None else 0), waiter, deadline_s)
         try:
-            if stream is None:
-                self._link.post(_start, self._link, call)
-            else:
-                self._feed_all(call, waiter, stream)
+            if stream is not None:
+                waiter.room = threading.Event()
+                self.lend(-1)  # nobody may wait while the chunks go
+                threading.Thread(target=self._feed_all, args=(call, waiter, waiter.room, stream), daemon=True).start()
+            self._link.post(_start, self._link, call)
             self._wait(waiter)
         except BaseException:
+            waiter.left = True
+            waiter.on_room()
             self._link.post(self._link.caller.cancel, call)
             raise
         answer = waiter.outcome()
-        return answer, (_ChunkIterator(self._link, call, waiter) if answer.flags & STREAM else None)
+        return answer, (_ChunkIterator(self, self._link, call, waiter) if answer.flags & STREAM else None)
+
+    def lend(self, change: int) -> None:
+        """Lend the socket to the threads that wait (+1), one of which has to know, or take it back (-1)."""
+        self._link.keeper.lend(change)
+        self._pass_on()
 
     def _wait(self, waiter: _ThreadWaiter) -> None:
         while not waiter.ended:
@@ -236,9 +272,10 @@ class Port:
                     self._lead(waiter)
                 finally:
                     self._leading.release()
-                    self._pass_on()
             else:
                 self._follow(waiter)
+        if not self._leading.locked():  # whoever led may have roused this thread to do so
+            self._pass_on()
 
     def _lead(self, waiter: _ThreadWaiter) -> None:
         waiter.leads_in = threading.get_ident()
@@ -262,33 +299,31 @@ class Port:
                 follower.rouse()
                 return
 
-    def _feed_all(self, call: OpenCall, waiter: _ThreadWaiter, stream: Iterable[bytes]) -> None:
-        """Start the call and send its stream. Meanwhile nobody waits, so the link looks after the socket itself."""
-        waiter.room = room = threading.Event()
-        self._link.keeper.lend(-1)
+    def _feed_all(self, call: OpenCall, waiter: _ThreadWaiter, room: threading.Event, stream: Iterable[bytes]) -> None:
+        """In a thread of its own, so that neither a slow source nor an unread result holds up the other."""
         try:
-            self._link.post(_start, self._link, call)
-            self._feed_each(call, waiter, room, stream)
+            for data in stream:
+                piece = _checked(data)
+                room.wait()
+                if waiter.is_over:
+                    return
+                room.clear()
+                self._link.post(_feed, self._link, call, piece, False)
+            self._link.post(_feed, self._link, call, b"", True)
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that made the call
+            waiter.source_error = error
+            self._link.post(_abandon, self._link, call, Canceled("the stream that goes with the call has failed"))
         finally:
-            self._link.keeper.lend(+1)
-
-    def _feed_each(self, call: OpenCall, waiter: _ThreadWaiter, room: threading.Event, stream: Iterable[bytes]) -> None:
-        for data in stream:
-            room.wait()
-            if waiter.ended:
-                return
-            room.clear()
-            self._link.post(_feed, self._link, call, data, False)
-        self._link.post(_feed, self._link, call, b"", True)
+            self.lend(+1)
 
 
 class _ChunkIterator:
     """A streamed result, chunk by chunk. Leaving it early cancels the call."""
 
-    def __init__(self, link: Link, call: OpenCall, waiter: _ThreadWaiter) -> None:
-        self._link, self._call, self._waiter = link, call, waiter
+    def __init__(self, port: Port, link: Link, call: OpenCall, waiter: _ThreadWaiter) -> None:
+        self._port, self._link, self._call, self._waiter = port, link, call, waiter
         self._is_open = True
-        link.keeper.lend(-1)  # nobody waits for a call while the chunks come
+        port.lend(-1)  # nobody waits for a call while the chunks come
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -300,7 +335,7 @@ class _ChunkIterator:
             return data
         self.close()
         if self._waiter.error is not None:
-            raise self._waiter.error
+            raise self._waiter.failure()
         raise StopIteration
 
     def close(self) -> None:
@@ -308,8 +343,10 @@ class _ChunkIterator:
         self._waiter.chunks.put(_END)
         if self._is_open:
             self._is_open = False
+            self._waiter.left = True
+            self._waiter.on_room()
             self._link.post(self._link.caller.cancel, self._call)
-            self._link.keeper.lend(+1)
+            self._port.lend(+1)
 
     def __enter__(self) -> _ChunkIterator:
         return self
@@ -330,7 +367,7 @@ class _LoopWaiter:
     def __init__(self, handover: Handover, loop: asyncio.AbstractEventLoop) -> None:
         self._handover = handover
         self.future: asyncio.Future[Answer] = loop.create_future()
-        self.error: OrbitError | None = None
+        self.error: Exception | None = None
         self.chunks: asyncio.Queue[bytes] = asyncio.Queue()
         self.room = asyncio.Event()
 
@@ -338,7 +375,7 @@ class _LoopWaiter:
         self._handover.put(self._reply, Answer(body, flags))
 
     def on_error(self, error: OrbitError) -> None:
-        self._handover.put(self._fail, error)
+        self._handover.put(self.fail, error)
 
     def on_stream(self, data: bytes, last: bool) -> None:
         self._handover.put(self._put, data, last)
@@ -351,7 +388,8 @@ class _LoopWaiter:
             self.future.set_result(answer)
         self.room.set()
 
-    def _fail(self, error: OrbitError) -> None:
+    def fail(self, error: Exception) -> None:
+        """End the wait with an error."""
         self.error = error
         if not self.future.done():
             self.future.set_exception(error)
@@ -403,16 +441,22 @@ class AsyncPort:
         waiter = self._waiter()
         call = OpenCall(header, body, flags | (STREAM if stream is not None else 0), waiter, deadline_s)
         self._link.post(_start, self._link, call)
+        # Beside the call, so that neither a slow source nor an unread result holds up the other; it ends with the call.
+        feeding = asyncio.ensure_future(self._feed_all(call, waiter, stream)) if stream is not None else None
         try:
-            if stream is not None:
-                await self._feed_all(call, waiter, stream)
             answer = await waiter.future
         except BaseException:
+            if feeding is not None:
+                feeding.cancel()
             self._link.post(self._link.caller.cancel, call)
             if not waiter.future.cancel() and not waiter.future.cancelled():
                 waiter.future.exception()  # it has been seen to
             raise
-        return answer, (self._chunks(call, waiter) if answer.flags & STREAM else None)
+        if answer.flags & STREAM:
+            return answer, self._chunks(call, waiter, feeding)
+        if feeding is not None:
+            feeding.cancel()
+        return answer, None
 
     async def listen(self, timeout_s: float, **interest: Any) -> tuple[Listening, AsyncMailbox]:
         """Hear events from now on; returns when that is in force."""
@@ -460,15 +504,18 @@ class AsyncPort:
         return self._handover
 
     async def _feed_all(self, call: OpenCall, waiter: _LoopWaiter, stream: AsyncIterable[bytes]) -> None:
-        async for data in stream:
-            await waiter.room.wait()
-            if waiter.future.done():
-                return
-            waiter.room.clear()
-            self._link.post(_feed, self._link, call, data, False)
-        self._link.post(_feed, self._link, call, b"", True)
+        try:
+            async for data in stream:
+                piece = _checked(data)
+                await waiter.room.wait()
+                waiter.room.clear()
+                self._link.post(_feed, self._link, call, piece, False)
+            self._link.post(_feed, self._link, call, b"", True)
+        except Exception as error:  # noqa: BLE001 - raised where the call is awaited
+            self._link.post(self._link.caller.cancel, call)
+            waiter.fail(error)
 
-    async def _chunks(self, call: OpenCall, waiter: _LoopWaiter) -> AsyncIterator[bytes]:
+    async def _chunks(self, call: OpenCall, waiter: _LoopWaiter, feeding: asyncio.Future[None] | None) -> AsyncIterator[bytes]:
         try:
             while data := await waiter.chunks.get():
                 self._link.post(self._link.caller.consumed, call)
@@ -476,4 +523,6 @@ class AsyncPort:
             if waiter.error is not None:
                 raise waiter.error
         finally:
+            if feeding is not None:
+                feeding.cancel()
             self._link.post(self._link.caller.cancel, call)

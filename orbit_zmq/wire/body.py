@@ -27,9 +27,10 @@ MAX_DEPTH = 64
 def pack_body(value: object) -> tuple[bytes, int]:
     """The bytes of a value and the flags that its header needs; InvalidArgument names a type that cannot travel."""
     try:
-        return msgpack.packb(value, default=_plain), 0
-    except OverflowError:
-        return msgpack.packb(_tagged(value, 0), default=_plain), TAGGED
+        try:
+            return msgpack.packb(value, default=_plain), 0
+        except OverflowError:
+            return msgpack.packb(_tagged(value, 0), default=_plain), TAGGED
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidArgument(f"a value that cannot be sent: {error}", hint="Send plain values, or bytes.") from error
 
@@ -87,7 +88,7 @@ def _tagged(value: object, depth: int) -> object:
         return {_tagged(key, depth + 1): _tagged(item, depth + 1) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_tagged(item, depth + 1) for item in value]
-    if isinstance(value, (bytes, float, int)) or value is None:
+    if isinstance(value, (bytes, bytearray, memoryview, float, int)) or value is None:
         return value
     return _tagged(_plain(value), depth + 1)
 

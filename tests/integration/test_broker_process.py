@@ -349,7 +349,7 @@ def test_a_wrong_interval_is_refused(tmp_path: Path, change):
     wrong = BrokerProcess(tmp_path, intervals=(change,))
 
     assert wrong.ready["error"]["code"] == "invalid-argument"
-    assert wrong.wait() == 1
+    assert wrong.wait() == 2
 
 
 def test_after_a_kill_a_new_broker_serves_the_peers_that_come_back(tmp_path, context):

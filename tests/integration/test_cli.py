@@ -219,7 +219,7 @@ def test_up_ends_with_all_that_it_has_started(lone_shell: Shell, number: signal.
     up.wait(30)
     for child in children:
         wait_until(partial(is_gone, child), what=f"process {child} is gone")
-    assert up.returncode == (0 if number == signal.SIGINT else -number)
+    assert up.returncode == (-number if number == signal.SIGKILL else 0)
     assert lone_shell.run("endpoint", "list").returncode == 3
 
 

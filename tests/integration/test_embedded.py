@@ -14,6 +14,7 @@ from lab import wait_until
 
 import orbit_zmq
 from orbit_testplugin import TestPlugin
+from orbit_zmq.children import environment_of_child
 from orbit_zmq.errors import NotFound
 
 
@@ -85,3 +86,12 @@ def test_the_name_in_the_package_stays_the_function() -> None:
 
     assert callable(orbit_zmq.local)
     assert orbit_zmq.local is orbit_zmq.embedded.local
+
+
+def test_an_endpoint_whose_parent_is_gone_before_it_has_started_ends(tmp_path):
+    command = [sys.executable, "-m", "orbit_zmq.endpoint", "--exit-with-parent", "--url", f"ipc://{tmp_path}/nowhere"]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment_of_child()) as orphan:
+        try:
+            assert orphan.wait(20) is not None
+        finally:
+            orphan.kill()

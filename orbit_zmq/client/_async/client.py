@@ -6,6 +6,7 @@ the link's matter; what they do is the plugins'.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from types import TracebackType
 from typing import Any
@@ -79,6 +80,7 @@ class AsyncClient:
         connect_timeout_s: float = CONNECT_S,
     ) -> None:
         self._use(Link(find_broker(url, join, context), ClientParty()), connect_timeout_s)
+        weakref.finalize(self, self._link.close_soon)  # a client that is dropped leaves no thread behind
 
     @classmethod
     def over(cls, link: Link, *, on_behalf_of: str = "") -> AsyncClient:
@@ -270,6 +272,8 @@ class AsyncClient:
     async def resolve(self, endpoint: str, *, refresh: bool = False) -> EndpointFacts:
         """What the broker knows of an endpoint; asked once and again after it has restarted."""
         facts = self._endpoints.get(endpoint)
+        if not endpoint:
+            raise InvalidArgument("the name of the endpoint is empty")
         if facts is None or refresh:
             facts = EndpointFacts.from_body(await self._ask_broker("resolve", {"endpoint": endpoint}))
             self._endpoints[endpoint] = facts

@@ -141,6 +141,21 @@ class TestSession(PluginSession):
         exception = OddError if kind == "OddError" else getattr(builtins, kind)
         raise exception(message)
 
+    @operation(effect="run")
+    async def fork(self) -> int:
+        """Fork and go on in both processes, as no plugin should; the process id of the child."""
+        return os.fork()
+
+    @operation(effect="run")
+    async def fail_oddly(self) -> None:
+        """Raise an exception whose text cannot be encoded, as file names may have it."""
+        raise ValueError("bad \udcff name")
+
+    @operation(effect="run")
+    async def fail_in_a_group(self) -> None:
+        """Raise several exceptions at once."""
+        raise ExceptionGroup("several", [ValueError("one"), KeyError("two")])
+
     @operation(effect="write")
     async def once(self, key: str, seconds: float = 0.0, size: int = 0) -> dict[str, Any]:
         """Count an execution; not idempotent. Answers after that time, with that many bytes beside the count."""

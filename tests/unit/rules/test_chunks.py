@@ -87,6 +87,12 @@ def test_a_gap_is_asked_for_once_and_a_duplicate_is_answered():
     assert receiver.credit() == (1, 8, False)
 
 
+def test_a_chunk_that_was_not_allowed_yet_is_a_protocol_error():
+    receiver = ChunkReceiver(credit=4)
+    with pytest.raises(ProtocolError, match="allowed 4"):
+        receiver.on_chunk(4, False)
+
+
 def test_a_body_above_the_limit_is_too_large():
     assembly = Assembly(credit=4, limit_bytes=5)
     assert assembly.on_chunk(0, b"abc", False) is None
