@@ -41,7 +41,7 @@ ROUNDING_S = 0.001  # a deadline that is nearer than this has passed; seconds le
 class Waiter(Protocol):
     """Who waits for a call. Called from the thread that owns the sockets; must not block or raise."""
 
-    def on_reply(self, body: bytes, flags: int, streams: bool) -> None: ...
+    def on_reply(self, body: bytes, flags: int) -> None: ...
     def on_error(self, error: OrbitError) -> None: ...
     def on_stream(self, data: bytes, last: bool) -> None: ...
     def on_room(self) -> None: ...
@@ -287,7 +287,7 @@ class Caller:
             call.result_flags = header.flags & (RAW | TAGGED)
         elif call.stream_out is None:
             call.stream_out = ChunkReceiver(self.limits.credit_chunks)
-            call.waiter.on_reply(body, header.flags, True)
+            call.waiter.on_reply(body, header.flags)
         elif not is_resumed:
             raise OutcomeUnknown(f"the streamed result of {_name(call)} cannot be resumed")
         call.replied = True
@@ -329,7 +329,7 @@ class Caller:
 
     def _complete(self, call: OpenCall, body: bytes, flags: int) -> None:
         """Told first and removed then: a thread that is interrupted in between leaves a call that ends twice, not never."""
-        call.waiter.on_reply(body, flags, False)
+        call.waiter.on_reply(body, flags)
         self._remove(call)
 
     def _fail(self, call: OpenCall, error: OrbitError) -> None:

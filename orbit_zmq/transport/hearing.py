@@ -141,7 +141,7 @@ class _Asked:
         self._ear = ear
         self._done = done
 
-    def on_reply(self, body: bytes, flags: int, streams: bool) -> None:
+    def on_reply(self, body: bytes, flags: int) -> None:
         try:
             answer = body if flags & RAW else unpack_body(body, flags)
         except ProtocolError as error:

@@ -121,7 +121,7 @@ class _ThreadWaiter:
         self.chunks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self.room: threading.Event | None = None  # for a call with a stream
 
-    def on_reply(self, body: bytes, flags: int, streams: bool) -> None:
+    def on_reply(self, body: bytes, flags: int) -> None:
         self.answer = Answer(body, flags)
         self._wake()
 
@@ -371,7 +371,7 @@ class _LoopWaiter:
         self.chunks: asyncio.Queue[bytes] = asyncio.Queue()
         self.room = asyncio.Event()
 
-    def on_reply(self, body: bytes, flags: int, streams: bool) -> None:
+    def on_reply(self, body: bytes, flags: int) -> None:
         self._handover.put(self._reply, Answer(body, flags))
 
     def on_error(self, error: OrbitError) -> None:

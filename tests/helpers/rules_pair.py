@@ -26,7 +26,7 @@ class Outcome:
         self.stream_ended = False
         self.room = 0
 
-    def on_reply(self, body: bytes, flags: int, streams: bool) -> None:
+    def on_reply(self, body: bytes, flags: int) -> None:
         self.endings.append(bytes(body))
 
     def on_error(self, error: OrbitError) -> None:
