@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from orbit_zmq.client._sync.plugin import PluginClient as _PluginClient
 from orbit_zmq.client.routes import SESSION, find_route
 from orbit_zmq.errors import OrbitError
-from orbit_zmq.plugin import Host, JSONResponse, Request
+from orbit_zmq.plugin import Host, JSONResponse, Request, get_plugin_class, get_plugin_names
 from orbit_zmq.plugin import Plugin as _Plugin
 from orbit_zmq.plugin import PluginSession as _PluginSession
 
@@ -44,7 +44,7 @@ class _Adopting:
 
 
 class Plugin(_Plugin):
-    """`_create_session`, `_forward` and `_sessions`."""
+    """`_create_session`, `_forward`, `_sessions`, a `send_notification` to be awaited, the `is_*` of the host, the registry."""
 
     if not TYPE_CHECKING:
 
@@ -62,6 +62,33 @@ class Plugin(_Plugin):
     @property
     def _sessions(self) -> _Adopting:
         return _Adopting(self)
+
+    async def send_notification(self, topic: str, data: Any = None) -> None:  # type: ignore[override]
+        super().send_notification(topic, data)
+
+    @property
+    def is_bridge(self) -> bool:
+        return self.host.is_bridge
+
+    @property
+    def is_login_node(self) -> bool:
+        return self.host.is_login_node
+
+    @property
+    def is_compute_node(self) -> bool:
+        return self.host.is_compute_node
+
+    @property
+    def is_standalone(self) -> bool:
+        return self.host.is_standalone
+
+    @classmethod
+    def get_plugin_class(cls, name: str) -> type[_Plugin] | None:
+        return get_plugin_class(name)
+
+    @classmethod
+    def get_plugin_names(cls) -> list[str]:
+        return get_plugin_names()
 
 
 class _Answer:

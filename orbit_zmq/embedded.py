@@ -27,7 +27,7 @@ DEFAULT_PLUGINS = ("default", "rhapsody")  # named, so that it is served on a ma
 class LocalOrbit:
     """A running broker and endpoint; close it, or use it in a `with` statement."""
 
-    def __init__(self, plugins: str | Iterable[Token], name: str, here: bool = False) -> None:
+    def __init__(self, plugins: Token | Iterable[Token], name: str, here: bool = False) -> None:
         self.endpoint = name
         self.served_here: Endpoint | None = None  # the endpoint itself, where this process serves the plugins
         self.directory = Path(tempfile.mkdtemp(prefix="orbit-"))
@@ -36,7 +36,7 @@ class LocalOrbit:
         weakref.finalize(self, self._stack.close)  # for a script that ends without close
         try:
             self.url = self._start_broker()
-            self._start_endpoint([plugins] if isinstance(plugins, str) else list(plugins), here)
+            self._start_endpoint(plugins, here)
         except BaseException:
             self.close()
             raise
@@ -71,12 +71,13 @@ class LocalOrbit:
         self._keep(child)
         return f"ipc://{child.ready['ipc']}"
 
-    def _start_endpoint(self, plugins: list[Token], here: bool) -> None:
-        names = [plugin for plugin in plugins if isinstance(plugin, str)]
-        if here or len(names) < len(plugins):
+    def _start_endpoint(self, plugins: Token | Iterable[Token], here: bool) -> None:
+        tokens = list(plugins) if isinstance(plugins, Iterable) and not isinstance(plugins, str) else [plugins]
+        names = [token for token in tokens if isinstance(token, str)]
+        if here or len(names) < len(tokens):
             from orbit_zmq.endpoint.endpoint import Endpoint
 
-            self.served_here = self._stack.enter_context(Endpoint(self.endpoint, url=self.url, plugins=plugins))
+            self.served_here = self._stack.enter_context(Endpoint(self.endpoint, url=self.url, plugins=tokens))
             return
         log = self.directory / "endpoint.log"
         self._keep(start_endpoint(url=self.url, name=self.endpoint, plugins=names, environment=self._environment(), log=log))
@@ -89,11 +90,11 @@ class LocalOrbit:
         self._stack.callback(child.end)
 
 
-def local(plugins: str | Iterable[Token] = DEFAULT_PLUGINS, name: str = "local", *, here: bool = False) -> LocalOrbit:
+def local(plugins: Token | Iterable[Token] = DEFAULT_PLUGINS, name: str = "local", *, here: bool = False) -> LocalOrbit:
     """Start a broker and an endpoint for this process alone; they are ready when this returns.
 
-    `plugins` are names, globs, `default`, `all`, Plugin classes, or instances; `name` is the endpoint's; `here` has the
-    plugins served by this process even where they all have names. Use it as
+    `plugins` are names, globs, `default`, `all`, Plugin classes, or instances (one needs no list); `name` is the
+    endpoint's; `here` has the plugins served by this process even where they all have names. Use it as
 
         with orbit_zmq.local() as orbit, orbit.client() as client:
             rhapsody = client.get_plugin("local", "rhapsody")

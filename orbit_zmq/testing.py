@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orbit_zmq.client.events import Event
+from orbit_zmq.client.page import rows_table
 from orbit_zmq.embedded import local
 from orbit_zmq.errors import DeadlineExceeded, InvalidArgument
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 NAME = "testing"  # of the endpoint
 PATIENCE_S = 10.0
+COLUMNS = ("endpoint", "plugin", "session", "topic", "data", "number")
+SHOWN = 100  # events in a notebook
 
 
 class Events:
@@ -34,6 +37,13 @@ class Events:
     def __init__(self) -> None:
         self._events: list[Event] = []
         self._changed = threading.Condition()
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} events, topics {', '.join(sorted({event.topic for event in self})) or 'none'}>"
+
+    def _repr_html_(self) -> str:
+        rows = [[getattr(event, column) for column in COLUMNS] for event in list(self)[-SHOWN:]]
+        return rows_table(f"the last {len(rows)} of {len(self)} events", COLUMNS, rows)
 
     def __iter__(self) -> Iterator[Event]:
         return iter(list(self._events))

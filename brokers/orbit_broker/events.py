@@ -22,8 +22,10 @@ STREAMS = 100_000  # of one audience; the one that changed longest ago is forgot
 
 
 def on_event(state: State, out: Out, peer: Participant, header: Header, body: bytes, now: float) -> None:
-    """An endpoint says that something has happened."""
-    if not may_serve(peer, header.audience) or not header.operation or len(body) > EVENT_BYTES:
+    """An endpoint says that something has happened: one event, or those up to a number in one message."""
+    last = header.up_to or header.id
+    is_event = bool(header.operation or header.up_to) and header.id <= last and len(body) <= EVENT_BYTES
+    if not is_event or not may_serve(peer, header.audience):
         state.counters.drop("refused-event")
         return
     audience = state.audiences.of(header.audience, now)
@@ -33,10 +35,10 @@ def on_event(state: State, out: Out, peer: Participant, header: Header, body: by
     elif header.id <= stream.last:
         state.counters.drop("old-event")
         return
-    move(state, audience, stream, header.id)
+    move(state, audience, stream, last)
     header.source, header.target = peer.name, peer.incarnation
     header.caller, header.user, header.on_behalf_of = b"", "", ""
-    state.counters.events += 1
+    state.counters.events += last - header.id + 1
     publish(state, out, audience, header, body)
 
 

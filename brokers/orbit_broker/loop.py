@@ -113,10 +113,8 @@ class Loop:
 
     def _look_at_keys(self, now: float) -> None:
         """A changed list of keys takes effect; strangers that were refused are reported, however many, in one line."""
-        if self._reload_keys():
+        if self._reload_keys() or self.state.audiences.check_is_due(now):  # who has expired is on the list all the same
             admission.on_keys_changed(self.state, self.out, self._identify, now)
-        elif self.state.audiences.check_is_due(now):
-            self.state.audiences.on_rights_changed(self._identify, now)  # who has expired is on the list all the same
         if self._zap.refused:
             self.state.counters.drop("connection-refused", self._zap.refused)
             log.warning("connections-refused", count=self._zap.refused, last=self._zap.last_refusal)

@@ -22,7 +22,7 @@ from orbit_zmq.errors import (
     TooLarge,
 )
 from orbit_zmq.rules.outbox import CALLS
-from orbit_zmq.wire.header import IDEMPOTENT, RESENT, STREAM, STREAMED, Header, Kind
+from orbit_zmq.wire.header import ADMIN, IDEMPOTENT, RESENT, STREAM, STREAMED, Header, Kind
 
 REPLAY = "replay"  # the one operation of an endpoint itself
 
@@ -89,6 +89,7 @@ def _route(state: State, out: Out, caller: Participant, header: Header, body: by
     header.user = _user_of(caller, header)
     header.source = caller.name
     header.caller = caller.incarnation
+    header.flags = header.flags | ADMIN if _is_admin(caller, header.user) else header.flags & ~ADMIN
     if state.held and (caller.incarnation, header.id) in state.held:
         state.release(state.held[caller.incarnation, header.id])  # said again, and looked at afresh
     if header.endpoint == BROKER:
@@ -117,6 +118,12 @@ def _user_of(caller: Participant, header: Header) -> str:
     if caller.role == "gateway" or caller.identity.may_act_for:
         return asked
     raise NotPermitted(f"this participant may not act for {asked}")
+
+
+def _is_admin(caller: Participant, user: str) -> bool:
+    """Whether the endpoint may show it what belongs to others: an admin's client, and not acting for somebody else."""
+    identity = caller.identity
+    return identity.role == "admin" and caller.role in ("admin", "client") and user == identity.user
 
 
 def _server_of(state: State, caller: Participant, header: Header) -> Participant | None:

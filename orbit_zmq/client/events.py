@@ -9,9 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from orbit_zmq.client.page import facts_table
 from orbit_zmq.rules.heard import Heard, Missed
 from orbit_zmq.transport.mailbox import Item
 from orbit_zmq.wire.body import unpack_body
+
+__all__ = ["Event", "Missed", "events_of", "wire_topics"]
 
 BATCH = "_batch"  # a topic with it has several events of the topic without it, as `{tasks: [...]}`
 EACH = "tasks"
@@ -28,6 +31,9 @@ class Event:
     data: Any
     number: int
     time: float
+
+    def _repr_html_(self) -> str:
+        return facts_table(f"event {self.number} of {self.endpoint}", {name: getattr(self, name) for name in self.__slots__})
 
     @property
     def meta(self) -> dict[str, Any]:

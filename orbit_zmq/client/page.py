@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
+TEXT_CHARS = 1_000  # of one cell: a notebook keeps what it has shown
+
 
 def facts_table(title: str, facts: Mapping[str, object]) -> str:
     """A title and one row for each fact."""
@@ -22,4 +24,5 @@ def rows_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
 
 
 def _text(value: object) -> str:
-    return escape(str(value))
+    text = str(value)
+    return escape(text if len(text) <= TEXT_CHARS else f"{text[:TEXT_CHARS]} ...")

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 NAME = re.compile(r"[a-z0-9._-]{1,255}")
 READY_S = 30.0  # how long `start` waits for the broker
+SEEN_S = 1.0  # how long a change of the plugins waits for the broker to know of it
 STOP_S = 5.0  # how long calls and sessions have to end
 
 log = get_logger(__name__)
@@ -74,9 +75,9 @@ def _give_up() -> None:
 class Endpoint:
     """One endpoint of this process.
 
-    `plugins` are names, `name:instance`, globs, `default`, `all`, Plugin classes, or instances. The broker is found as a
-    client finds it. Raises InvalidArgument for a bad name or role, NotFound for a plugin that nobody knows, Conflict for
-    two instances of one name.
+    `plugins` are names, `name:instance`, globs, `default`, `all`, Plugin classes, or instances; one needs no list. The broker
+    is found as a client finds it. Raises InvalidArgument for a bad name or role, NotFound for a plugin that nobody knows,
+    Conflict for two instances of one name.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class Endpoint:
         url: str | None = None,
         join: str | None = None,
         context: str | None = None,
-        plugins: str | Iterable[Token] = "default",
+        plugins: Token | Iterable[Token] = "default",
         role: str | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> None:
@@ -250,7 +251,8 @@ class Endpoint:
         self._changed.set()
 
     def _in_service(self, change: Callable[[Service], None]) -> None:
-        """Change what is served, in the loop's thread, and wait until it is done. From any thread."""
+        """Change what is served, in the loop's thread, and wait until it is done and the broker knows. From any thread; what
+        runs in the loop itself cannot wait for the broker."""
         service, loop = self._service, self._loop
         if service is None or loop is None or loop.is_closed():
             raise ShuttingDown(f"endpoint {self.name} is not running", hint="Name its plugins when it is made.")
@@ -260,6 +262,9 @@ class Endpoint:
 
         async def changed() -> None:
             change(service)
+            with suppress(OrbitError, TimeoutError):  # a broker that is away is told when it is back
+                async with asyncio.timeout(SEEN_S):  # what is asked after the change is answered after it
+                    await service.sessions.client_of_plugin().topology()
 
         asyncio.run_coroutine_threadsafe(changed(), loop).result(READY_S)
 

@@ -46,8 +46,8 @@ class Notices:
         now = time.time()
         for audience in {audience or self._link.user for audience in audiences}:
             header = event_header(audience, plugin, session, topic, now, flags)
-            if audience and not self._link.is_closed:
-                self._link.publish(header, body)
+            if audience and not self._link.is_closed and self._link.publishing is not None:
+                self._link.publishing.publish(header, body)
 
     def look(self) -> None:
         """Which plugins want to hear of the topology? To be called when they are others."""

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from orbit_zmq.endpoint.raised import error_of
-from orbit_zmq.endpoint.sessions import DEFAULT, SessionRecord, Sessions
+from orbit_zmq.endpoint.running import IncomingCall, Running
+from orbit_zmq.endpoint.session_record import DEFAULT
+from orbit_zmq.endpoint.sessions import Sessions
 from orbit_zmq.endpoint.streams import StreamIn, StreamOut
 from orbit_zmq.errors import (
     Busy,
@@ -26,14 +28,13 @@ from orbit_zmq.errors import (
     ShuttingDown,
 )
 from orbit_zmq.log import get_logger
-from orbit_zmq.plugin.arguments import Caller, did_you_mean
+from orbit_zmq.plugin.arguments import did_you_mean
 from orbit_zmq.plugin.catalogue import catalogue_of
 from orbit_zmq.plugin.current import CURRENT
 from orbit_zmq.plugin.host import Host
 from orbit_zmq.plugin.operation import Operation
 from orbit_zmq.plugin.plugin import Plugin
 from orbit_zmq.plugin.request import answer_of, request_of
-from orbit_zmq.plugin.session import PluginSession
 from orbit_zmq.wire.header import Header
 
 if TYPE_CHECKING:
@@ -44,56 +45,6 @@ log = get_logger(__name__)
 MAX_RUNNING = 128  # calls at once; past that a caller hears `busy` rather than waiting in a queue that nobody sees
 MAX_WAITING = 4096  # long polls at once; they cost a task each and no work
 CLOSE_WITHIN_S = 2.0  # for all sessions together when the endpoint stops
-
-
-class IncomingCall(Protocol):
-    """One request to execute, made by the transport. It is answered exactly once, in the loop's thread."""
-
-    header: Header
-    body: bytes  # the whole arguments, packed
-    flags: int  # RAW and TAGGED count
-    stream_in: AsyncIterator[bytes] | None
-
-    def reply(self, body: bytes, flags: int) -> None: ...
-
-    def fail(self, error: OrbitError) -> None: ...
-
-    async def reply_stream(self, chunks: AsyncIterator[bytes]) -> None:
-        """Reply, pump the chunks, end the stream. An OrbitError out of `chunks` ends the call by `fail`, in here; only
-        a cancellation comes out, unanswered."""
-
-
-class Running:
-    """One call that is being executed."""
-
-    __slots__ = ("call", "deadline", "left_s", "operation", "plugin", "reason", "record", "target", "task")
-
-    def __init__(self, call: IncomingCall, operation: Operation, plugin: Plugin, record: SessionRecord | None) -> None:
-        self.call = call
-        self.operation = operation
-        self.plugin = plugin
-        self.target: Plugin | PluginSession = plugin if record is None or record.session is None else record.session
-        self.record = record
-        self.left_s = call.header.left_s or operation.deadline_s
-        self.deadline = 0.0
-        self.reason: OrbitError | None = None  # why it was ended from outside
-        self.task: asyncio.Task[None] | None = None  # set when it has begun; before that `reason` is enough
-
-    def end(self, error: OrbitError) -> None:
-        """End the call with an error; the first reason counts."""
-        if self.reason is None:
-            self.reason = error
-            if self.task is not None:
-                self.task.cancel()
-
-    def caller(self) -> Caller:
-        """Who has made it."""
-        header = self.call.header
-        return Caller(header.user, header.source, header.session, header.caller)
-
-    def moved(self) -> None:
-        """A chunk has passed: the deadline starts anew."""
-        self.deadline = time.monotonic() + self.left_s
 
 
 class Service:

@@ -18,7 +18,7 @@ from orbit_zmq.rules.server import Entry
 from orbit_zmq.transport.handover import Handover
 from orbit_zmq.transport.link import Link
 from orbit_zmq.wire.body import pack_body, unpack_map
-from orbit_zmq.wire.header import STREAM, decode_header
+from orbit_zmq.wire.header import STREAM
 
 REPLAY = "replay"  # the one operation of an endpoint itself
 REPLAYS = 4  # answered at once
@@ -139,14 +139,14 @@ class Serving:
     def _replay(self, entry: Entry, body: bytes) -> None:
         """Give a subscriber what it has not heard. Here, so that a plugin that blocks its loop does not keep it waiting."""
         link, now = self._link, time.monotonic()
-        if link is None or link.server is None or link.publisher is None:
+        if link is None or link.server is None or link.publishing is None:
             return
         try:
             self._replays = [other for other in self._replays if other.result is not None and not other.result.finished]
             if len(self._replays) >= REPLAYS:
                 raise Busy(f"{REPLAYS} replays are being answered")
             wanted = Wanted.from_body(unpack_map(body, entry.header.flags))
-            answer = link.publisher.replay(entry.header.user, wanted, decode_header)
+            answer = link.publishing.replay(entry.header.user, wanted)
         except OrbitError as error:
             link.server.fail(entry, error, now)
             return

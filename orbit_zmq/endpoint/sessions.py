@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable
-from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from orbit_zmq.endpoint.raised import error_of
+from orbit_zmq.endpoint.session_code import bound_arguments, close_session, make_session, release_session
+from orbit_zmq.endpoint.session_record import DEFAULT, SessionRecord, Status, key_of, lifetime_of, not_ready
 from orbit_zmq.errors import (
     Conflict,
     InternalError,
-    InvalidArgument,
     NotFound,
     OrbitError,
     SessionClosed,
     SessionExpired,
-    SessionNotReady,
     ShuttingDown,
 )
 from orbit_zmq.log import get_logger
@@ -41,90 +39,9 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 SWEEP_S = 1.0  # lifetimes are seconds to days; one pass over thousands of records takes a millisecond
-RECLAIM_S = 300.0  # an ephemeral session outlives its holder by this: a laptop that sleeps for a while comes back to it
-CANCEL_S = 5.0  # for code that cleans up after it was canceled
-DEFAULT = "default"  # the id of the session that each user has at each plugin without asking for it
 ENDED_IDS = 10_000  # ids that are still told closed or expired from unknown; the oldest is forgotten first
 
-
 Publish = Callable[[set[str], str, str, str, bytes, int], None]  # audiences, plugin, session, topic, body, flags
-
-
-class Status(Enum):
-    """initializing: calls are refused for now.  ready.  failed: initialize() raised, calls hear why.  ended: removed."""
-
-    INITIALIZING = "initializing"
-    READY = "ready"
-    FAILED = "failed"
-    ENDED = "ended"
-
-
-class OpenCall(Protocol):
-    """What the table knows of a call that runs in a session."""
-
-    task: asyncio.Task[None] | None
-
-    def end(self, error: OrbitError) -> None: ...
-
-
-class SessionRecord:
-    """All that is known of one session."""
-
-    __slots__ = (
-        "calls", "changed", "error", "holder", "holder_lost_at", "last_used", "lifetime", "plugin", "process", "session",
-        "sid", "status", "tasks", "ttl_s", "user",
-    )  # fmt: skip
-
-    def __init__(self, sid: str, plugin: Plugin, caller: Caller, lifetime: Lifetime, ttl_s: float, now: float) -> None:
-        self.sid = sid
-        self.plugin = plugin
-        self.user = caller.user
-        self.holder = caller.name
-        self.process = caller.incarnation  # of the holder
-        self.lifetime: Lifetime = lifetime
-        self.ttl_s = ttl_s  # 0: never
-        self.last_used = now
-        self.holder_lost_at: float | None = None
-        self.status = Status.INITIALIZING
-        self.error: OrbitError | None = None
-        self.session: PluginSession | None = None
-        self.calls: set[OpenCall] = set()
-        self.tasks: set[asyncio.Task[Any]] = set()
-        self.changed = asyncio.Event()  # set once the status is no longer initializing
-
-    def has_expired(self, now: float) -> bool:
-        """Whether its lifetime is over. A call that runs and unfinished work count as activity."""
-        if self.lifetime == "ephemeral":
-            return self.holder_lost_at is not None and now - self.holder_lost_at >= RECLAIM_S
-        if self.lifetime == "persistent" or not self.ttl_s:
-            return False
-        if self.calls or self.status is Status.INITIALIZING or self._is_working():
-            self.last_used = now
-        return now - self.last_used >= self.ttl_s
-
-    def _is_working(self) -> bool:
-        try:
-            return self.session is not None and self.session.has_unfinished_work()
-        except Exception:  # the plugin call
-            log.exception("session-hook-failed", plugin=self.plugin.instance_name, session=self.sid)
-            return False
-
-    @property
-    def key(self) -> str:
-        """Its place in the table."""
-        return key_of(self.sid, self.plugin, self.user)
-
-    def fact(self) -> dict[str, Any]:
-        """What the broker is told; the holder, where the session does not outlive it."""
-        fact = {"id": self.sid, "plugin": self.plugin.instance_name, "user": self.user, "lifetime": self.lifetime}
-        return {**fact, "holder": self.process} if self.lifetime == "ephemeral" else fact
-
-
-def key_of(sid: str, plugin: Plugin | None, user: str) -> str:
-    """The place of a session in the table. An id is one session's alone, but for the `default` of each plugin and user."""
-    if sid != DEFAULT or plugin is None:
-        return sid
-    return f"{DEFAULT}:{plugin.instance_name}:{user}"  # no id has a colon
 
 
 class Sessions:
@@ -167,12 +84,12 @@ class Sessions:
     def count(self, plugin: Plugin) -> int:
         return sum(record.plugin is plugin for record in list(self._records.values()))
 
-    def list_of(self, plugin: Plugin, user: str) -> list[dict[str, Any]]:
-        """What list_sessions answers."""
+    def list_of(self, plugin: Plugin, caller: Caller) -> list[dict[str, Any]]:
+        """What list_sessions answers: the sessions of the caller, or of everybody to an admin."""
         return [
-            {"sid": record.sid, "status": record.status.value, "lifetime": record.lifetime, "holder": record.holder}
+            record.describe()
             for record in self._records.values()
-            if record.plugin is plugin and record.user == user
+            if record.plugin is plugin and (caller.is_admin or record.user == caller.user)
         ]
 
     def find(self, sid: str, user: str, plugin: Plugin | None = None) -> SessionRecord:
@@ -190,7 +107,7 @@ class Sessions:
         """The record for a call that starts now, which is activity; an error where the session takes no calls."""
         record = self.find(sid, user, plugin)
         if record.status is not Status.READY:
-            raise _not_ready(record)
+            raise not_ready(record)
         record.last_used = self._clock()
         if process == record.process:
             record.holder_lost_at = None
@@ -211,7 +128,7 @@ class Sessions:
             await record.changed.wait()
         if record is not None and record.status is Status.FAILED:
             self._remove(record, SessionClosed)
-            raise _not_ready(record)
+            raise not_ready(record)
 
     async def forward(self, plugin: Plugin, sid: str, method: str, arguments: dict[str, Any]) -> Any:
         """Call a method of a session for the caller of the present call."""
@@ -222,7 +139,7 @@ class Sessions:
         record = self.enter(sid, caller.incarnation, caller.user, plugin)
         function = getattr(record.session, method)
         known = next((one for one in plugin.operations.values() if one.on_session and one.attribute == method), None)
-        checked = known.validate(arguments) if known is not None else _bound(function, method, arguments)
+        checked = known.validate(arguments) if known is not None else bound_arguments(function, method, arguments)
         record.calls.add(call)
         try:
             return await function(**checked)
@@ -260,7 +177,7 @@ class Sessions:
         """Open a session, or attach to the caller's own of that id."""
         known = self._records.get(key_of(sid, plugin, caller.user)) if sid is not None else None
         if known is not None:
-            return self._attach(known, plugin, caller, *_lifetime_of(lifetime, ttl))
+            return self._attach(known, plugin, caller, *lifetime_of(lifetime, ttl))
         # Before the first await: a second register of the same id attaches.
         record = self._new_record(sid or self._fresh_id(), plugin, caller, lifetime, ttl)
         try:
@@ -285,7 +202,7 @@ class Sessions:
                 await asyncio.wait_for(record.changed.wait(), wait_s)
         if record.status is Status.ENDED:
             record = self.find(caller.session, caller.user, plugin)
-        answer: dict[str, Any] = {"sid": record.sid, "status": record.status.value}
+        answer = record.describe()
         if record.error is not None:
             answer["error"] = record.error.to_body()
         return answer
@@ -347,18 +264,10 @@ class Sessions:
         return {"sid": record.sid, "status": record.status.value}
 
     async def _create(self, record: SessionRecord, arguments: dict[str, Any]) -> None:
-        plugin = record.plugin
-        session = plugin.create_session(record.sid, **arguments)
-        if inspect.isawaitable(session):
-            session = await session
-        if not isinstance(session, PluginSession) or getattr(session, "sid", None) != record.sid:
-            raise InternalError(
-                f"plugin {plugin.instance_name}: create_session returned no PluginSession with that sid",
-                hint="Return self.session_class(sid, ...), whose __init__ calls super().__init__(sid).",
-            )
+        session = await make_session(record, arguments)
         self._equip(record, session)
         if record.status is Status.ENDED:  # closed by somebody who attached while it was being made
-            await _call_close(record)
+            await close_session(record)
             raise SessionClosed(f"session closed: {record.sid}")
         initialize = getattr(session, "initialize", None)
         if initialize is None:
@@ -371,7 +280,7 @@ class Sessions:
         self, sid: str, plugin: Plugin, caller: Caller, lifetime: Lifetime | None, ttl: float | None
     ) -> SessionRecord:
         """The one place where a record enters the table."""
-        lifetime, ttl = _lifetime_of(lifetime, ttl)
+        lifetime, ttl = lifetime_of(lifetime, ttl)
         if sid == DEFAULT and lifetime not in (None, "persistent"):
             raise Conflict(f"the session {DEFAULT} is persistent", hint="Register it without lifetime and ttl.")
         lifetime = lifetime or ("persistent" if sid == DEFAULT else "ephemeral")
@@ -439,15 +348,7 @@ class Sessions:
             self._announce({"closed": [record.sid]})
         for call in list(record.calls):
             call.end(kind(f"the session ended during the call: {record.sid}"))
-        return self._spawn(self._release(record))
-
-    async def _release(self, record: SessionRecord) -> None:
-        for task in record.tasks:
-            task.cancel()
-        tasks = record.tasks | {call.task for call in record.calls if call.task is not None}
-        if tasks:  # close() must not pull from under an operation what it uses
-            await asyncio.wait(tasks, timeout=CANCEL_S)
-        await _call_close(record)
+        return self._spawn(release_session(record))
 
     def _forget_failed(self, record: SessionRecord, error: BaseException) -> None:
         """A session that could not be made was never there; who waits for its status still hears why."""
@@ -465,47 +366,3 @@ class Sessions:
             sid = f"session.{secrets.token_hex(4)}"
             if sid not in self._records and sid not in self._ended:
                 return sid
-
-
-async def _call_close(record: SessionRecord) -> None:
-    session = record.session
-    if session is None:
-        return
-    try:
-        await session.close()
-    except asyncio.CancelledError:
-        raise
-    except BaseException:
-        log.exception("session-close-failed", plugin=record.plugin.instance_name, session=record.sid)
-    finally:
-        session.is_active = False
-        await session.close_client()
-
-
-def _bound(function: Callable[..., Any], method: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Arguments for a method that is no operation, whose signature is all that can be checked."""
-    bind = inspect.signature(function).bind
-    try:
-        bind(**arguments)
-    except TypeError as error:
-        raise InvalidArgument(f"{method}: {error}") from None
-    return arguments
-
-
-def _lifetime_of(lifetime: Lifetime | None, ttl: float | None) -> tuple[Lifetime | None, float | None]:
-    if ttl is not None and lifetime not in (None, "ttl"):
-        raise InvalidArgument(f"ttl goes with lifetime 'ttl', not {lifetime!r}", details={"fields": ["ttl"]})
-    return lifetime or ("ttl" if ttl else None), ttl
-
-
-def _not_ready(record: SessionRecord) -> OrbitError:
-    if record.error is None:
-        return SessionNotReady(f"session {record.sid} is still being set up")
-    return SessionNotReady(
-        f"session {record.sid} could not be set up: {record.error.message}",
-        hint="Open a new session once the reason is gone.",
-        transient=False,
-        details={"error": record.error.code},
-        remote_type=record.error.remote_type,
-        remote_traceback=record.error.remote_traceback,
-    )

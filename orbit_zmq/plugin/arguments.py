@@ -33,6 +33,7 @@ class Caller:
     name: str  # of the participant
     session: str = ""  # the session id that came with the call
     incarnation: bytes = b""  # the participant's process
+    is_admin: bool = False  # by the broker's word
 
 
 @dataclass(frozen=True, slots=True)

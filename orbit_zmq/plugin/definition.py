@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from orbit_zmq.plugin.plugin import Plugin
 
 NAME = re.compile(r"[a-z0-9._-]{1,255}")
+HOOKS = ("on_topology_change",)  # the endpoint awaits these
 BASE_MODULE = "orbit_zmq.plugin.plugin"
 
 
@@ -81,6 +82,8 @@ def check_class(cls: type[Plugin]) -> str:
         raise InvalidArgument(f"{label}: {cls.__qualname__}.version is {cls.version!r}, not text")
     if type(cls.session_ttl) not in (int, float) or not 0 <= cls.session_ttl < math.inf:
         raise InvalidArgument(f"{label}: {cls.__qualname__}.session_ttl is {cls.session_ttl!r}, not seconds (0: never)")
+    for hook in HOOKS:
+        check_is_async(getattr(cls, hook), f"{label}: {cls.__qualname__}.{hook}")
     client_class = cls.client_class
     if client_class is not None and not (isinstance(client_class, type) and hasattr(client_class, "register_session")):
         raise InvalidArgument(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, Never, TypeVar
 
 from orbit_zmq.errors import InternalError, InvalidArgument
 from orbit_zmq.plugin.arguments import ArgumentCheck, Caller, Raw, Signature, is_byte_stream, result_schema
@@ -44,8 +44,8 @@ class Declaration:
 
 
 def operation(
-    *,
-    effect: Effect,
+    *bare: Never,
+    effect: Effect | None = None,
     idempotent: bool = False,
     deadline_s: float = 30.0,
     method: Method | None = None,
@@ -58,13 +58,17 @@ def operation(
     caller may repeat it unasked; every read is. `deadline_s` counts where the caller gives none. `method` and `path`
     are its HTTP route under the plugin, by default POST (GET for a read) and `<name>[/{sid}]`. `waits`: most of its time
     it waits for something to happen, as a long poll does, so it does not count among the calls that run.
+
+    InvalidArgument names a method whose effect is not given.
     """
+    if bare:
+        raise _no_effect(bare[0])
     return declare(effect=effect, idempotent=idempotent, deadline_s=deadline_s, method=method, path=path, waits=waits)
 
 
 def declare(
     *,
-    effect: str,
+    effect: str | None,
     idempotent: bool = False,
     deadline_s: float = 30.0,
     method: str | None = None,
@@ -74,13 +78,22 @@ def declare(
     waits: bool = False,
 ) -> Callable[[Function], Function]:
     """The same with what only the library's own operations need."""
-    declaration = Declaration(effect, idempotent, deadline_s, method, path, name, session_id, waits)
 
     def mark(function: Function) -> Function:
-        setattr(function, MARK, declaration)
+        if effect is None:
+            raise _no_effect(function)
+        setattr(function, MARK, Declaration(effect, idempotent, deadline_s, method, path, name, session_id, waits))
         return function
 
     return mark
+
+
+def _no_effect(function: object) -> InvalidArgument:
+    name = getattr(function, "__qualname__", repr(function))
+    return InvalidArgument(
+        f"{name}: @operation does not say what effect a call has",
+        hint='Write @operation(effect="read"), or "write", or "run" where it lets the caller execute code.',
+    )
 
 
 @dataclass(frozen=True, slots=True)

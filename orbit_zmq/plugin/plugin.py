@@ -43,7 +43,7 @@ class Plugin:
     version: ClassVar[str] = "0.0.1"
     session_ttl: ClassVar[float] = 3600.0  # seconds without activity until a session of lifetime `ttl` ends; 0: never
     client_class: ClassVar[type | None] = None  # what a client in the same program gets; None: one made of the catalogue
-    ui_config: ClassVar[dict[str, Any] | UIConfig] = {}
+    ui_config: ClassVar[dict[str, Any] | UIConfig | None] = None
     ui_module: ClassVar[str | Path | None] = None  # a .js file beside the module of the class
     operations: dict[str, Operation]
 
@@ -175,8 +175,8 @@ class Plugin:
 
     @operation(effect="read")
     async def list_sessions(self, caller: Caller) -> dict[str, Any]:
-        """The caller's own sessions of this plugin."""
-        return {"sessions": self.sessions.list_of(self, caller.user)}
+        """The caller's own sessions of this plugin; an admin sees all of them."""
+        return {"sessions": self.sessions.list_of(self, caller)}
 
     @operation(effect="write", deadline_s=60)
     async def register_session(
@@ -202,5 +202,8 @@ class Plugin:
 
     @declare(effect="read", session_id=True, waits=True, deadline_s=WAIT_S + 30)
     async def session_status(self, caller: Caller, wait_s: WaitSeconds = 0.0) -> dict[str, Any]:
-        """What the session is: initializing, ready, or failed; waits for the first to end, `wait_s` at most."""
+        """What the session is: initializing, ready, or failed; waits for the first to end, `wait_s` at most.
+
+        With its owner, holder, lifetime, and ttl in seconds (0: it has none). It counts as activity, like every call.
+        """
         return await self.sessions.status(self, caller, wait_s)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from orbit_zmq.errors import Conflict, NotFound
+from orbit_zmq.errors import Conflict, InvalidArgument, NotFound
 from orbit_zmq.log import get_logger
 from orbit_zmq.plugin.arguments import did_you_mean
 
@@ -78,14 +78,15 @@ def policy_of(name: str, role: str) -> Policy:
     return POLICIES.get(name, {}).get(role, "on request")
 
 
-def select(tokens: str | Iterable[Token], role: str) -> tuple[list[Wanted], list[Absent]]:
+def select(tokens: Token | Iterable[Token], role: str) -> tuple[list[Wanted], list[Absent]]:
     """What tokens stand for on an endpoint of that role, and the plugins that stay absent, with reasons.
 
     A token is a name, `name:instance`, a glob, `default`, `all`, several of these with commas; or a class, or an
-    instance. One that matches nothing is NotFound.
+    instance. One token needs no list. One that matches nothing is NotFound, one that is no plugin InvalidArgument.
     """
     asked: dict[str, type[Plugin] | Plugin | str] = {}  # instance -> what it is, or is of
-    for token in [tokens] if isinstance(tokens, str) else tokens:
+    for token in tokens_of(tokens):
+        _check_token(token)
         if isinstance(token, type):
             known = asked.get(token.plugin_name)
             _refuse_second(known is None or isinstance(known, (str, type)), token.plugin_name, token.plugin_name)
@@ -110,6 +111,25 @@ def select(tokens: str | Iterable[Token], role: str) -> tuple[list[Wanted], list
         else:
             wanted.append(Wanted(type(found), instance, found))
     return wanted, absent
+
+
+def tokens_of(tokens: Token | Iterable[Token]) -> list[Token]:
+    """Several tokens, or the one."""
+    return list(tokens) if isinstance(tokens, Iterable) and not isinstance(tokens, str) else [tokens]
+
+
+def _check_token(token: object) -> None:
+    from orbit_zmq.plugin.plugin import Plugin  # that module puts its classes in here
+
+    if isinstance(token, (str, Plugin)):
+        return
+    if not isinstance(token, type) or not issubclass(token, Plugin):
+        raise InvalidArgument(
+            f"{getattr(token, '__qualname__', repr(token))} is no plugin",
+            hint="Give names, subclasses of Plugin, or instances of them.",
+        )
+    if not token.plugin_name:
+        raise InvalidArgument(f"{token.__qualname__} has no plugin_name, so it cannot be served", hint="Set plugin_name.")
 
 
 def make_plugins(wanted: Sequence[Wanted], host: Host) -> tuple[list[Plugin], list[Absent]]:

@@ -99,6 +99,8 @@ class UIConfig(_Part):
 
 def ui_of(given: object, label: str) -> dict[str, Any]:
     """The checked `ui_config` of a class, with the keys that it was written with; InvalidArgument names what is wrong."""
+    if given is None:
+        return {}
     if not isinstance(given, (dict, UIConfig)):
         raise InvalidArgument(f"{label}.ui_config is {type(given).__name__}, neither a dict nor a UIConfig")
     try:

@@ -1,7 +1,8 @@
 """The publisher: numbers the events of one endpoint, keeps them for those who are behind, and says which are to be sent.
 
 A stream is what one audience hears of one endpoint incarnation; its numbers are dense and begin at 1. Events wait in their
-stream and leave at a bounded rate, so that a flood of them delays itself and no call. No sockets and no clock here.
+stream and leave at a bounded rate, at once while the line is idle and many in a message under load, so that a flood of them
+delays itself and no call. No sockets and no clock here.
 """
 
 from __future__ import annotations
@@ -12,31 +13,38 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgpack
+
 from orbit_zmq.errors import InvalidArgument, TooLarge
 from orbit_zmq.wire.header import Header, Kind, encode_header
 from orbit_zmq.wire.limits import EVENT_BYTES, NAME_CHARS, REPLAY_BYTES
 
 KEPT_S = 600.0  # how long an event can be replayed
 STREAM_BYTES = 8 << 20
+SKIPPED = 0.25  # of what is kept, at once, where a stream runs over before it has left: few gaps are better than many
 ENDPOINT_BYTES = 256 << 20
 OVERHEAD_BYTES = 200  # what an event takes beside its bytes
 TIP_AFTER_S = (0.25, 1.0, 2.0, 4.0, 8.0, 16.0)  # after a stream fell quiet: a tip can be lost with the burst that it ends
 TIP_EVERY_S = 30.0  # from then on
 EVENTS_PER_S = 10_000.0  # a third of what a broker passes on
-BURST = 128  # events that may leave at once: two milliseconds of the broker's time
+BURST = 40  # events that may leave at once: in one message, and half a millisecond of a subscriber's time
+PAUSE_S = 0.002  # between two messages of a flood
+BATCH_BYTES = EVENT_BYTES - 1_024  # of the events in one message, with what holds them together
 SCANNED = 5_000  # events looked at for one replay, which takes some milliseconds
 BYTES_PER_EVENT = 2_048  # a larger event counts for several
 
+_pack = msgpack.Packer(autoreset=True).pack
 Send = Callable[[bytes, bytes], bool]  # a header frame and a body; False when the line takes no more now
 
 
 @dataclass(slots=True)
 class Stream:
-    """What one audience hears. `sent` is the last number that left, `oldest` the first that can still be replayed."""
+    """What one audience hears. `sent` is the last number that left, `first` the first that can still be replayed."""
 
     last: int = 0
     sent: int = 0
-    oldest: int = 1
+    first: int = 1
+    oldest: int = 1  # that is kept; not above `first`
     held_bytes: int = 0
     events: deque[tuple[float, bytes, bytes]] = field(default_factory=deque)  # (when, header frame, body), from `oldest`
     tips: int = 0  # how many have been sent since it fell quiet
@@ -77,6 +85,7 @@ class Publisher:
 
     def __init__(self) -> None:
         self.streams: dict[str, Stream] = {}
+        self.waiting = 0  # events that have not left
         self._bytes = 0
         self._tokens = float(BURST)
         self._filled_at = 0.0
@@ -93,6 +102,7 @@ class Publisher:
         size = len(frame) + len(body) + OVERHEAD_BYTES
         stream.events.append((now, frame, body))
         stream.held_bytes += size
+        self.waiting += 1
         self._bytes += size
         stream.tips, stream.tip_at = 0, now + TIP_AFTER_S[0]
         while stream.held_bytes > STREAM_BYTES:
@@ -104,20 +114,43 @@ class Publisher:
         """The tips that hello says. What has happened without a line is told by them, and replayed to those who want it."""
         for stream in self.streams.values():
             stream.sent = stream.last
+        self.waiting = 0
         return {audience: stream.last for audience, stream in self.streams.items() if stream.last}
 
     def flush(self, send: Send, now: float) -> None:
-        """Send what may leave now, a bit of every stream."""
+        """Send what may leave now, of one stream after the other."""
         self._tokens = min(BURST, self._tokens + (now - self._filled_at) * EVENTS_PER_S)
         self._filled_at = now
-        for stream in self.streams.values():
-            stream.sent = max(stream.sent, stream.oldest - 1)  # what was forgotten before it left is a gap to be told
-            while stream.sent < stream.last and self._tokens >= 1:
-                _, frame, body = stream.events[stream.sent + 1 - stream.oldest]
-                if not send(frame, body):
+        while self.waiting:
+            for audience, stream in tuple(self.streams.items()):
+                if stream.sent == stream.last:
+                    continue
+                if self._tokens < 1 or not self._send_some(audience, stream, send):
                     return
-                stream.sent += 1
-                self._tokens -= 1 + len(body) // BYTES_PER_EVENT
+                self.streams[audience] = self.streams.pop(audience)  # the others come first next time
+
+    def _send_some(self, audience: str, stream: Stream, send: Send) -> bool:
+        """One event, or as many of those that wait as one message takes; False when the line takes none."""
+        first = stream.sent + 1
+        _, frame, body = stream.events[first - stream.oldest]
+        batch, size, cost = [(frame, body)], 0, 1.0 + len(body) // BYTES_PER_EVENT
+        for number in range(first + 1, stream.last + 1):
+            size += len(frame) + len(body) + OVERHEAD_BYTES
+            _, frame, body = stream.events[number - stream.oldest]
+            if cost >= self._tokens or size + len(frame) + len(body) > BATCH_BYTES:
+                break
+            batch.append((frame, body))
+            cost += 1.0 + len(body) // BYTES_PER_EVENT
+        last = first + len(batch) - 1
+        frame, body = batch[0]
+        if len(batch) > 1:
+            frame, body = encode_header(Header(Kind.EVENT, id=first, up_to=last, audience=audience)), _pack(batch)
+        if not send(frame, body):
+            return False
+        stream.sent = last
+        self.waiting -= len(batch)
+        self._tokens -= cost
+        return True
 
     def due_tips(self, now: float) -> dict[str, int]:
         """The streams that are quiet and whose last number has to be said again."""
@@ -132,8 +165,8 @@ class Publisher:
 
     def next_due(self, now: float) -> float:
         """When `flush`, `due_tips` or `tick` has something to do."""
-        if any(stream.sent < stream.last for stream in self.streams.values()):
-            return now + max(0.001, (1 - self._tokens) / EVENTS_PER_S)
+        if self.waiting:
+            return now + max(PAUSE_S, (1 - self._tokens) / EVENTS_PER_S)
         return min((stream.tip_at for stream in self.streams.values()), default=math.inf)
 
     def tick(self, now: float) -> None:
@@ -148,9 +181,9 @@ class Publisher:
         All numbers up to `reached` are answered for: they are in `events`, were not wanted, or are counted in `missed`.
         """
         stream = self.streams.get(audience) or Stream()
-        first = max(wanted.after + 1, stream.oldest)
+        first = max(wanted.after + 1, stream.first)
         events: list[tuple[bytes, bytes]] = []
-        reached, size = max(wanted.after, min(stream.oldest - 1, wanted.up_to)), 0
+        reached, size = max(wanted.after, min(stream.first - 1, wanted.up_to)), 0
         missed = reached - wanted.after
         for number in range(first, min(stream.last, wanted.up_to, first + SCANNED) + 1):
             _, frame, body = stream.events[number - stream.oldest]
@@ -166,8 +199,17 @@ class Publisher:
         _, frame, body = stream.events.popleft()
         size = len(frame) + len(body) + OVERHEAD_BYTES
         stream.oldest += 1
+        stream.first = max(stream.first, stream.oldest)
         stream.held_bytes -= size
         self._bytes -= size
+        if stream.sent < stream.first - 1:
+            self._skip(stream)
+
+    def _skip(self, stream: Stream) -> None:
+        """Events were forgotten before they left. They are a gap, of which the next number that leaves tells."""
+        stream.first += int(len(stream.events) * SKIPPED)
+        self.waiting -= stream.first - 1 - stream.sent
+        stream.sent = stream.first - 1
 
 
 def event_header(audience: str, plugin: str, session: str, topic: str, wall_time: float, flags: int) -> Header:

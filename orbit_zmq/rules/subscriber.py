@@ -14,9 +14,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+import msgpack
+
 from orbit_zmq.errors import OrbitError, ProtocolError
 from orbit_zmq.rules.heard import Heard
-from orbit_zmq.wire.header import Kind, decode_header
+from orbit_zmq.wire.header import Header, Kind, decode_header
 from orbit_zmq.wire.seal import KEY_ID_BYTES, Opener
 
 BROKER: Final = "broker"  # the endpoint name of the stream of topology
@@ -133,7 +135,8 @@ class Subscriber:
                 hearing.cursor = last if is_start else min(first, last)
             elif after_a_break:
                 hearing.ask_at = now + self._draw(0.0, RESTART_JITTER_S)
-            self._on_tip(hearing, last)
+            self._look_up_to(hearing, last)
+            self._go_on(hearing)
         self.version = version
 
     def on_replayed(self, hearing: Hearing, after: int, answer: Mapping[str, Any], now: float) -> None:
@@ -170,7 +173,7 @@ class Subscriber:
         hearing = self._hearing(EVERYBODY, BROKER, incarnation)
         hearing.is_asking, hearing.tries = False, 0
         hearing.cursor = max(hearing.cursor or 0, number)
-        self._on_tip(hearing, number)
+        self._look_up_to(hearing, number)
         self._go_on(hearing)
 
     def on_disconnected(self) -> None:
@@ -236,12 +239,16 @@ class Subscriber:
             return
         hearing = self._hearing(audience, header.source, header.target)
         if header.kind == Kind.TIP:
-            self._on_tip(hearing, header.id)
+            self._look_up_to(hearing, header.id)
             return
         self._heard_at = now
         if self._ask_tips_at == math.inf:
             self._ask_tips_at = now + ASK_TIPS_S
-        self._on_event(hearing, Heard(header.source, header.target, header, body))
+        if header.up_to:
+            for event in _events_in(header, body):
+                self._on_event(hearing, event)
+        else:
+            self._on_event(hearing, Heard(header.source, header.target, header, body))
 
     def _hearing(self, audience: str, endpoint: str, incarnation: bytes) -> Hearing:
         key = (audience, incarnation)
@@ -269,14 +276,15 @@ class Subscriber:
                 hearing.tip = number
         elif number > hearing.cursor:
             self._hold(hearing, event)
-            self._on_tip(hearing, number)
+            self._look_up_to(hearing, number)
 
-    def _on_tip(self, hearing: Hearing, number: int) -> None:
+    def _look_up_to(self, hearing: Hearing, number: int) -> None:
+        """There are events up to this number; are they all known?"""
         hearing.tip = max(hearing.tip, number)
         if hearing.cursor is None:
             self._ask_tips_at = -math.inf
-        else:
-            self._go_on(hearing)
+        elif hearing.is_behind:
+            self._behind[hearing] = None
 
     def _hold(self, hearing: Hearing, event: Heard) -> None:
         if len(hearing.held) < HELD_EVENTS and hearing.held_bytes + len(event.body) <= HELD_BYTES:
@@ -326,3 +334,15 @@ class Subscriber:
             self._behind[hearing] = None
         else:
             self._behind.pop(hearing, None)
+
+
+def _events_in(outer: Header, body: bytes) -> list[Heard]:
+    """The events of a message that has several; ProtocolError when it has not those that it says."""
+    try:
+        pairs = [(decode_header(frame), data) for frame, data in msgpack.unpackb(body, max_ext_len=0)]
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise ProtocolError(f"events that are not msgpack: {error}") from error
+    is_whole = [header.id for header, _ in pairs] == list(range(outer.id, outer.up_to + 1))
+    if not is_whole or not all(isinstance(data, bytes) for _, data in pairs):
+        raise ProtocolError("a message of other events than it says")
+    return [Heard(outer.source, outer.target, header, data) for header, data in pairs]

@@ -110,7 +110,7 @@ class Ear:
             self.tell_soon(done, error)
 
     def beat(self) -> None:
-        self._link.hurry()
+        self._link.beat()
 
     def watch(self, descriptor: int, is_watched: bool) -> None:
         self._link.keeper.watch_aside(descriptor, is_watched)

@@ -60,6 +60,7 @@ FINAL: Final = 64  # bye: for good; without it: back soon
 TAGGED: Final = 128  # the body has integers outside 64 bits as tagged strings
 REWIND: Final = 256  # credit: send again from the chunk that is wanted next
 PROBE: Final = 512  # heartbeat: answer at once
+ADMIN: Final = 1024  # request: the caller is an admin; the broker sets it or takes it away
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from lab import wait_until
 import orbit_zmq
 from orbit_testplugin import TestPlugin
 from orbit_zmq.children import environment_of_child
-from orbit_zmq.errors import NotFound
+from orbit_zmq.errors import InvalidArgument, NotFound
 
 
 def processes_of(directory: Path) -> list[int]:
@@ -38,6 +38,13 @@ def test_a_plugin_class_is_served_and_everything_ends_with_the_block() -> None:
 
     assert processes_of(directory) == []
     assert not directory.exists()
+
+
+def test_one_plugin_class_needs_no_list() -> None:
+    with orbit_zmq.local(plugins=TestPlugin) as orbit, orbit.client() as client:
+        assert client.get_plugin("local", "test").echo(text="hello") == "hello"
+    with pytest.raises(InvalidArgument, match="int is no plugin"):
+        orbit_zmq.local(plugins=int)  # type: ignore[arg-type]
 
 
 def test_plugins_by_name_are_served_by_a_child() -> None:

@@ -18,7 +18,7 @@ from lab import Lab, wait_until
 
 from orbit_testplugin import TestPlugin
 from orbit_zmq import AsyncClient, Client
-from orbit_zmq.endpoint import sessions as sessions_module
+from orbit_zmq.endpoint import session_record
 from orbit_zmq.errors import Conflict, NotFound, ShuttingDown
 from orbit_zmq.plugin import Caller, Host, Plugin, PluginSession, operation
 from orbit_zmq.testing import NAME, Running, serve
@@ -96,7 +96,7 @@ def test_a_plugin_may_add_another_instance_from_within_a_call() -> None:
 
 
 def test_a_session_whose_client_process_dies_ends_some_time_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions_module, "RECLAIM_S", 0.2)
+    monkeypatch.setattr(session_record, "RECLAIM_S", 0.2)
     with serve(LabelPlugin) as running:
         url = running.client._link.place.address
         client = Client(url=url)
@@ -109,7 +109,7 @@ def test_a_session_whose_client_process_dies_ends_some_time_later(monkeypatch: p
 
 
 def test_a_session_that_is_attached_to_lives_with_its_new_holder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions_module, "RECLAIM_S", 0.2)
+    monkeypatch.setattr(session_record, "RECLAIM_S", 0.2)
     with serve(LabelPlugin) as running:
         first = Client(url=running.client._link.place.address)
         sids = [first.call(NAME, "label", "register_session")["sid"] for _ in range(2)]
@@ -191,6 +191,32 @@ def test_instances_may_be_made_before_the_endpoint() -> None:
         assert running.plugin.plugin == "one"
 
 
+def test_clients_see_what_is_absent_with_the_reason() -> None:
+    class Elsewhere(LabelPlugin):
+        plugin_name = "elsewhere"
+
+        @classmethod
+        def is_enabled(cls, host: Host) -> bool:
+            return False
+
+    class Broken(LabelPlugin):
+        plugin_name = "broken"
+
+        def __init__(self, host: Host) -> None:
+            raise OSError("no such device")
+
+    with serve(LabelPlugin, Elsewhere, Broken) as running:
+        endpoint = running.client.endpoint(NAME)
+        assert list(endpoint.plugins) == ["label"]
+        reasons = {entry["plugin"]: entry["reason"] for entry in endpoint.facts.absent}
+        assert reasons == {
+            "elsewhere": "not applicable on this host",
+            "broken": "cannot be made: OSError: no such device",
+        }
+        with pytest.raises(NotFound, match="has no plugin broken: cannot be made: OSError: no such device"):
+            endpoint.get_plugin("broken")
+
+
 def test_notebooks_show_tables_in_which_every_text_is_escaped() -> None:
     class Evil(LabelPlugin):
         plugin_name = "evil"
@@ -201,8 +227,15 @@ def test_notebooks_show_tables_in_which_every_text_is_escaped() -> None:
             """<script>alert(1)</script>"""
             return text
 
+        @operation(effect="write")
+        async def tell(self, topic: str, text: str) -> None:
+            self.send_notification(topic, text)
+
     with serve(Evil) as running:
-        for shown in (running.client, running.client.endpoint(NAME), running.plugin):
+        running.plugin.tell("<script>topic</script>", "<b>data</b>")
+        running.events.wait_for("<script>topic</script>")
+        assert repr(running.events) == "<1 events, topics <script>topic</script>>"
+        for shown in (running.client, running.client.endpoint(NAME), running.plugin, running.events, running.events[0]):
             page = shown._repr_html_()
             assert page.startswith("<table>") and not {"<script", "<b>", "<i>"} & set(re.findall(r"<\w+>?", page))
         assert "shout(text: str = &#x27;&lt;i&gt;&#x27;" in running.plugin._repr_html_()

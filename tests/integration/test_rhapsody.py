@@ -375,3 +375,35 @@ def test_rhapsodys_own_task_objects_are_taken_as_they_are(rhapsody):
     assert [result["uid"] for result in results] == [task.uid for task in tasks]
     assert (results[0]["return_value"], results[1]["stdout"]) == (3, "hi\n")
     assert [dict(task) for task in tasks] == before
+
+
+def test_each_task_is_told_as_an_event_alone_or_in_batches(lab):
+    lab.start_endpoint("hpc1", plugins="rhapsody")
+    client = lab.client(lab.tcp)
+    plugin = client.get_plugin("hpc1", "rhapsody", backends=["concurrent"])
+    each: dict[str, dict[str, Any]] = {}
+    batches: list[dict[str, Any]] = []
+
+    def tell(endpoint: str, instance: str, topic: str, data: dict[str, Any]) -> None:
+        assert (endpoint, instance, topic) == ("hpc1", "rhapsody", "task_status") and data["uid"] not in each
+        each[data["uid"]] = data
+
+    client.subscribe(tell, topic="task_status")
+    client.subscribe(lambda endpoint, instance, topic, data: batches.extend(data["tasks"]), topic="task_status_batch")
+    tasks: list[dict[str, Any]] = [
+        {"uid": "plain", "function": add, "args": (1, 2)},
+        {"uid": "large", "function": add, "args": ("x" * 2_000, "y")},
+        {"uid": "exit", "executable": "/bin/sh", "arguments": ["-c", "exit 3"]},
+        {"uid": "raises", "function": complain, "args": ("two\nlines",)},
+        *({"uid": f"many.{number}", "function": add, "args": (number, 1)} for number in range(200)),
+    ]
+    plugin.wait_tasks(plugin.submit_tasks(tasks), timeout=PATIENCE_S)
+
+    wait_until(lambda: len(each) == len(tasks) and len(batches) == len(tasks))
+    assert all(set(event) == {"uid", "state", "exit_code", "error", "return_value"} for event in each.values())
+    assert (each["plain"]["state"], each["plain"]["return_value"], each["plain"]["error"]) == ("DONE", 3, None)
+    assert (each["large"]["state"], each["large"]["return_value"]) == ("DONE", None)
+    assert (each["exit"]["state"], each["exit"]["exit_code"]) == ("FAILED", 3)
+    assert each["raises"]["state"] == "FAILED" and "two" in each["raises"]["error"] and "\n" not in each["raises"]["error"]
+    assert [each[f"many.{number}"]["return_value"] for number in range(200)] == list(range(1, 201))
+    assert sorted(event["uid"] for event in batches) == sorted(each)

@@ -66,11 +66,17 @@ class PluginMyService(Plugin):
 
         self.add_route_post("do_work/{sid}", self.do_work)
         self.add_route_get("describe/{sid}", self.describe)
+        self.add_route_get("host", self.host_role)
 
     async def do_work(self, request: Request) -> JSONResponse:
         sid = request.path_params["sid"]
         data = await request.json()
         return await self._forward(sid, MySession.do_work, param=data["param"])
+
+    async def host_role(self, request: Request) -> JSONResponse:
+        await self.send_notification("asked", {"of": self.uid})
+        roles = ("is_bridge", "is_login_node", "is_compute_node", "is_standalone")
+        return JSONResponse({"roles": [role for role in roles if getattr(self, role)], "namespace": self.namespace})
 
     async def describe(self, request: Request) -> JSONResponse:
         return JSONResponse(await self._forward(request.path_params["sid"], MySession.describe))
@@ -133,3 +139,13 @@ def test_custom_creation_and_custom_registration_work() -> None:
         assert running.plugin.do_work("test") == {"result": "processed: test"}
         with running.client.get_plugin("testing", "myservice-registered", backends=["a", "b"]) as registered:
             assert registered.describe() == {"config": None, "backends": ["a", "b"], "initialized": True}
+
+
+def test_a_plugin_asks_where_it_is_and_awaits_its_notifications() -> None:
+    with serve(PluginMyService) as running:
+        said = running.plugin.host_role()
+        assert len(said["roles"]) == 1 and said["namespace"] == "/myservice"
+        (event,) = running.events.wait_for("asked")
+        assert event.data["of"].startswith("myservice.") and event.session == ""
+    assert Plugin.get_plugin_class("myservice") is PluginMyService
+    assert Plugin.get_plugin_class("nobodys") is None and "myservice" in Plugin.get_plugin_names()

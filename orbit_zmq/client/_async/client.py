@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 from orbit_zmq.client._async.plugin import AsyncPluginClient
+from orbit_zmq.client._async.renewals import AsyncRenewals, HeardSession
 from orbit_zmq.client._async.subscription import AsyncSubscription, caller_of
 from orbit_zmq.client.classes import async_client_class
 from orbit_zmq.client.events import Event, wire_topics
@@ -21,8 +23,8 @@ from orbit_zmq.client.party import ClientParty
 from orbit_zmq.errors import EndpointLost, InvalidArgument, NotFound
 from orbit_zmq.place import find_broker
 from orbit_zmq.rules.heard import Missed
+from orbit_zmq.transport.async_port import AsyncPort
 from orbit_zmq.transport.link import Link
-from orbit_zmq.transport.ports import AsyncPort
 from orbit_zmq.wire.body import pack_body, unpack_body
 from orbit_zmq.wire.header import IDEMPOTENT, RAW, Header, Kind
 
@@ -105,6 +107,7 @@ class AsyncClient:
         self._endpoints: dict[str, EndpointFacts] = {}
         self._catalogues: dict[bytes, dict[str, dict[str, OperationFacts]]] = {}
         self._plugin_clients: list[AsyncPluginClient] = []
+        self._renewals = AsyncRenewals(self, self._port)
 
     def __repr__(self) -> str:
         state = "connected" if self._link.is_up else "not connected"
@@ -136,9 +139,14 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close the sessions that this client opened, and the connection."""
+        silent: set[str] = set()  # endpoints that do not answer; none is waited for twice
         for plugin_client in tuple(self._plugin_clients):
             if self._link.is_up:
+                plugin_client.is_silent = plugin_client.endpoint in silent
                 await plugin_client.close()
+                if plugin_client.is_silent:
+                    silent.add(plugin_client.endpoint)
+        self._renewals.close()
         await self._port.end_subscriptions()
         if not self._is_shared:
             await self._port.close()
@@ -177,6 +185,7 @@ class AsyncClient:
         Each filter is optional. With `with_meta` there is a fifth argument, `{number, time, session}`. Where events come too
         fast for the callback, or the endpoint does not have them any more, their number is logged, added to `missed` of what
         this answers, and told as `on_missed(endpoint, count)`. Callbacks run beside everything else and may be slow.
+        A session with a ttl that `session` names lives on meanwhile.
         """
         subscription = await self._listen(endpoint=endpoint, plugin=plugin, session=session, topic=topic)
         subscription.start(caller_of(callback, with_meta), on_missed)
@@ -200,7 +209,7 @@ class AsyncClient:
         """
         await self.connect()
         listening, mailbox = await self._port.listen(self._connect_timeout_s, is_topology=True)
-        subscription = AsyncSubscription(self._port, listening, mailbox, "")
+        subscription = AsyncSubscription(self._port, listening, mailbox, {"stream": "topology"})
         subscription.start(callback, None)
         return subscription
 
@@ -214,7 +223,12 @@ class AsyncClient:
         listening, mailbox = await self._port.listen(
             self._connect_timeout_s, topics=wire_topics(topic), audience=self._on_behalf_of, **filters
         )
-        return AsyncSubscription(self._port, listening, mailbox, topic)
+        heard = HeardSession(filters["session"], filters["endpoint"], filters["plugin"])
+        if not heard.session:
+            return AsyncSubscription(self._port, listening, mailbox, {**filters, "topic": topic})
+        self._renewals.begin(heard)
+        end = partial(self._renewals.end, heard)
+        return AsyncSubscription(self._port, listening, mailbox, {**filters, "topic": topic}, end)
 
     async def get_plugin(self, endpoint: str, plugin: str, **register_arguments: Any) -> AsyncPluginClient:
         """A client of one plugin on one endpoint, with a new session that ends with it.

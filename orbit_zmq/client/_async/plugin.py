@@ -13,13 +13,22 @@ from typing import TYPE_CHECKING, Any
 from orbit_zmq.client.facts import OperationFacts
 from orbit_zmq.client.generated import method_of, signature_of
 from orbit_zmq.client.page import rows_table
-from orbit_zmq.errors import DeadlineExceeded, InvalidArgument, OrbitError, error_from_body
+from orbit_zmq.errors import (
+    BrokerUnreachable,
+    DeadlineExceeded,
+    EndpointLost,
+    InvalidArgument,
+    OrbitError,
+    OutcomeUnknown,
+    error_from_body,
+)
 
 if TYPE_CHECKING:
     from orbit_zmq.client._async.client import AsyncClient
     from orbit_zmq.client._async.subscription import AsyncSubscription
 
 INIT_TIMEOUT_S = 120.0  # Dragon takes many seconds to start
+SILENT_S = 1.0  # an endpoint that lives answers a ping sooner, unless a plugin blocks its loop
 POLL_S = 10.0  # one wait for a session to become ready; the endpoint answers the moment it does
 
 
@@ -34,7 +43,9 @@ class AsyncPluginClient:
         self.endpoint = endpoint
         self.plugin = plugin
         self.sid = ""
+        self.is_silent = False  # its endpoint did not answer when this was closed
         self._ends_session = False  # with this object
+        self._subscriptions: list[AsyncSubscription] = []  # likewise
 
     def __repr__(self) -> str:
         return f"<plugin {self.plugin} on {self.endpoint}, session {self.sid or 'none'}>"
@@ -52,7 +63,7 @@ class AsyncPluginClient:
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}; operations: {', '.join(sorted(operations))}")
 
     def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *self._operations]
+        return sorted({*super().__dir__(), *self._operations})
 
     async def __aenter__(self) -> AsyncPluginClient:
         return self
@@ -82,12 +93,28 @@ class AsyncPluginClient:
             await self._client.call(self.endpoint, self.plugin, "unregister_session", session=sid)
 
     async def close(self) -> None:
-        """Close the session, if it is to end with this; what the endpoint says against it does not matter any more."""
+        """Close the session, if it is to end with this; what the endpoint says against it does not matter any more.
+
+        An endpoint that does not answer is not waited for: the session ends there some time after this process.
+        """
         self._client.forget(self)
-        if self._ends_session:
-            with suppress(OrbitError):
-                await self.unregister_session()
+        if self._ends_session and self.sid and not self.is_silent:
+            self.is_silent = not await self._is_answered()
+            if not self.is_silent:
+                with suppress(OrbitError):
+                    await self.unregister_session()
+        for subscription in self._subscriptions:
+            await subscription.unsubscribe()
+        self._subscriptions.clear()
         self.sid = ""
+
+    async def _is_answered(self) -> bool:
+        """Whether the endpoint says anything, be it that there is no such plugin any more."""
+        try:
+            await self._client.call(self.endpoint, self.plugin, "ping", deadline_s=SILENT_S)
+        except OrbitError as error:
+            return not isinstance(error, (DeadlineExceeded, BrokerUnreachable, EndpointLost, OutcomeUnknown))
+        return True
 
     async def ping(self) -> dict[str, Any]:
         """Whether the plugin answers."""
@@ -111,13 +138,21 @@ class AsyncPluginClient:
     async def on_notification(
         self, callback: Callable[..., Any], topic: str = "", *, with_meta: bool = False
     ) -> AsyncSubscription:
-        """Have `callback(endpoint, plugin, topic, data)` called for events of this session; see AsyncClient.subscribe."""
-        return await self._client.subscribe(
+        """Have `callback(endpoint, plugin, topic, data)` called for events of this session; see AsyncClient.subscribe.
+
+        It ends with this object. InvalidArgument without a session.
+        """
+        if not self.sid:
+            raise InvalidArgument(f"{self.plugin}: there is no session to listen to", hint="Call register_session first.")
+        subscription = await self._client.subscribe(
             callback, endpoint=self.endpoint, plugin=self.plugin, session=self.sid, topic=topic, with_meta=with_meta
         )
+        self._subscriptions.append(subscription)
+        return subscription
 
     async def list_sessions(self) -> list[Any]:
-        """The sessions of this user at this plugin."""
+        """The sessions of this user at this plugin, of all users for an admin: a dict each with sid, status, owner, holder,
+        lifetime and ttl."""
         answer: list[Any] = (await self._client.call(self.endpoint, self.plugin, "list_sessions"))["sessions"]
         return answer
 

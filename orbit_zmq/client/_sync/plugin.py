@@ -14,13 +14,22 @@ from typing import TYPE_CHECKING, Any
 from orbit_zmq.client.facts import OperationFacts
 from orbit_zmq.client.generated import method_of, signature_of
 from orbit_zmq.client.page import rows_table
-from orbit_zmq.errors import DeadlineExceeded, InvalidArgument, OrbitError, error_from_body
+from orbit_zmq.errors import (
+    BrokerUnreachable,
+    DeadlineExceeded,
+    EndpointLost,
+    InvalidArgument,
+    OrbitError,
+    OutcomeUnknown,
+    error_from_body,
+)
 
 if TYPE_CHECKING:
     from orbit_zmq.client._sync.client import Client
     from orbit_zmq.client._sync.subscription import Subscription
 
 INIT_TIMEOUT_S = 120.0  # Dragon takes many seconds to start
+SILENT_S = 1.0  # an endpoint that lives answers a ping sooner, unless a plugin blocks its loop
 POLL_S = 10.0  # one wait for a session to become ready; the endpoint answers the moment it does
 
 
@@ -35,7 +44,9 @@ class PluginClient:
         self.endpoint = endpoint
         self.plugin = plugin
         self.sid = ""
+        self.is_silent = False  # its endpoint did not answer when this was closed
         self._ends_session = False  # with this object
+        self._subscriptions: list[Subscription] = []  # likewise
 
     def __repr__(self) -> str:
         return f"<plugin {self.plugin} on {self.endpoint}, session {self.sid or 'none'}>"
@@ -53,7 +64,7 @@ class PluginClient:
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}; operations: {', '.join(sorted(operations))}")
 
     def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *self._operations]
+        return sorted({*super().__dir__(), *self._operations})
 
     def __enter__(self) -> PluginClient:
         return self
@@ -81,12 +92,28 @@ class PluginClient:
             self._client.call(self.endpoint, self.plugin, "unregister_session", session=sid)
 
     def close(self) -> None:
-        """Close the session, if it is to end with this; what the endpoint says against it does not matter any more."""
+        """Close the session, if it is to end with this; what the endpoint says against it does not matter any more.
+
+        An endpoint that does not answer is not waited for: the session ends there some time after this process.
+        """
         self._client.forget(self)
-        if self._ends_session:
-            with suppress(OrbitError):
-                self.unregister_session()
+        if self._ends_session and self.sid and not self.is_silent:
+            self.is_silent = not self._is_answered()
+            if not self.is_silent:
+                with suppress(OrbitError):
+                    self.unregister_session()
+        for subscription in self._subscriptions:
+            subscription.unsubscribe()
+        self._subscriptions.clear()
         self.sid = ""
+
+    def _is_answered(self) -> bool:
+        """Whether the endpoint says anything, be it that there is no such plugin any more."""
+        try:
+            self._client.call(self.endpoint, self.plugin, "ping", deadline_s=SILENT_S)
+        except OrbitError as error:
+            return not isinstance(error, (DeadlineExceeded, BrokerUnreachable, EndpointLost, OutcomeUnknown))
+        return True
 
     def ping(self) -> dict[str, Any]:
         """Whether the plugin answers."""
@@ -108,13 +135,21 @@ class PluginClient:
         return answer
 
     def on_notification(self, callback: Callable[..., Any], topic: str = "", *, with_meta: bool = False) -> Subscription:
-        """Have `callback(endpoint, plugin, topic, data)` called for events of this session; see Client.subscribe."""
-        return self._client.subscribe(
+        """Have `callback(endpoint, plugin, topic, data)` called for events of this session; see Client.subscribe.
+
+        It ends with this object. InvalidArgument without a session.
+        """
+        if not self.sid:
+            raise InvalidArgument(f"{self.plugin}: there is no session to listen to", hint="Call register_session first.")
+        subscription = self._client.subscribe(
             callback, endpoint=self.endpoint, plugin=self.plugin, session=self.sid, topic=topic, with_meta=with_meta
         )
+        self._subscriptions.append(subscription)
+        return subscription
 
     def list_sessions(self) -> list[Any]:
-        """The sessions of this user at this plugin."""
+        """The sessions of this user at this plugin, of all users for an admin: a dict each with sid, status, owner, holder,
+        lifetime and ttl."""
         answer: list[Any] = (self._client.call(self.endpoint, self.plugin, "list_sessions"))["sessions"]
         return answer
 

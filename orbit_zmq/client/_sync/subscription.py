@@ -6,35 +6,54 @@ Each has a mailbox and a task (a thread, in the sync twin) of its own, so that a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from orbit_zmq.client.events import Event, events_of
+from orbit_zmq.client.page import facts_table
 from orbit_zmq.errors import ProtocolError
 from orbit_zmq.log import get_logger
 from orbit_zmq.rules.heard import Missed
 from orbit_zmq.transport.mailbox import Mailbox
-from orbit_zmq.transport.ports import Port
+from orbit_zmq.transport.port import Port
 
 if TYPE_CHECKING:
     from orbit_zmq.transport.listener import Listening
 
 log = get_logger("orbit_zmq.events")
 
+TELL_S = 1.0  # between two lines of the log about events that were missed
+
 
 class Subscription:
     """What `subscribe` answers. `missed` counts the events that this subscriber was not given."""
 
-    def __init__(self, port: Port, listening: Listening, mailbox: Mailbox, topic: str) -> None:
+    def __init__(
+        self,
+        port: Port,
+        listening: Listening,
+        mailbox: Mailbox,
+        filters: Mapping[str, str],
+        on_end: Callable[[], None] | None = None,
+    ) -> None:
         self.missed = 0
+        self.filters = {name: value for name, value in filters.items() if value}
         self._port = port
         self._listening = listening
         self._mailbox = mailbox
-        self._topic = topic
+        self._topic = filters.get("topic", "")
+        self._on_end = on_end
         self._is_open = True
+        self._told_at = -math.inf
 
     def __repr__(self) -> str:
-        return f"<subscription: {'in force' if self._is_open else 'ended'}, {self.missed} events missed>"
+        wanted = ", ".join(f"{name} {value}" for name, value in self.filters.items()) or "everything"
+        return f"<subscription to {wanted}: {'in force' if self._is_open else 'ended'}, {self.missed} events missed>"
+
+    def _repr_html_(self) -> str:
+        return facts_table("subscription", {**self.filters, "in force": self._is_open, "events missed": self.missed})
 
     def unsubscribe(self) -> None:
         """Hear no more. The callback may be in the middle of one event, and gets no other one. Harmless when it has ended."""
@@ -42,6 +61,8 @@ class Subscription:
             self._is_open = False
             self._port.unlisten(self._listening)
             self._mailbox.close()
+            if self._on_end is not None:
+                self._on_end()
 
     def start(self, tell: Callable[[Any], Any], on_missed: Callable[[str, int], Any] | None) -> None:
         """Begin to give what comes to a callback."""
@@ -64,14 +85,21 @@ class Subscription:
                 for event in events:
                     yield event
 
+    def _count(self, missed: Missed) -> None:
+        """Who is too slow for a flood misses some again and again; the log says so once in a while."""
+        self.missed += missed.count
+        now = time.monotonic()
+        if now - self._told_at >= TELL_S:
+            self._told_at = now
+            log.warning("events-missed", endpoint=missed.endpoint, count=missed.count, in_all=self.missed)
+
     def _run(self, tell: Callable[[Any], Any], on_missed: Callable[[str, int], Any] | None) -> None:
         for item in self.items():
             try:
                 if not isinstance(item, Missed):
                     self._port.settle(tell(item))
                     continue
-                self.missed += item.count
-                log.warning("events-missed", endpoint=item.endpoint, count=item.count)
+                self._count(item)
                 if on_missed is not None:
                     self._port.settle(on_missed(item.endpoint, item.count))
             except Exception:  # the user's callback

@@ -164,6 +164,26 @@ class TestSession(PluginSession):
             await asyncio.sleep(seconds)
         return {"key": key, "count": count, "padding": bytes(size)}
 
+    @operation(effect="write", deadline_s=60)
+    async def flood(self, source: str, seconds: float) -> int:
+        """Tell numbers as events, as fast as a `thread` or the `loop` can, for that time; how many they were."""
+        ends_at, told = time.monotonic() + seconds, 0
+
+        def from_thread() -> int:
+            number = 0
+            while time.monotonic() < ends_at:
+                self.notify("flood", number)
+                number += 1
+            return number
+
+        if source == "thread":
+            return await asyncio.to_thread(from_thread)
+        while time.monotonic() < ends_at:
+            self.notify("flood", told)
+            told += 1
+            await asyncio.sleep(0)
+        return told
+
     @operation(effect="write")
     async def where(self, text: str) -> dict[str, Any]:
         """Which session of which process this is, and the text."""

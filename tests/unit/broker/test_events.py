@@ -61,6 +61,17 @@ def test_what_an_endpoint_may_not_say_is_refused_and_counted(world: World, field
     assert world.out.publications == [] and world.state.counters.drops["refused-event"] == 1
 
 
+def test_several_events_in_a_message_are_passed_on_as_they_are(world: World) -> None:
+    say(world, 1, up_to=5, operation="")
+    say(world, 5)
+    say(world, 9, up_to=8)
+    say(world, 6)
+    first, second = opened(world, "ada")
+
+    assert (first[0].id, first[0].up_to, second[0].id) == (1, 5, 6)
+    assert world.state.counters.drops == {"old-event": 1, "refused-event": 1} and world.state.counters.events == 6
+
+
 def test_clients_say_no_events_and_old_numbers_are_refused(world: World) -> None:
     say(world, 1, label="c")
     say(world, 2)

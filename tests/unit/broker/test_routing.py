@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orbit_zmq.rules.outbox import Outbox
-from orbit_zmq.wire.header import IDEMPOTENT, RESENT, Header, Kind, encode_header
+from orbit_zmq.wire.header import ADMIN, IDEMPOTENT, RESENT, Header, Kind, encode_header
 from tests.unit.broker.world import World, brief, identity, incarnation
 
 
@@ -108,6 +108,22 @@ def test_a_gateway_and_a_key_with_the_right_may_act_for_others():
     for label in ("g", "k"):
         (request,) = world.call(label, 1, "hpc", on_behalf_of="eve")
         assert (request.header.user, request.header.on_behalf_of) == ("eve", "eve")
+
+
+def test_only_the_broker_says_who_is_an_admin():
+    world = World()
+    world.connect("hpc", "endpoint", as_=identity(may_act_for=True))
+    world.connect("g", "gateway")
+    world.connect("a", "admin")
+    world.connect("c", "client")
+    world.connect("b", as_=identity("bob", "client"))
+
+    for label, is_admin in (("a", True), ("c", True), ("b", False), ("g", False), ("hpc", False)):
+        for call_id, claimed in ((1, 0), (2, ADMIN)):
+            (request,) = world.call(label, call_id, "hpc", flags=claimed)
+            assert bool(request.header.flags & ADMIN) is is_admin, label
+    (request,) = world.call("g", 3, "hpc", on_behalf_of="bob", flags=ADMIN)
+    assert not request.header.flags & ADMIN
 
 
 def test_a_key_reaches_only_what_it_may():

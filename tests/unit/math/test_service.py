@@ -6,12 +6,12 @@ import asyncio
 from typing import Any
 
 import pytest
+from bench import Bench, served
 
 from orbit_math.service import HISTORY, MathPlugin, MathSession
 from orbit_zmq.errors import InvalidArgument, error_from_body
 from orbit_zmq.plugin import Host
 from orbit_zmq.wire.body import unpack_body
-from tests.unit.plugin.fakes import Bench, served
 
 
 def in_session(scenario: Any) -> None:

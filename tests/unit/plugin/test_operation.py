@@ -294,6 +294,12 @@ def test_bad_operations_are_refused_when_the_class_is_defined_naming_the_attribu
     assert re.search(says, str(caught.value)), str(caught.value)
 
 
+@pytest.mark.parametrize("decorate", [operation, operation()], ids=["bare", "without effect"])
+def test_an_operation_without_an_effect_is_refused_naming_the_method(decorate):
+    with pytest.raises(InvalidArgument, match=r"plain: @operation does not say what effect.*effect=\"read\""):
+        decorate(plain)
+
+
 def test_two_operations_of_one_route_are_refused():
     async def other(self: Any) -> None: ...
 
@@ -309,6 +315,10 @@ def test_two_operations_of_one_route_are_refused():
         ({"plugin_name": "Bad Name", "session_class": TestSession}, r"Bad: plugin_name 'Bad Name'"),
         ({"plugin_name": "bad", "session_class": TestSession, "version": 1}, r"plugin bad: Bad\.version is 1"),
         ({"plugin_name": "bad", "session_class": TestSession, "go": make(blocking)}, r"plugin bad: Bad\.go is not `async"),
+        (
+            {"plugin_name": "bad", "session_class": TestSession, "on_topology_change": blocking},
+            r"plugin bad: Bad\.on_topology_change is not `async",
+        ),
     ],
 )
 def test_bad_plugin_classes_are_refused_naming_plugin_and_attribute(members, says):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from bench import incarnation_of, run, served, until
 
 from orbit_testplugin import TestPlugin, TestSession
 from orbit_zmq.errors import (
@@ -19,11 +20,6 @@ from orbit_zmq.errors import (
     SessionNotReady,
 )
 from orbit_zmq.plugin import Host, JSONResponse, Plugin, PluginSession, Request, Response, UIConfig, operation
-from tests.unit.plugin.fakes import incarnation_of, served, until
-
-
-def run(scenario: Any) -> None:
-    asyncio.run(scenario())
 
 
 def plugin_class(name: str = "mine", **members: Any) -> type[Plugin]:
@@ -111,6 +107,10 @@ def test_a_bad_attribute_is_refused_with_plugin_and_attribute(members, fault):
     with pytest.raises(InvalidArgument, match="plugin mine: Mine") as caught:
         plugin_class(**members)
     assert fault in caught.value.message
+
+
+def test_a_plugin_may_have_no_page():
+    assert plugin_class(ui_config=None)._ui == plugin_class()._ui == {}
 
 
 def test_the_page_is_given_out_with_the_keys_it_was_written_with():

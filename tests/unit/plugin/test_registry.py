@@ -86,6 +86,28 @@ def test_a_class_needs_no_registration():
     assert select([made], "compute") == ([Wanted(made, "private")], [])
 
 
+def test_one_class_or_instance_needs_no_list():
+    made = TestPlugin(Host(), "own")
+
+    assert select(TestPlugin, "login") == ([Wanted(TestPlugin, "test")], [])
+    assert select(made, "login") == ([Wanted(TestPlugin, "own", made)], [])
+
+
+@pytest.mark.parametrize(
+    ("token", "says"),
+    [
+        (int, "int is no plugin"),
+        (TestSession, "TestSession is no plugin"),
+        (7, "7 is no plugin"),
+        (Plugin, "Plugin has no plugin_name"),
+    ],
+)
+def test_what_is_no_plugin_is_refused_by_its_name(token: Any, says: str):
+    for tokens in (token, [token]):
+        with pytest.raises(InvalidArgument, match=says):
+            select(tokens, "login")
+
+
 def test_globs_select_what_they_match():
     made = plugin_class("tester")
 

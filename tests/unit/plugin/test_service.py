@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from bench import chunks, run, served, until
 
 from orbit_testplugin import TestPlugin, TestSession, executions
 from orbit_zmq.endpoint.raised import error_of
@@ -26,11 +27,6 @@ from orbit_zmq.errors import (
 )
 from orbit_zmq.plugin import Host, Plugin, PluginSession, operation
 from orbit_zmq.wire.body import pack_body, unpack_map
-from tests.unit.plugin.fakes import chunks, served, until
-
-
-def run(scenario: Any) -> None:
-    asyncio.run(scenario())
 
 
 def test_a_call_reaches_its_session_and_its_result_comes_back():

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from bench import Bench, incarnation_of, run, served, until
 
 from orbit_testplugin import OddError, TestPlugin, TestSession
 from orbit_zmq.endpoint import sessions as sessions_module
@@ -18,11 +19,7 @@ from orbit_zmq.errors import (
     SessionNotReady,
 )
 from orbit_zmq.plugin import Host, Plugin, PluginSession, operation
-from tests.unit.plugin.fakes import Bench, incarnation_of, served, until
-
-
-def run(scenario: Any) -> None:
-    asyncio.run(scenario())
+from orbit_zmq.wire.header import ADMIN
 
 
 class Journal(PluginSession):
@@ -122,7 +119,7 @@ def test_calls_before_ready_are_refused_for_now_and_status_waits_for_the_change(
             assert (await bench.call("session_status", session=sid))["status"] == "initializing"
             async with asyncio.timeout(5):
                 answer = await bench.call("session_status", {"wait_s": 60}, session=sid, left_s=60)
-            assert answer == {"sid": sid, "status": "ready"}
+            assert (answer["sid"], answer["status"]) == (sid, "ready")
             assert await bench.call("echo", {"text": "x"}, session=sid) == "x"
 
     run(scenario)
@@ -253,8 +250,22 @@ def test_another_users_session_is_as_unknown_as_none():
                 with pytest.raises(NotFound, match=f"unknown session id: {sid}"):
                     await bench.call(operation_name, session=sid, user="bob")
             assert await bench.call("list_sessions", user="bob") == {"sessions": []}
-            mine = await bench.call("list_sessions")
-            assert mine == {"sessions": [{"sid": sid, "status": "ready", "lifetime": "ephemeral", "holder": "ann.1"}]}
+            (mine,) = (await bench.call("list_sessions"))["sessions"]
+            assert mine == {
+                "sid": sid, "status": "ready", "owner": "ann", "holder": "ann.1", "lifetime": "ephemeral", "ttl": 0,
+            }  # fmt: skip
+
+    run(scenario)
+
+
+def test_an_admin_is_shown_the_sessions_of_all_users_and_may_use_only_their_own():
+    async def scenario() -> None:
+        async with served() as bench:
+            sids = {user: await bench.session(user=user) for user in ("ann", "bob")}
+            listed = (await bench.call("list_sessions", user="root", source="root.1", flags=ADMIN))["sessions"]
+            assert {session["owner"]: session["sid"] for session in listed} == sids
+            with pytest.raises(NotFound):
+                await bench.call("echo", {"text": "x"}, session=sids["ann"], user="root", flags=ADMIN)
 
     run(scenario)
 

@@ -16,6 +16,7 @@ from orbit_zmq.rules.publisher import KEPT_S, STREAM_BYTES, Publisher, Wanted, c
 from orbit_zmq.rules.subscriber import NOISE_S, OLD_KEY_S, Subscriber
 from orbit_zmq.rules.topology import SETTLE_S, Topology
 from orbit_zmq.wire.header import Header, Kind, decode_header, encode_header
+from orbit_zmq.wire.limits import EVENT_BYTES
 from orbit_zmq.wire.seal import Sealer, topic_of
 
 USER, ENDPOINT, SOURCE = "ada", "hpc1", b"s" * 16
@@ -33,6 +34,8 @@ class Line:
         self.now = 100.0
         self.heard: list[int] = []
         self.missed = 0
+        self.gaps = 0
+        self.sent = 0
         self.publisher = Publisher()
         self.subscriber = Subscriber(self, draw=lambda low, high: high)
         self.sealer = Sealer(key(1)["key_id"], key(1)["key"])
@@ -48,6 +51,7 @@ class Line:
 
     def on_missed(self, endpoint: str, incarnation: bytes, count: int) -> None:
         self.missed += count
+        self.gaps += 1
 
     def start(self) -> None:
         self.tips(is_start=True)
@@ -60,7 +64,7 @@ class Line:
     def say(self, count: int = 1, body: bytes = b"") -> None:
         for _ in range(count):
             self.publisher.add(event_header(USER, "p", "s", "news", 1.0, 0), body, self.now)
-        self.flush()
+            self.flush()
 
     def flush(self) -> None:
         self.publisher.flush(self._send, self.now)
@@ -79,7 +83,8 @@ class Line:
 
     def _send(self, frame: bytes, body: bytes) -> bool:
         header = decode_header(frame)
-        if not self.loses(header.id):
+        self.sent += 1
+        if not any(map(self.loses, range(header.id, max(header.id, header.up_to) + 1))):
             header.source, header.target = ENDPOINT, SOURCE
             self.published.append(self.sealer.seal(topic_of("t", ENDPOINT), encode_header(header), body))
         return True
@@ -161,19 +166,104 @@ def test_a_source_that_is_gone_leaves_missed_events_and_one_that_is_busy_is_aske
     assert (line.heard, line.missed) == ([4], 3)
 
 
-def test_a_flood_leaves_at_a_bounded_rate_and_whole() -> None:
+def test_a_flood_leaves_at_a_bounded_rate_whole_and_many_in_a_message() -> None:
     line = Line()
     line.start()
     line.say(5_000)
     line.pass_on()
     at_once = len(line.heard)
     while len(line.heard) < 5_000:
-        assert line.publisher.next_due(line.now) <= line.now + 0.01
-        line.now += 0.01
+        assert line.publisher.next_due(line.now) <= line.now + 0.005
+        line.now = line.publisher.next_due(line.now)
         line.flush()
         line.pass_on()
 
-    assert at_once < 200 and 0.4 < line.now - 100.0 < 0.6
+    assert at_once < 100 and 0.4 < line.now - 100.0 < 0.6
+    assert line.heard == list(range(1, 5_001)) and line.sent < 500
+    assert line.publisher.waiting == 0
+
+
+def test_an_event_leaves_alone_while_the_line_is_idle() -> None:
+    line = Line()
+    line.start()
+    for _ in range(20):
+        line.say()
+        line.now += 0.001
+    line.pass_on()
+
+    assert line.sent == len(line.heard) == 20
+
+
+def test_events_in_a_message_fit_an_event_and_large_ones_go_alone() -> None:
+    line = Line()
+    line.start()
+    line.publisher.add(event_header(USER, "p", "s", "news", 1.0, 0), b"", line.now)
+    for size in (9_000, 9_000, 30_000, 32_768, 10, 10):
+        line.publisher.add(event_header(USER, "p", "s", "news", 1.0, 0), bytes(size), line.now)
+    bodies: list[int] = []
+
+    def send(frame: bytes, body: bytes) -> bool:
+        bodies.append(len(body))
+        return line._send(frame, body)
+
+    while line.publisher.waiting:
+        line.publisher.flush(send, line.now)
+        line.now += 0.01
+    line.pass_on()
+
+    assert line.heard == list(range(1, 8)) and max(bodies) <= EVENT_BYTES and len(bodies) < 7
+
+
+def test_a_flood_of_one_audience_does_not_keep_the_events_of_another() -> None:
+    line = Line()
+    for _ in range(5_000):
+        line.publisher.add(event_header(USER, "p", "s", "flood", 1.0, 0), b"", line.now)
+    line.publisher.add(event_header("eve", "p", "s", "news", 1.0, 0), b"", line.now)
+    audiences: list[str] = []
+
+    def send(frame: bytes, body: bytes) -> bool:
+        audiences.append(decode_header(frame).audience)
+        return True
+
+    for _ in range(3):
+        line.publisher.flush(send, line.now)
+        line.now += 0.01
+
+    assert audiences.index("eve") <= 2
+
+
+def test_a_stream_that_runs_over_before_it_has_left_has_few_large_gaps_and_stays_bounded() -> None:
+    line = Line()
+    line.start()
+    body = bytes(1_000)
+    for _ in range(40):
+        for _ in range(1_000):
+            line.publisher.add(event_header(USER, "p", "s", "news", 1.0, 0), body, line.now)
+        line.now += 0.002
+        line.flush()
+        line.pass_on()
+        line.repair()
+    stream = line.publisher.streams[USER]
+    assert stream.held_bytes <= STREAM_BYTES and line.publisher.waiting == stream.last - stream.sent
+    while line.publisher.waiting:
+        line.now += 0.01
+        line.flush()
+        line.pass_on()
+        line.repair()
+
+    assert len(line.heard) + line.missed == 40_000 and line.heard[-1] == 40_000
+    assert line.heard == sorted(set(line.heard)) and 0 < line.gaps < 50
+
+
+@pytest.mark.parametrize("body", [b"", b"\x01", b"\x91\x92\xa1x\x01", b"\xc1", b"\x90"])
+def test_a_message_of_other_events_than_it_says_is_a_gap(body: bytes) -> None:
+    line = Line()
+    line.start()
+    header = Header(Kind.EVENT, id=1, up_to=3, source=ENDPOINT, target=SOURCE)
+    with pytest.raises(ProtocolError):
+        line.subscriber.on_publication(line.sealer.seal(b"t/hpc1/", encode_header(header), body), line.now)
+
+    assert line.heard == []
 
 
 def test_tips_follow_the_end_of_a_burst_at_growing_distances() -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bench import served
 
 from orbit_sysinfo import service
 from orbit_sysinfo.service import SysInfoPlugin
 from orbit_zmq.batch import BatchSystem
 from orbit_zmq.plugin import Host
-from tests.unit.plugin.fakes import served
 
 
 def plugin(host: Host | None = None) -> SysInfoPlugin:

@@ -24,7 +24,7 @@ VALUES = {
     "caller": SIXTEEN,
     "target": SIXTEEN,
     "left_s": st.floats(0.001, 604_800),
-    "flags": st.integers(1, 1023),
+    "flags": st.integers(1, 2047),
     "settled_below": IDS,
     "happened_at": st.floats(1e-3, 1e11),
     "settled": st.lists(IDS, min_size=1, max_size=SETTLED_IDS).map(tuple),

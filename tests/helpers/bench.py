@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -84,16 +84,17 @@ class Bench:
         user: str = "ann",
         source: str = "ann.1",
         left_s: float = PATIENCE_S,
+        flags: int = 0,
         stream_in: AsyncIterator[bytes] | None = None,
     ) -> FakeCall:
         """Hand a call to the service."""
         self._next_id += 1
         header = Header(
             Kind.REQUEST, id=self._next_id, caller=incarnation_of(source), source=source, user=user, plugin=plugin,
-            session=session, operation=operation, left_s=left_s,
+            session=session, operation=operation, left_s=left_s, flags=flags,
         )  # fmt: skip
-        body, flags = (arguments, RAW) if isinstance(arguments, bytes) else pack_body(arguments or {})
-        call = FakeCall(header, body, flags, stream_in)
+        body, body_flags = (arguments, RAW) if isinstance(arguments, bytes) else pack_body(arguments or {})
+        call = FakeCall(header, body, body_flags, stream_in)
         self.service.on_call(call)
         return call
 
@@ -120,6 +121,11 @@ async def served(*plugins: Plugin, **limits: Any) -> AsyncIterator[Bench]:
     finally:
         await asyncio.wait_for(bench.service.stop(), PATIENCE_S)
         await running
+
+
+def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run one test's coroutine."""
+    asyncio.run(scenario())
 
 
 async def until(condition: Any) -> None:

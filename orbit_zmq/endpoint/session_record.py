@@ -1,0 +1,128 @@
+"""What is known of one session: the record that the table of sessions keeps, and when its lifetime is over.
+
+It changes nothing but itself, and calls nothing of a plugin author's but `has_unfinished_work`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+from typing import Any, Protocol
+
+from orbit_zmq.errors import InvalidArgument, OrbitError, SessionNotReady
+from orbit_zmq.log import get_logger
+from orbit_zmq.plugin.arguments import Caller
+from orbit_zmq.plugin.plugin import Plugin
+from orbit_zmq.plugin.session import Lifetime, PluginSession
+
+log = get_logger(__name__)
+
+RECLAIM_S = 300.0  # an ephemeral session outlives its holder by this: a laptop that sleeps for a while comes back to it
+DEFAULT = "default"  # the id of the session that each user has at each plugin without asking for it
+
+
+class Status(Enum):
+    """initializing: calls are refused for now.  ready.  failed: initialize() raised, calls hear why.  ended: removed."""
+
+    INITIALIZING = "initializing"
+    READY = "ready"
+    FAILED = "failed"
+    ENDED = "ended"
+
+
+class OpenCall(Protocol):
+    """What the table knows of a call that runs in a session."""
+
+    task: asyncio.Task[None] | None
+
+    def end(self, error: OrbitError) -> None: ...
+
+
+class SessionRecord:
+    """All that is known of one session."""
+
+    __slots__ = (
+        "calls", "changed", "error", "holder", "holder_lost_at", "last_used", "lifetime", "plugin", "process", "session",
+        "sid", "status", "tasks", "ttl_s", "user",
+    )  # fmt: skip
+
+    def __init__(self, sid: str, plugin: Plugin, caller: Caller, lifetime: Lifetime, ttl_s: float, now: float) -> None:
+        self.sid = sid
+        self.plugin = plugin
+        self.user = caller.user
+        self.holder = caller.name
+        self.process = caller.incarnation  # of the holder
+        self.lifetime: Lifetime = lifetime
+        self.ttl_s = ttl_s  # 0: never
+        self.last_used = now
+        self.holder_lost_at: float | None = None
+        self.status = Status.INITIALIZING
+        self.error: OrbitError | None = None
+        self.session: PluginSession | None = None
+        self.calls: set[OpenCall] = set()
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.changed = asyncio.Event()  # set once the status is no longer initializing
+
+    def has_expired(self, now: float) -> bool:
+        """Whether its lifetime is over. A call that runs and unfinished work count as activity."""
+        if self.lifetime == "ephemeral":
+            return self.holder_lost_at is not None and now - self.holder_lost_at >= RECLAIM_S
+        if self.lifetime == "persistent" or not self.ttl_s:
+            return False
+        if self.calls or self.status is Status.INITIALIZING or self._is_working():
+            self.last_used = now
+        return now - self.last_used >= self.ttl_s
+
+    def _is_working(self) -> bool:
+        try:
+            return self.session is not None and self.session.has_unfinished_work()
+        except Exception:  # the plugin call
+            log.exception("session-hook-failed", plugin=self.plugin.instance_name, session=self.sid)
+            return False
+
+    @property
+    def key(self) -> str:
+        """Its place in the table."""
+        return key_of(self.sid, self.plugin, self.user)
+
+    def describe(self) -> dict[str, Any]:
+        """What list_sessions and session_status say of it."""
+        return {
+            "sid": self.sid,
+            "status": self.status.value,
+            "owner": self.user,
+            "holder": self.holder,
+            "lifetime": self.lifetime,
+            "ttl": self.ttl_s,
+        }
+
+    def fact(self) -> dict[str, Any]:
+        """What the broker is told; the holder, where the session does not outlive it."""
+        fact = {"id": self.sid, "plugin": self.plugin.instance_name, "user": self.user, "lifetime": self.lifetime}
+        return {**fact, "holder": self.process} if self.lifetime == "ephemeral" else fact
+
+
+def key_of(sid: str, plugin: Plugin | None, user: str) -> str:
+    """The place of a session in the table. An id is one session's alone, but for the `default` of each plugin and user."""
+    if sid != DEFAULT or plugin is None:
+        return sid
+    return f"{DEFAULT}:{plugin.instance_name}:{user}"  # no id has a colon
+
+
+def lifetime_of(lifetime: Lifetime | None, ttl: float | None) -> tuple[Lifetime | None, float | None]:
+    if ttl is not None and lifetime not in (None, "ttl"):
+        raise InvalidArgument(f"ttl goes with lifetime 'ttl', not {lifetime!r}", details={"fields": ["ttl"]})
+    return lifetime or ("ttl" if ttl else None), ttl
+
+
+def not_ready(record: SessionRecord) -> OrbitError:
+    if record.error is None:
+        return SessionNotReady(f"session {record.sid} is still being set up")
+    return SessionNotReady(
+        f"session {record.sid} could not be set up: {record.error.message}",
+        hint="Open a new session once the reason is gone.",
+        transient=False,
+        details={"error": record.error.code},
+        remote_type=record.error.remote_type,
+        remote_traceback=record.error.remote_traceback,
+    )
