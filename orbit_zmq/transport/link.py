@@ -366,9 +366,9 @@ class Link:
             return False
         try:
             self._dealer.send(header, FIRST_FRAME)
-        except zmq.Again:
+            self._dealer.send(body, LAST_FRAME)
+        except zmq.Again:  # also between the two, when the connection has just gone: libzmq then sends neither
             return False
-        self._dealer.send(body, LAST_FRAME)
         return True
 
     def _flush(self) -> None:
