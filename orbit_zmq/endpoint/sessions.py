@@ -109,6 +109,14 @@ class SessionRecord:
             log.exception("session-hook-failed", plugin=self.plugin.instance_name, session=self.sid)
             return False
 
+    def unfinished_tasks(self) -> int:
+        """How many tasks run for it; none where its own code cannot say."""
+        try:
+            return 0 if self.session is None else self.session.unfinished_tasks()
+        except Exception:  # the plugin call
+            log.exception("session-hook-failed", plugin=self.plugin.instance_name, session=self.sid)
+            return 0
+
     @property
     def key(self) -> str:
         """Its place in the table."""
@@ -140,6 +148,7 @@ class Sessions:
         self._records: dict[str, SessionRecord] = {}
         self._connect = connect  # makes a client that acts for a user
         self._clients: dict[str, AsyncClient] = {}  # of plugins, by the user that they act for
+        self.unfinished_tasks = 0  # of all sessions, as of the last sweep
         self._ended: OrderedDict[str, tuple[str, type[OrbitError]]] = OrderedDict()  # sid -> (user, what it answers)
         self._announce = announce
         self.publish: Publish | None = None  # set while the endpoint has a link
@@ -305,10 +314,11 @@ class Sessions:
             self._remove(record, SessionClosed)
 
     def sweep(self) -> None:
-        """End the sessions whose lifetime is over."""
+        """End the sessions whose lifetime is over, and count the tasks of the others."""
         now = self._clock()
         for record in [record for record in self._records.values() if record.has_expired(now)]:
             self._remove(record, SessionExpired)
+        self.unfinished_tasks = sum(record.unfinished_tasks() for record in self._records.values())
 
     async def sweep_always(self) -> None:
         """Sweep until canceled."""

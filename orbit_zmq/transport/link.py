@@ -75,7 +75,7 @@ class Link:
         party: Party,
         *,
         handler: Handler | None = None,
-        on_change: Callable[[], None] = lambda: None,  # welcomed, or refused; in the link's thread
+        on_change: Callable[[], None] = lambda: None,  # welcomed, interrupted, or refused; in the link's thread
     ) -> None:
         now = time.monotonic()
         self.place = place
@@ -123,7 +123,7 @@ class Link:
         ends_at = time.monotonic() + timeout_s
         while not self.is_up and not self.is_closed:
             if not self._settled.wait(max(0.0, ends_at - time.monotonic())):
-                raise self._unreachable()
+                raise self.unreachable()
         if self.is_closed:
             raise self.ending()
 
@@ -134,6 +134,11 @@ class Link:
     @property
     def is_closed(self) -> bool:
         return self._connection.state in (State.CLOSED, State.REFUSED)
+
+    @property
+    def reason(self) -> str:
+        """What was seen last of a broker that does not answer."""
+        return self._reason
 
     @property
     def refusal(self) -> OrbitError | None:
@@ -210,6 +215,8 @@ class Link:
             self._flush()
 
     def due_in(self) -> float:
+        if self._connection.state is State.CLOSED:
+            return 0.0  # the thread ends now
         self._sleeps_until = min(self._due_at, self.caller.next_deadline())
         if self._ear.listener is not None:
             if self._ear.listener.has_arrived():
@@ -275,7 +282,7 @@ class Link:
             self.publisher.tick(now)
         is_away = self._connection.state in (State.DOWN, State.OPENING)
         if is_away and now - self._connection.down_since >= BROKER_AWAY_S:
-            self.caller.fail_older_than(now - BROKER_AWAY_S, self._unreachable())
+            self.caller.fail_older_than(now - BROKER_AWAY_S, self.unreachable())
 
     def _handle(self, event: Event, now: float) -> None:
         self._due_at = now
@@ -319,6 +326,7 @@ class Link:
         self._settled.clear()
         self.caller.on_disconnected()
         self._ear.on_down()
+        self._on_change()
 
     def _drop(self, now: float = 0.0) -> None:
         self._outbox.clear()  # what was not sent is said again on the next connection
@@ -343,7 +351,8 @@ class Link:
             return ShuttingDown("this client has been closed", hint="Make a new one.")
         return ShuttingDown("the broker has been stopped")
 
-    def _unreachable(self) -> BrokerUnreachable:
+    def unreachable(self) -> BrokerUnreachable:
+        """What to say while the broker does not answer."""
         where = f"{self.place.address} (from {self.place.found_in})"
         return BrokerUnreachable(f"the broker at {where} does not answer: {self._reason}")
 
@@ -428,8 +437,9 @@ class Link:
         self._handle(Event.SAID_BYE if header.flags & FINAL else Event.BROKEN, now)
 
     def _on_heartbeat(self, header: Header, body: bytes, now: float) -> None:
-        if header.flags & PROBE:
-            self._next_heartbeat = self._due_at = now
+        if header.flags & PROBE:  # answered here and now, for the broker measures how long that takes
+            pulse, flags = pack_body(self._party.pulse())
+            self._send(CONTROL, Header(Kind.HEARTBEAT, id=header.id, flags=flags), pulse)
 
     def _on_request(self, header: Header, body: bytes, now: float) -> None:
         if self.server is None or not header.caller:
