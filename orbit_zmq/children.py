@@ -71,6 +71,14 @@ class Child:
             f"{self.module} ended with exit code {self.exit_code()} before it was ready.", hint=self._where_to_look()
         )
 
+    def wait(self) -> int:
+        """Until it has ended by itself. Answers the exit code."""
+        return self._popen.wait()
+
+    def terminate(self) -> None:
+        """Ask it by SIGTERM to end; does not wait."""
+        self._popen.terminate()
+
     def end(self) -> int:
         """End it: ask by closing its input, then by SIGTERM, then kill its whole group. Answers the exit code."""
         for stream in (self._popen.stdin, self._popen.stdout):
@@ -94,9 +102,15 @@ class Child:
         return f"It wrote nothing to {self._log}."
 
 
-def start_broker(*, tcp: str | None = None, environment: Mapping[str, str] | None = None, log: Path | None = None) -> Child:
+def start_broker(
+    *,
+    tcp: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    log: Path | None = None,
+    options: Sequence[str] = (),
+) -> Child:
     """Start a broker on this machine's ipc, and on a TCP address where one is given, and wait until it listens."""
-    return _start(BROKER, ["--tcp", tcp] if tcp else [], environment, log)
+    return _start(BROKER, [*(["--tcp", tcp] if tcp else []), *options], environment, log)
 
 
 def start_endpoint(
@@ -106,9 +120,10 @@ def start_endpoint(
     plugins: Sequence[str] = ("default",),
     environment: Mapping[str, str] | None = None,
     log: Path | None = None,
+    options: Sequence[str] = (),
 ) -> Child:
-    """Start an endpoint and wait until the broker has taken it in."""
-    arguments = ["--url", url, *(["--name", name] if name else []), "--plugins", ",".join(plugins)]
+    """Start an endpoint and wait until the broker has taken it in. `options` are more of the command's."""
+    arguments = ["--url", url, *(["--name", name] if name else []), "--plugins", ",".join(plugins), *options]
     return _start(ENDPOINT, arguments, environment, log)
 
 

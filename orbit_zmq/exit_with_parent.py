@@ -21,21 +21,27 @@ def watch_parent(on_gone: Callable[[], None]) -> None:
     threading.Thread(target=_watch, args=(on_gone,), name="orbit-parent", daemon=True).start()
 
 
-def say_ready(facts: dict[str, Any]) -> None:
-    """Print the one line, then send whatever is printed later to standard error: nobody reads the pipe any more."""
-    _print_line(facts)
+def say_ready(facts: dict[str, Any], sentence: str) -> None:
+    """Print the one line, on a terminal the sentence.
+
+    What is printed later goes to standard error: nobody reads a pipe any more.
+    """
+    if sys.stdout.isatty():
+        _print_line(sentence)
+        return
+    _print_line(json.dumps(facts, default=str))
     with contextlib.suppress(OSError):
         os.dup2(2, 1)
 
 
 def say_failed(error: OrbitError) -> None:
     """Tell the parent why there will be no ready line."""
-    _print_line({"error": error.to_body()})
+    _print_line(json.dumps({"error": error.to_body()}, default=str))
 
 
-def _print_line(facts: dict[str, Any]) -> None:
+def _print_line(line: str) -> None:
     with contextlib.suppress(OSError):  # a parent that is gone hears nothing, and the input says so, too
-        sys.stdout.write(json.dumps(facts, default=str) + "\n")
+        sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-STATUS_SCHEMA_VERSION = 1
+STATUS_SCHEMA_VERSION = 2
 
 
 class Model(BaseModel):
@@ -24,8 +24,18 @@ class QueueStatus(Model):
     bytes: int
 
 
+class LoadStatus(Model):
+    """What an endpoint says of itself: calls that run, long polls that wait, sessions, and tasks that have not ended."""
+
+    running: int = 0
+    waiting: int = 0
+    sessions: int = 0
+    tasks: int = 0
+    host_load: float = 0.0  # the host's load average of one minute, for each core
+
+
 class ParticipantStatus(Model):
-    """One connected party, or one that may come back."""
+    """One connected party, or one that may come back. Totals are those since its first hello."""
 
     name: str
     role: str
@@ -35,10 +45,42 @@ class ParticipantStatus(Model):
     is_connected: bool
     silent_for_s: float
     loop_age_s: float
+    latency_s: float | None  # of the last probe, there and back; None for one that is not probed
+    open_calls_made: int
+    open_calls_served: int
     calls_made: int
     calls_served: int
+    calls_served_per_s: float  # over 10 s
+    events_per_s: float
     sessions: int
+    host_role: str  # empty for all but endpoints, like scheduler and load
+    scheduler: str
+    load: LoadStatus | None
+    is_subscriber: bool
+    replayed: int  # events that it had to ask for again, and that it missed, by its own word
+    missed: int
     queue: QueueStatus
+
+
+class LostEndpoint(Model):
+    """An endpoint that is not there any more. `cause` is bye, silence, replaced or revoked."""
+
+    name: str
+    user: str
+    host_role: str
+    cause: str
+    lost_for_s: float
+
+
+class SessionActivity(Model):
+    """How busy one session is, over 10 s."""
+
+    endpoint: str
+    plugin: str
+    session: str
+    user: str
+    calls_per_s: float
+    events_per_s: float
 
 
 class CallCounts(Model):
@@ -104,6 +146,8 @@ class BrokerStatus(Model):
     open_files: int
     open_files_limit: int
     participants: list[ParticipantStatus]
+    lost_endpoints: list[LostEndpoint]  # of the last 15 minutes, the last one first
+    busiest_sessions: list[SessionActivity]  # that the asker may know of, the busiest first
     calls: CallCounts
     events: EventStatus
     sessions: int

@@ -15,12 +15,19 @@ import platformdirs
 from orbit_zmq.files import make_private_directory
 from orbit_zmq.settings import environment
 
+CONFIG_FILE = "config.toml"
 SOCKET_PATH_BYTES = 100  # the kernel takes 107; libzmq and a lock's suffix want a few
 
 
 def config_dir() -> Path:
     """Settings and stored contexts."""
-    return _directory("ORBIT_CONFIG_DIR", platformdirs.user_config_dir("orbit", appauthor=False))
+    return _directory("ORBIT_CONFIG_DIR", _config_default())
+
+
+def existing_config_file() -> Path | None:
+    """The file of settings, if there is one; a directory of settings is not made for the question."""
+    path = _chosen("ORBIT_CONFIG_DIR", _config_default()) / CONFIG_FILE
+    return config_dir() / CONFIG_FILE if path.exists() else None
 
 
 def state_dir() -> Path:
@@ -48,6 +55,13 @@ def short_runtime_dir() -> str:
     return f"/tmp/orbit-{os.geteuid()}"
 
 
+def _config_default() -> str:
+    return platformdirs.user_config_dir("orbit", appauthor=False)
+
+
+def _chosen(variable: str, default: str) -> Path:
+    return Path(environment(variable) or default).expanduser().absolute()
+
+
 def _directory(variable: str, default: str) -> Path:
-    chosen = environment(variable) or default
-    return make_private_directory(Path(chosen).expanduser().absolute(), variable)
+    return make_private_directory(_chosen(variable, default), variable)

@@ -1,7 +1,7 @@
 """Which broker to connect to, and with which keys: one search order for clients, endpoints and commands.
 
-An argument, then the environment, then a stored context, then this user's broker on this machine. Nothing here connects;
-when nothing is found the error names every place that was looked at.
+The arguments, then the environment, then the context in use, then the config file, then this user's broker here. Nothing
+here connects; when nothing is found the error names every place that was looked at.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from orbit_zmq.contexts import read_context
 from orbit_zmq.errors import BrokerUnreachable, InvalidArgument, NotPermitted
-from orbit_zmq.paths import config_dir, state_dir
+from orbit_zmq.paths import state_dir
 from orbit_zmq.runtime_file import read_runtime_file, runtime_file_path
 from orbit_zmq.security.join import PREFIX, JoinString
 from orbit_zmq.security.keys import BROKER_KEY, OWNER_KEY, KeyPair, load_keypair
-from orbit_zmq.settings import environment
+from orbit_zmq.settings import environment, setting
 
 TCP_ADDRESS = re.compile(r"tcp://[^\s/]+:\d{1,5}")
-CONTEXT_NAME = re.compile(r"[a-z0-9._-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,48 +32,75 @@ class Place:
     events: str | None = None  # where events are published; None: where the broker says
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What one level says of the broker; `origins` are the names of its three for messages."""
+
+    url: str | None
+    join: str | None
+    context: str | None
+    origins: tuple[str, str, str]
+
+
 def find_broker(url: str | None = None, join: str | None = None, context: str | None = None) -> Place:
-    """The first place that is named: argument, environment, context, this user's broker on this machine.
+    """The first place that is named: by the arguments, the environment, the context in use, the config file, or this user's
+    broker on this machine.
 
-    `join` is a join string or the path of a file with one. An address that comes with a join string is used with its keys.
+    Of one level the address counts before the join string and that before the context. `join` is a join string or the path of
+    a file with one. An address that comes with a join string, or over a level with ORBIT_JOIN_FILE, is used with its keys.
     """
-    joined, joined_in = _join_string(join)
-    if url:
-        return _place_of(url, joined, "the argument url")
-    if join and joined:
-        return _joined_place(joined, joined_in)
-    if from_environment := environment("ORBIT_URL"):
-        return _place_of(from_environment, joined, "ORBIT_URL")
-    if joined:
-        return _joined_place(joined, joined_in)
-    if named := context or environment("ORBIT_CONTEXT"):
-        return _joined_place(_read_context(named), f"the context {named}")
-    return _local_place()
+    arguments = Named(url, join, context, ("the argument url", "the argument join", f"the context {context}"))
+    for level in (arguments, _environment_level()):
+        if place := _place_at(level):
+            return place
+    return _place_at(_config_level()) or _local_place()
 
 
-def _join_string(argument: str | None) -> tuple[JoinString | None, str]:
-    if argument:
-        text = argument.strip()
-        if text.startswith(PREFIX):
-            return JoinString.decode(text), "the argument join"
-        return JoinString.read(Path(argument).expanduser()), argument
-    if from_environment := environment("ORBIT_JOIN_FILE"):
-        return JoinString.read(Path(from_environment).expanduser()), "ORBIT_JOIN_FILE"
-    return None, ""
+def _environment_level() -> Named:
+    url, join, context = names = ("ORBIT_URL", "ORBIT_JOIN_FILE", "ORBIT_CONTEXT")
+    return Named(environment(url), environment(join), environment(context), names)
 
 
-def _joined_place(joined: JoinString, found_in: str) -> Place:
-    return _place_of(joined.requests[0], joined, found_in)
+def _config_level() -> Named:
+    """The context in use takes the place of an address in the config file."""
+    context = setting("context")
+    url, join = (None, None) if context else (setting("url"), setting("join_file"))
+    return Named(url, join, context, ("config.toml", "config.toml", f"the context {context}"))
 
 
-def _place_of(address: str, joined: JoinString | None, found_in: str) -> Place:
-    if address.startswith("ipc://") and len(address) > len("ipc://"):
-        return Place(address, None, None, found_in, environment("ORBIT_EVENTS_URL"))
-    if TCP_ADDRESS.fullmatch(address) is None:
+def _place_at(level: Named) -> Place | None:
+    url, joined = level.url, None
+    if level.join:
+        joined = _join_string(level.join)
+    elif level.context:
+        context = read_context(level.context)
+        url, joined = url or context.url, context.join
+    elif url and (from_environment := environment("ORBIT_JOIN_FILE")):
+        joined = _join_string(from_environment)
+    address = url or (joined.requests[0] if joined is not None else None)
+    named = zip((level.url, level.join, level.context), level.origins, strict=True)
+    return _place_of(address, joined, next(origin for value, origin in named if value)) if address else None
+
+
+def _join_string(text_or_path: str) -> JoinString:
+    text = text_or_path.strip()
+    return JoinString.decode(text) if text.startswith(PREFIX) else JoinString.read(Path(text_or_path).expanduser())
+
+
+def check_address(address: str, found_in: str) -> None:
+    """InvalidArgument where it is no address of a broker; `found_in` says whose word it is."""
+    is_ipc = address.startswith("ipc://") and len(address) > len("ipc://")
+    if not is_ipc and TCP_ADDRESS.fullmatch(address) is None:
         raise InvalidArgument(
             f"{found_in} is {address!r}, which is no address of a broker.",
             hint="An address is tcp://host:port or ipc:///path.",
         )
+
+
+def _place_of(address: str, joined: JoinString | None, found_in: str) -> Place:
+    check_address(address, found_in)
+    if address.startswith("ipc://"):
+        return Place(address, None, None, found_in, environment("ORBIT_EVENTS_URL"))
     if joined is not None:
         events = environment("ORBIT_EVENTS_URL") or next(iter(joined.events), None)
         return Place(address, joined.broker_key, joined.keys, found_in, events)
@@ -87,17 +114,8 @@ def _place_of(address: str, joined: JoinString | None, found_in: str) -> Place:
     return Place(address, server_key, keys, found_in, environment("ORBIT_EVENTS_URL"))
 
 
-def _read_context(name: str) -> JoinString:
-    if CONTEXT_NAME.fullmatch(name) is None:
-        raise InvalidArgument(f"{name!r} is no name of a context.", hint="Names are of a-z 0-9 . _ -")
-    path = config_dir() / "contexts" / name
-    if not path.exists():
-        raise InvalidArgument(f"There is no context {name}.", hint=f"It would be the join string in {path}")
-    return JoinString.read(path)
-
-
 def _local_place() -> Place:
-    looked_at = "the arguments url, join and context; ORBIT_URL, ORBIT_JOIN_FILE and ORBIT_CONTEXT"
+    looked_at = "the arguments url, join and context; ORBIT_URL, ORBIT_JOIN_FILE and ORBIT_CONTEXT; config.toml"
     try:
         record, here = read_runtime_file(), str(runtime_file_path())
     except NotPermitted as error:

@@ -43,7 +43,7 @@ class RuntimeFile:
 
     def is_alive(self) -> bool:
         """Whether the process is there. One on another machine is believed to be."""
-        return not self.is_here() or _runs(self.pid, self.started)
+        return not self.is_here() or runs(self.pid, self.started)
 
 
 def runtime_file_path() -> Path:
@@ -91,7 +91,8 @@ def _has_right_types(record: RuntimeFile) -> bool:
     )
 
 
-def _runs(pid: int, started: float) -> bool:
+def runs(pid: int, started: float) -> bool:
+    """Whether a process of this user has that number and began before then; a number is given out again."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -101,6 +102,8 @@ def _runs(pid: int, started: float) -> bool:
     import psutil  # only where a record is found
 
     try:
-        return bool(psutil.Process(pid).create_time() <= started + CLOCK_SLACK_S)  # else the number has been given out again
+        process = psutil.Process(pid)
+        is_older = process.create_time() <= started + CLOCK_SLACK_S  # else the number has been given out again
+        return bool(is_older and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False

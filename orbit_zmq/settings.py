@@ -1,6 +1,7 @@
-"""The environment variables that ORBIT-ZMQ reads, in one table that the documentation is checked against.
+"""The environment variables that ORBIT-ZMQ reads, in one table that the documentation is checked against, and settings.
 
-No other module reads `os.environ` for a variable of ours. Nothing is cached: a test or a notebook may change a variable.
+A setting is a variable of ours or, where that is unset, a value of `config.toml`. No other module reads `os.environ` for a
+variable of ours. Nothing is cached: a test or a notebook may change a variable.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ VARIABLES = {
     "ORBIT_CONFIG_DIR": "directory of settings and contexts",
     "ORBIT_STATE_DIR": "directory of keys and state",
     "ORBIT_RUNTIME_DIR": "directory of sockets and of the running broker's record",
+    "ORBIT_OUTPUT": "how commands show what they find: table, tsv, json, jsonl or quiet",
     "ORBIT_LOG_LEVEL": "debug, info, warning, error or critical",
     "ORBIT_RHAPSODY_BACKEND": "default execution backend of Rhapsody sessions",
 }
@@ -25,3 +27,18 @@ def environment(name: str) -> str | None:
     if name not in VARIABLES:
         raise KeyError(f"{name} is not in orbit_zmq.settings.VARIABLES")
     return os.environ.get(name) or None
+
+
+def setting(name: str) -> str | None:
+    """The variable `ORBIT_<NAME>`, else the value of that name in config.toml, else None; InvalidArgument for a bad file."""
+    value = environment(f"ORBIT_{name.upper()}")
+    if value is not None:
+        return value
+    from orbit_zmq.paths import existing_config_file  # which asks for a variable
+
+    path = existing_config_file()
+    if path is None:
+        return None
+    from orbit_zmq.configuration import configured  # takes 100 ms
+
+    return configured(path).get(name)

@@ -28,7 +28,7 @@ from orbit_broker.loop import Loop
 from orbit_broker.selftest import refuse_to_start_open
 from orbit_broker.state import SETTLE_S, Identity, State
 from orbit_zmq import __version__
-from orbit_zmq.cli.main import exit_code_of
+from orbit_zmq.cli.main import complain, exit_code_of
 from orbit_zmq.errors import InvalidArgument, OrbitError
 from orbit_zmq.exit_with_parent import say_failed, say_ready, watch_parent
 from orbit_zmq.files import make_private_directory
@@ -37,6 +37,7 @@ from orbit_zmq.paths import socket_path, state_dir
 from orbit_zmq.runtime_file import RuntimeFile, remove_runtime_file, write_runtime_file
 from orbit_zmq.security.keylist import KeyList
 from orbit_zmq.security.keys import BROKER_KEY, KEY_LIST, KeyPair, load_or_make_keypair, own_user
+from orbit_zmq.supervise import WILL_RETURN
 from orbit_zmq.transport.sockets import ZAP_DOMAIN, Sockets
 from orbit_zmq.transport.zap import ZapHandler
 from orbit_zmq.wire.limits import PROTOCOL_VERSIONS, Intervals
@@ -100,17 +101,20 @@ def main() -> int:
     """Parse, run, and say why when it did not work."""
     arguments = _parser().parse_args()
     try:
-        configure_logging(arguments.log_level)
-        run(arguments)
+        configure_logging(arguments.log_level, arguments.log_format, arguments.log_file)
+        is_final = run(arguments)
     except OrbitError as error:
-        log.error("start-failed", code=error.code, reason=error.message, hint=error.hint)
-        say_failed(error)
+        if sys.stdout.isatty():
+            complain(str(error))
+        else:
+            log.error("start-failed", code=error.code, reason=error.message, hint=error.hint)
+            say_failed(error)
         return exit_code_of(error)
-    return 0
+    return 0 if is_final or not arguments.supervised else WILL_RETURN
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Listen and serve until the end."""
+def run(arguments: argparse.Namespace) -> bool:
+    """Listen and serve until the end; whether that is one for good."""
     limit = _raise_file_limit()
     intervals, settle_s = _intervals(arguments.interval)
     directory = state_dir()
@@ -139,7 +143,7 @@ def run(arguments: argparse.Namespace) -> None:
         zap = ZapHandler(zap_socket, admission.is_known, os.geteuid(), ZAP_DOMAIN)
         state.events_at = {"ipc": f"ipc://{events_ipc}", "tcp": events_tcp}
         loop = Loop(state, router, publisher, zap_socket, zap, admission.identify, admission.reload)
-        _watch_for_the_end(loop, arguments.exit_with_parent)
+        _watch_for_the_end(loop, arguments.exit_with_parent, is_supervised=arguments.supervised)
         if tcp is not None:
             state.facts["tcp"] = tcp
             refuse_to_start_open(sockets, loop, tcp, pair.public)
@@ -149,6 +153,7 @@ def run(arguments: argparse.Namespace) -> None:
             zap.refused = 0  # that was ourselves
         _serve(loop, ipc, tcp, pair, (events_ipc, events_tcp))
         loop.close()
+        return loop.ended_for_good
     finally:
         sockets.close()
 
@@ -159,16 +164,15 @@ def _serve(loop: Loop, ipc: str, tcp: str | None, pair: KeyPair, events: tuple[s
     write_runtime_file(record)
     try:
         log.info("listening", ipc=ipc, tcp=tcp, public_key=pair.public, libzmq=zmq.zmq_version(), version=__version__)
-        say_ready(
-            {
-                "ipc": ipc,
-                "tcp": tcp,
-                "events_ipc": events[0],
-                "events_tcp": events[1],
-                "public_key": pair.public,
-                "pid": pid,
-            }
-        )
+        facts = {
+            "ipc": ipc,
+            "tcp": tcp,
+            "events_ipc": events[0],
+            "events_tcp": events[1],
+            "public_key": pair.public,
+            "pid": pid,
+        }
+        say_ready(facts, f"broker {pid} listens at {f'{tcp} and ' if tcp else ''}ipc://{ipc}; Ctrl-C ends it")
         loop.run()
         log.info("ended", uptime_s=round(time.monotonic() - loop.state.started_at, 1))
     finally:
@@ -188,11 +192,11 @@ def next_port(tcp: str | None) -> str | None:
     return f"{host}:{int(port) + 1}" if port.isdigit() and port != "0" else tcp
 
 
-def _watch_for_the_end(loop: Loop, exit_with_parent: bool) -> None:
+def _watch_for_the_end(loop: Loop, exit_with_parent: bool, *, is_supervised: bool) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: loop.stop(final=False))
     if exit_with_parent:
-        watch_parent(lambda: loop.stop(final=True))
+        watch_parent(lambda: loop.stop(final=not is_supervised))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -204,6 +208,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--state-dir", metavar="DIRECTORY", help="keys and the list of keys (default: ORBIT_STATE_DIR)")
     parser.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning, error or critical")
+    parser.add_argument("--log-format", metavar="FORMAT", help="console or json (default: by standard error)")
+    parser.add_argument("--log-file", metavar="PATH", type=Path, help="write the log there, in files of 10 MiB")
     parser.add_argument(
         "--interval",
         action="append",
@@ -212,6 +218,9 @@ def _parser() -> argparse.ArgumentParser:
         help="change one of the intervals that welcome announces",
     )
     parser.add_argument("--exit-with-parent", action="store_true", help="end when standard input is closed")
+    parser.add_argument(
+        "--supervised", action="store_true", help=f"somebody starts it again: exit code {WILL_RETURN} unless it ends for good"
+    )
     return parser
 
 

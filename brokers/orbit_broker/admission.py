@@ -145,6 +145,7 @@ def _admit(state: State, out: Out, routing_id: bytes, identity: Identity, hello:
         identity=identity,
         limits=hello.limits,
         liveness=Liveness(intervals.suspect_s, intervals.lost_s, closed_lost_s, now),
+        probed_at=now,
     )
     state.add(participant)
     _welcome(state, out, participant, routing_id, hello, now)
@@ -175,6 +176,7 @@ def _welcome(state: State, out: Out, participant: Participant, routing_id: bytes
     participant.limits = state.limits.agreed_with(hello.limits)
     if participant.is_endpoint:
         participant.environment, participant.host, participant.labels = hello.environment, hello.host, hello.labels
+        participant.settings = hello.settings
         for session_id in set(participant.sessions) - {session.id for session in hello.sessions}:
             state.close_session(participant, session_id)
         for session in hello.sessions:

@@ -91,7 +91,7 @@ def _heartbeat(state: State, out: Out, peer: Participant, header: Header, body: 
     if state.newcomers:
         admission.on_holder_heard(state, out, peer)
     try:
-        presence.on_heartbeat(state, out, peer, header, body)
+        presence.on_heartbeat(state, out, peer, header, body, now)
     except ProtocolError:
         state.counters.drop("bad-body")
 

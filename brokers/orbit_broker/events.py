@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from orbit_broker.audiences import EVERYBODY, Audience, Stream
+from orbit_broker.counters import count_session
 from orbit_broker.out import Out
 from orbit_broker.state import Participant, State
 from orbit_zmq.errors import ProtocolError
@@ -38,7 +39,9 @@ def on_event(state: State, out: Out, peer: Participant, header: Header, body: by
     move(state, audience, stream, last)
     header.source, header.target = peer.name, peer.incarnation
     header.caller, header.user, header.on_behalf_of = b"", "", ""
-    state.counters.events += last - header.id + 1
+    count = last - header.id + 1
+    state.counters.events += count
+    count_session(state.counters.events_of, (peer.name, header.plugin, header.session, header.audience), count)
     publish(state, out, audience, header, body)
 
 

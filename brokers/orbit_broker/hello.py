@@ -53,6 +53,7 @@ class Hello:
     environment: dict[str, Any]
     host: dict[str, Any]
     labels: dict[str, str]
+    settings: dict[str, Any]
     tips: dict[str, int]  # the last numbers of its streams of events
 
 
@@ -83,6 +84,7 @@ def read_hello(body: bytes, flags: int) -> Hello:
         environment=_map(said, "environment") or {},
         host=_map(said, "host") or {},
         labels=_labels(said.get("labels") or {}),
+        settings=_map(said, "settings") or {},
         tips=read_tips(said.get("tips") or {}),
     )
 

@@ -70,6 +70,11 @@ class Loop:
         with contextlib.suppress(BlockingIOError):  # it is full of such bytes already
             os.write(self._wake_out, b"\0")
 
+    @property
+    def ended_for_good(self) -> bool:
+        """Whether it was told to end, and not to be back."""
+        return self._stop == FINAL
+
     def run(self) -> None:
         """Until `stop`, or until somebody who may asks the broker to drain."""
         while self._stop is None:

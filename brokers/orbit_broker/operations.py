@@ -190,7 +190,9 @@ def _audiences_of(call: Call) -> set[str]:
 
 
 def _status(call: Call) -> object:
-    return status_of(call.state, call.now).model_dump()
+    identity = call.caller.identity
+    sees_all = identity.role == "admin" and call.header.user == identity.user
+    return status_of(call.state, call.now, None if sees_all else call.header.user).model_dump()
 
 
 def _drain(call: Call) -> object:
@@ -212,6 +214,7 @@ def _facts_of(state: State, endpoint: Participant) -> dict[str, Any]:
         "environment": endpoint.environment,
         "host": endpoint.host,
         "labels": endpoint.labels,
+        "settings": endpoint.settings,
     }
 
 

@@ -11,8 +11,11 @@ from orbit_broker.routing import send_cancel
 from orbit_broker.state import Flight, Participant, State
 from orbit_zmq.errors import EndpointLost, OutcomeUnknown
 from orbit_zmq.rules.liveness import Effect, Presence
+from orbit_zmq.rules.outbox import CONTROL
 from orbit_zmq.wire.body import unpack_map
 from orbit_zmq.wire.header import FINAL, PROBE, Header, Kind
+
+LATENCY_S = 5.0  # how often an endpoint's answering time is measured
 
 
 def on_heard(state: State, out: Out, peer: Participant, now: float) -> None:
@@ -30,10 +33,12 @@ def on_gone(state: State, out: Out, peer: Participant, now: float) -> None:
     topology.on_change(state, peer)
 
 
-def on_heartbeat(state: State, out: Out, peer: Participant, header: Header, body: bytes) -> None:
-    """What it says of its work loop and its load."""
+def on_heartbeat(state: State, out: Out, peer: Participant, header: Header, body: bytes, now: float) -> None:
+    """What it says of its work loop and its load, and how long it took to answer a probe."""
     if header.flags & PROBE:
         out.control(peer, Kind.HEARTBEAT)
+    elif header.id and header.id == peer.probe:
+        peer.latency_s = now - peer.probed_at
     facts = unpack_map(body, header.flags)
     age_s, load = facts.get("loop_age_s", 0.0), facts.get("load")
     if isinstance(age_s, (int, float)) and age_s >= 0:
@@ -74,9 +79,11 @@ def on_presence_tick(state: State, out: Out, now: float) -> None:
             lose(state, out, peer, "silence", now)
         elif peer.routing_id and now - peer.sent_at >= (intervals.probe_open_s if peer.made or peer.serving else idle_s):
             if not len(peer.outbox):
-                out.control(peer, Kind.HEARTBEAT)
+                _beat(out, peer, now)
             else:
                 out.dirty[peer] = None  # trying to send what waits tells as much
+        elif peer.routing_id and peer.is_endpoint and now - peer.probed_at >= LATENCY_S:
+            _beat(out, peer, now)
 
 
 def lose(state: State, out: Out, peer: Participant, cause: str, now: float) -> None:
@@ -95,10 +102,21 @@ def lose(state: State, out: Out, peer: Participant, cause: str, now: float) -> N
     if dropped:
         state.counters.drop("peer-lost", dropped)
     state.remove(peer)
+    if peer.is_endpoint:
+        state.depart(peer, cause, now)
     out.dirty.pop(peer, None)
     holdings.on_lost(state, out, peer)
     topology.on_change(state, peer, lost=True)
     _announce(out, peer, cause, now)
+
+
+def _beat(out: Out, peer: Participant, now: float) -> None:
+    """A heartbeat; now and then one that an endpoint answers at once."""
+    if not peer.is_endpoint or (peer.latency_s is not None and now - peer.probed_at < LATENCY_S):
+        out.control(peer, Kind.HEARTBEAT)
+        return
+    peer.probe, peer.probed_at = peer.probe + 1, now
+    out.send(peer, CONTROL, Header(Kind.HEARTBEAT, id=peer.probe, flags=PROBE))
 
 
 def _count(value: object) -> int:

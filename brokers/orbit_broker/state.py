@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orbit_broker.audiences import Audiences
-from orbit_broker.counters import Counters
+from orbit_broker.counters import Counters, count_session
 from orbit_zmq.rules.chunks import ChunkSender
 from orbit_zmq.rules.liveness import Liveness, Presence
 from orbit_zmq.rules.outbox import Outbox
@@ -24,6 +24,7 @@ from orbit_zmq.wire.limits import Intervals, Limits
 FLIGHTS = 65_536  # calls open at once, in all
 HELD_REQUESTS = 1_024  # requests that wait for an endpoint or a catalogue to appear
 HELD_BYTES = 16 << 20
+DEPARTED = 256  # lost endpoints that monitors are told of
 SETTLE_S = 10.0  # after a start, endpoints need so long to find the broker again: their longest pause is 5 s
 
 
@@ -83,6 +84,11 @@ class Participant:
     is_listening: bool = False  # it hears events, and says so in its heartbeats
     replayed: int = 0  # events that it had to ask for again, and that it missed, by its own word
     missed: int = 0
+    calls_made: int = 0  # since its first hello
+    calls_served: int = 0
+    latency_s: float | None = None  # of the last probe that was answered
+    probe: int = 0  # number of the last probe
+    probed_at: float = 0.0
     # What it says of itself
     plugins: dict[str, dict[str, Any]] = field(default_factory=dict)
     absent: list[dict[str, Any]] = field(default_factory=list)
@@ -91,6 +97,7 @@ class Participant:
     environment: dict[str, Any] = field(default_factory=dict)
     host: dict[str, Any] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     load: dict[str, Any] = field(default_factory=dict)
     loop_age_s: float = 0.0
 
@@ -154,6 +161,17 @@ class Topology:
 
 
 @dataclass(frozen=True, slots=True)
+class Departed:
+    """An endpoint that was lost, for monitors."""
+
+    name: str
+    user: str
+    host_role: str
+    cause: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Newcomer:
     """A hello that waits for another holder of its name to be heard."""
 
@@ -178,6 +196,7 @@ class State:
     participants: dict[bytes, Participant] = field(default_factory=dict)  # by incarnation
     peers: dict[bytes, Participant] = field(default_factory=dict)  # by routing id, connected ones only
     endpoints: dict[str, Participant] = field(default_factory=dict)  # by name
+    departed: dict[str, Departed] = field(default_factory=dict)  # by name, endpoints alone, in the order of their loss
     flights: dict[tuple[bytes, int], Flight] = field(default_factory=dict)
     own_streams: set[Flight] = field(default_factory=set)  # those of them that the broker itself answers
     sessions: dict[str, list[Participant]] = field(default_factory=dict)
@@ -210,6 +229,7 @@ class State:
         self.participants[participant.incarnation] = participant
         if participant.is_endpoint:
             self.endpoints[participant.name] = participant
+            self.departed.pop(participant.name, None)
 
     def attach(self, participant: Participant, routing_id: bytes) -> None:
         """Give a participant a connection; the one that it had is forgotten."""
@@ -237,6 +257,14 @@ class State:
         self.forget_catalogue(participant.catalogue)
         self.audiences.close_streams(participant.incarnation)
 
+    def depart(self, endpoint: Participant, cause: str, now: float) -> None:
+        """Remember for monitors that an endpoint was lost; the oldest is forgotten first."""
+        self.departed.pop(endpoint.name, None)
+        while len(self.departed) >= DEPARTED:
+            del self.departed[next(iter(self.departed))]
+        host_role = str(endpoint.host.get("role", ""))
+        self.departed[endpoint.name] = Departed(endpoint.name, endpoint.identity.user, host_role, cause, now)
+
     # Flights
 
     def open_flight(self, caller: Participant, server: Participant | None, header: Header, now: float) -> Flight:
@@ -247,6 +275,9 @@ class State:
             self.own_streams.add(flight)
         else:
             server.serving.add(flight)
+            caller.calls_made += 1
+            server.calls_served += 1
+            count_session(self.counters.calls_of, (server.name, header.plugin, header.session, header.user))
             window = (server.incarnation, header.flags & IDEMPOTENT != 0)
             caller.windows[window] = caller.windows.get(window, 0) + 1
         self._watch(flight)

@@ -1,18 +1,41 @@
-"""`orbit broker`: start, stop and look at the broker. The broker itself is another program, run as a process."""
+"""`orbit broker`: start, stop, wait for and look at the broker. The broker itself is another program, run as a process."""
 
 from __future__ import annotations
 
 import os
-import subprocess
+import sys
 import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from orbit_zmq.cli.connection import broker_options, connected, json_option, show_json, show_table
+from orbit_zmq.cli.connection import Where, broker_options, connected
+from orbit_zmq.cli.install import install_options, show_unit
+from orbit_zmq.cli.output import Column, Output, Section, output_options
+from orbit_zmq.cli.parameters import DURATION
+from orbit_zmq.cli.running import log_options
+
+if TYPE_CHECKING:
+    from orbit_zmq.process_record import ProcessRecord
 
 PORT = 5670
-STOP_S = 10.0  # it says goodbye to everybody and is gone within 3 s
-POLL_S = 0.02
+POLL_S = 0.1
+PARTICIPANTS = (
+    Column("NAME", "name"),
+    Column("ROLE", "role"),
+    Column("USER", "user"),
+    Column("STATE", "state"),
+    Column("SESSIONS", "sessions"),
+    Column("OPEN MADE", "open_calls_made"),
+    Column("OPEN SERVED", "open_calls_served"),
+    Column("MADE", "calls_made"),
+    Column("SERVED", "calls_served"),
+    Column("LATENCY", "latency_s", lambda value: "-" if value is None else f"{value * 1000:.1f}ms"),
+    Column("REPLAYED", "replayed"),
+    Column("MISSED", "missed"),
+)
+LOST = (Column("LOST ENDPOINT", "name"), Column("CAUSE", "cause"), Column("SINCE", "lost_for_s"))
 
 
 @click.group()
@@ -22,24 +45,31 @@ def broker() -> None:
 
 @broker.command()
 @click.option("--detach", is_flag=True, help="Leave it running in the background; its log is in the state directory.")
+@click.option("--supervise", is_flag=True, help="Start it again when it is killed.")
 @click.option("--host", default="0.0.0.0", show_default=True, help="The address to listen at; everybody needs a key.")
 @click.option("--port", default=PORT, show_default=True, type=click.IntRange(0, 65535), help="0 takes any free port.")
-@click.option("--log-level", metavar="LEVEL", help="debug, info, warning, error or critical.")
-def start(detach: bool, host: str, port: int, log_level: str | None) -> None:
+@log_options
+def start(
+    detach: bool, supervise: bool, host: str, port: int, log_level: str | None, log_format: str | None, log_file: Path | None
+) -> None:
     """Start this user's broker on this machine. It ends with Ctrl-C, or with `orbit broker stop`."""
     from orbit_zmq.children import BROKER, command_of
 
     refuse_a_second_broker()
-    level = ["--log-level", log_level] if log_level else []
-    command = [*command_of(BROKER), "--tcp", f"tcp://{host}:{port}", *level]
+    given = {"--log-level": log_level, "--log-format": log_format, "--log-file": log_file}
+    logs = [str(part) for option, value in given.items() if value for part in (option, value)]
     if detach:
-        _start_detached(command)
+        _start_detached(["--host", host, "--port", str(port), *(["--supervise"] if supervise else []), *logs], log_file)
+    elif supervise:
+        _supervise(["--tcp", f"tcp://{host}:{port}", *logs], log_level, log_format, log_file)
     else:
+        command = [*command_of(BROKER), "--tcp", f"tcp://{host}:{port}", *logs]
         os.execv(command[0], command)  # signals then reach the broker itself
 
 
 def refuse_a_second_broker() -> None:
-    """Raise Conflict where a broker of this user runs on this machine."""
+    """Raise Conflict where a broker of this user, or its supervisor, runs on this machine."""
+    from orbit_zmq.background import refuse_second
     from orbit_zmq.errors import Conflict
     from orbit_zmq.runtime_file import read_runtime_file
 
@@ -49,61 +79,131 @@ def refuse_a_second_broker() -> None:
             f"A broker of this user runs here already: process {running.pid}.",
             hint="Use it, or stop it with `orbit broker stop`.",
         )
+    refuse_second(_supervisor())
 
 
-def _start_detached(command: list[str]) -> None:
-    from orbit_zmq.children import READY_S, read_ready
-    from orbit_zmq.errors import InternalError
-    from orbit_zmq.paths import state_dir
+def _start_detached(options: list[str], log_file: Path | None) -> None:
+    from orbit_zmq.background import log_path, start_in_background
+    from orbit_zmq.children import READY_S
 
-    log = state_dir() / "broker.log"
-    with log.open("ab") as errors:
-        started = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
-        )
-    said = read_ready(started.stdout.fileno(), READY_S) if started.stdout else None
-    if said is None:
-        started.terminate()
-        raise InternalError("The broker did not start.", hint=f"Its log says why: {log}")
-    click.echo(f"broker {said['pid']} listens at {said['tcp']} and ipc://{said['ipc']}; its log is {log}")
+    log = log_file or log_path("broker")
+    if log_file is None:
+        options += ["--log-file", str(log)]
+    said = start_in_background(["broker", "start", *options], log, READY_S)
+    supervised = f", supervised by process {said['supervisor']}" if "supervisor" in said else ""
+    click.echo(f"broker {said['pid']} listens at {said['tcp']} and ipc://{said['ipc']}{supervised}; its log is {log}")
+
+
+def _supervise(arguments: list[str], level: str | None, form: str | None, file: Path | None) -> None:
+    from orbit_zmq.errors import OrbitError
+    from orbit_zmq.exit_with_parent import say_failed, say_ready
+    from orbit_zmq.log import configure_logging
+    from orbit_zmq.supervise import Supervisor
+
+    def tell(said: dict[str, Any]) -> None:
+        sentence = f"broker {said['pid']} listens at {said['tcp']} and ipc://{said['ipc']}, supervised; Ctrl-C ends both"
+        say_ready(said, sentence)
+
+    configure_logging(level, form, file)
+    try:
+        Supervisor(arguments, str(file or "")).run(tell)
+    except OrbitError as error:
+        if not sys.stdout.isatty():  # who waits for the ready line reads it there
+            say_failed(error)
+        raise
 
 
 @broker.command()
+@click.option("--timeout", "timeout_s", type=DURATION, default="10s", show_default=True, help="How long it may take.")
 @broker_options
-def stop(url: str | None, join: str | None, context: str | None) -> None:
-    """Stop the broker for good: open calls end, and endpoints wait for another."""
-    from orbit_zmq.errors import DeadlineExceeded
+def stop(timeout_s: float, where: Where) -> None:
+    """Stop the broker for good, and its supervisor: open calls end, and endpoints wait for another."""
+    from orbit_zmq.background import stop_process, wait_until_gone
+    from orbit_zmq.errors import BrokerUnreachable
     from orbit_zmq.runtime_file import read_runtime_file
 
-    with connected(url, join, context) as client:
-        status = client.broker_status()
-        client.drain()
-    deadline = time.monotonic() + STOP_S
-    while (record := read_runtime_file()) is not None and record.pid == status.get("pid"):
-        if time.monotonic() > deadline:
-            raise DeadlineExceeded(f"The broker, process {record.pid}, is still there.", hint="Look at its log.")
-        time.sleep(POLL_S)
+    supervisor, running = _supervisor(), read_runtime_file()
+    try:
+        with connected(where) as client:
+            status = client.broker_status()
+            client.drain()
+    except BrokerUnreachable:
+        if supervisor is None or any(where):
+            raise
+        stop_process(supervisor, timeout_s)  # between two starts of its broker
+    else:
+        if running is not None and (running.pid, running.hostname) == (status.get("pid"), status.get("hostname")):
+            _wait_until_stopped(running.pid, timeout_s)
+            if supervisor is not None:
+                wait_until_gone(supervisor, timeout_s)
     click.echo("stopped")
 
 
+def _wait_until_stopped(pid: int, timeout_s: float) -> None:
+    from orbit_zmq.errors import DeadlineExceeded
+    from orbit_zmq.runtime_file import read_runtime_file
+
+    deadline = time.monotonic() + timeout_s
+    while (record := read_runtime_file()) is not None and record.pid == pid:
+        if time.monotonic() > deadline:
+            raise DeadlineExceeded(f"The broker, process {pid}, is still there.", hint="Look at its log: orbit logs broker")
+        time.sleep(POLL_S / 5)
+
+
+def _supervisor() -> ProcessRecord | None:
+    """The supervisor of this machine's broker, where there is one."""
+    from orbit_zmq.process_record import SUPERVISOR, read_record
+    from orbit_zmq.supervise import NAME
+
+    record = read_record(SUPERVISOR, NAME)
+    return record if record is not None and record.is_here() and record.is_alive() else None
+
+
 @broker.command()
-@json_option
+@click.option(
+    "--timeout", "timeout_s", type=DURATION, default="1m", show_default=True, help="How long to wait; then exit code 5."
+)
 @broker_options
-def status(as_json: bool, url: str | None, join: str | None, context: str | None) -> None:
+def wait(timeout_s: float, where: Where) -> None:
+    """Return as soon as the broker answers."""
+    from orbit_zmq.errors import BrokerUnreachable, DeadlineExceeded
+
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            with connected(where) as client:
+                client.topology()
+            return
+        except BrokerUnreachable as error:
+            if time.monotonic() + POLL_S > deadline:
+                raise DeadlineExceeded(
+                    f"No broker answered within {timeout_s:g} s: {error.message}", hint=error.hint
+                ) from error
+        time.sleep(POLL_S)
+
+
+@broker.command()
+@output_options
+@broker_options
+def status(output: Output, where: Where) -> None:
     """Show what the broker says of itself."""
-    with connected(url, join, context) as client:
+    with connected(where) as client:
         report = client.broker_status()
-    if as_json:
-        show_json(report)
-        return
-    rows: list[tuple[str, object]] = []
-    for name, value in report.items():
-        if isinstance(value, dict):
-            rows += [(f"{name}.{key}", inner) for key, inner in value.items()]
-        elif name != "participants":
-            rows.append((name, value))
-    show_table(("BROKER", ""), rows)
-    click.echo()
-    columns = ("name", "role", "user", "state", "sessions", "calls_made", "calls_served")
-    participants = [[participant.get(column, "") for column in columns] for participant in report["participants"]]
-    show_table([column.upper() for column in columns], participants)
+    sections = [Section("PARTICIPANTS", PARTICIPANTS, report["participants"])]
+    if report.get("lost_endpoints"):
+        sections.append(Section("LOST", LOST, report["lost_endpoints"]))
+    output.item(
+        "orbit.broker.status",
+        report,
+        id_key="epoch",
+        sections=sections,
+        leave_out=["participants", "lost_endpoints", "busiest_sessions"],
+        version=report["schema_version"],
+    )
+
+
+@broker.command()
+@install_options
+def install(arguments: tuple[str, ...]) -> None:
+    """Print a systemd unit that runs the broker for this user; ARGUMENTS are those of `orbit broker start`."""
+    show_unit("broker", "broker", start, arguments)

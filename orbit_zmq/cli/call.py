@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from orbit_zmq.cli.connection import broker_options, connected, json_option, show_json
+from orbit_zmq.cli.completion import endpoint_names, operation_names, plugin_names, session_ids
+from orbit_zmq.cli.connection import Where, broker_options, connected, find_endpoint
+from orbit_zmq.cli.output import VERSION, Output, echo_json, printable
+from orbit_zmq.cli.parameters import DURATION, one_of
 
 if TYPE_CHECKING:
     from orbit_zmq import Client
@@ -18,13 +20,13 @@ DEFAULT = "default"  # the session that each user has at each plugin
 
 
 @click.command()
-@click.argument("endpoint")
-@click.argument("plugin")
-@click.argument("operation")
+@click.argument("endpoint", shell_complete=endpoint_names)
+@click.argument("plugin", shell_complete=plugin_names)
+@click.argument("operation", shell_complete=operation_names)
 @click.argument("arguments", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--session", metavar="SID", help="The session to call in; without it your default session there.")
-@click.option("--deadline", "deadline_s", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS")
-@json_option
+@click.option("--session", metavar="SID", shell_complete=session_ids, help="Call in this session, not in your default one.")
+@click.option("--deadline", "deadline_s", type=DURATION, metavar="DURATION", help="Such as 15s or 1h30m.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON value.")
 @broker_options
 def call(
     endpoint: str,
@@ -34,60 +36,83 @@ def call(
     session: str | None,
     deadline_s: float | None,
     as_json: bool,
-    url: str | None,
-    join: str | None,
-    context: str | None,
+    where: Where,
 ) -> None:
     """Call OPERATION of PLUGIN on ENDPOINT and print the result.
 
-    A VALUE is read as JSON, and as text where it is none: n=3, text=hello, files='["a", "b"]', text='"3"'.
+    A VALUE is read as the operation declares it: text as it stands, numbers, lists and objects as JSON. @file is the content
+    of a file, @- is standard input. `orbit plugin show PLUGIN` lists the operations.
     """
-    values = dict(map(_argument, arguments))
-    with connected(url, join, context) as client:
-        result = _result(client, endpoint, plugin, operation, values, session, deadline_s)
-    _show(result, as_json)
+    from orbit_zmq.cli.arguments import pairs_of
+
+    output, values = Output.choose(as_json, False, False), pairs_of(arguments)
+    with connected(where) as client:
+        result = _result(client, (endpoint, plugin, operation), values, session, deadline_s)
+        _show(result, output)
 
 
 def _result(
-    client: Client,
-    endpoint: str,
-    plugin: str,
-    operation: str,
-    values: dict[str, Any],
-    session: str | None,
-    deadline_s: float | None,
+    client: Client, what: tuple[str, str, str], given: dict[str, str], session: str | None, deadline_s: float | None
 ) -> Any:
-    facts = client.resolve(endpoint)
-    instance = facts.instance(plugin)
-    known = client.operations(facts).get(instance, {}).get(operation)
-    sid = session or (DEFAULT if known is not None and known.needs_session else "")
-    return _written_out(client.call(endpoint, instance, operation, values, session=sid, deadline_s=deadline_s))
+    from orbit_zmq.cli.arguments import read_arguments
+
+    endpoint, plugin, operation = what
+    facts = find_endpoint(client, endpoint)
+    instance = facts.instance(plugin if plugin in facts.plugins else _begun(plugin, list(facts.plugins)))
+    operations = client.operations(facts).get(instance, {})
+    known = operations.get(operation)
+    if known is None:
+        from orbit_zmq.client.facts import OperationFacts
+        from orbit_zmq.errors import NotFound
+
+        if operations:
+            hint = f"`orbit plugin show {instance} --endpoint {facts.name}` lists them."
+            raise NotFound(f"Plugin {instance} of {facts.name} has no operation {operation!r}.", hint=hint)
+        known = OperationFacts()
+    values = read_arguments(operation, given, known)
+    sid = _session(client, facts.name, instance, session) if session else DEFAULT if known.needs_session else ""
+    if known.raw:
+        body = next(iter(values.values()), b"")
+        return client.call_raw(facts.name, instance, operation, body, session=sid, deadline_s=deadline_s)
+    return client.call(facts.name, instance, operation, values, session=sid, deadline_s=deadline_s)
 
 
-def _written_out(result: Any) -> Any:
-    """Write a streamed result to standard output as it comes, while its session and connection are there."""
-    if not isinstance(result, Iterator):
-        return result
-    for chunk in result:
-        sys.stdout.buffer.write(chunk)
-    sys.stdout.buffer.flush()
-    return None
+def _begun(plugin: str, instances: list[str]) -> str:
+    """The instance that begins so, if it is one; what is there is said by who looks for it."""
+    found = [name for name in instances if name.startswith(plugin)]
+    return found[0] if len(found) == 1 else plugin
 
 
-def _show(result: Any, as_json: bool) -> None:
-    if isinstance(result, bytes) and not as_json:
-        sys.stdout.buffer.write(result)
-    elif isinstance(result, str) and not as_json:
-        click.echo(result)
-    elif result is not None or as_json:
-        show_json(result, indent=None if as_json else 2)
+def _session(client: Client, endpoint: str, instance: str, wanted: str) -> str:
+    """A session by its id, or the beginning of one's own; the endpoint says what is wrong with another."""
+    if wanted == DEFAULT:
+        return wanted
+    own = [session["sid"] for session in client.call(endpoint, instance, "list_sessions")["sessions"]]
+    return one_of("session", wanted, own) if any(sid.startswith(wanted) for sid in own) else wanted
 
 
-def _argument(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals or not name.isidentifier():
-        raise click.UsageError(f"{text!r} is no argument: write KEY=VALUE.")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
+def _show(result: Any, output: Output) -> None:
+    """Print what came; a stream is written as it comes."""
+    if output.is_json:
+        value = b"".join(result) if isinstance(result, Iterator) else result
+        echo_json({"schema": "orbit.call", "version": VERSION, "item": value})
+    elif isinstance(result, (bytes, Iterator)):
+        for chunk in [result] if isinstance(result, bytes) else result:
+            _write(chunk)
+    elif isinstance(result, str):
+        click.echo(_readable(result))
+    elif result is not None:
+        echo_json(result, indent=2)
+
+
+def _write(data: bytes) -> None:
+    """Bytes as they are; on a terminal, which would obey them, as text that does nothing."""
+    if sys.stdout.isatty():
+        click.echo(_readable(data.decode("utf-8", "backslashreplace")), nl=False)
+    else:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+
+def _readable(text: str) -> str:
+    return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))

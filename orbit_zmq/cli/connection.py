@@ -1,61 +1,72 @@
-"""What commands that talk to a broker share: the options that name it, the client, and how values are shown."""
+"""What commands that talk to a broker share: the options that name it, and the client."""
 
 from __future__ import annotations
 
-import base64
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import wraps
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
+from orbit_zmq.cli.parameters import one_of
+
 if TYPE_CHECKING:
     from orbit_zmq import Client
+    from orbit_zmq.client.facts import EndpointFacts
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+CONNECT_S = 2.0  # a broker that is there answers within a few round trips
+
+
+class Where(NamedTuple):
+    """Which broker, as `Client` takes it: `Client(*where)`."""
+
+    url: str | None = None
+    join: str | None = None
+    context: str | None = None
+
 
 def broker_options(command: Command) -> Command:
-    """--url, --join and --context, as `Client` takes them."""
+    """--url, --join and --context; the command gets them as `where`. Every command that talks to a broker has them."""
+
+    @wraps(command)
+    def with_where(*args: Any, url: str | None, join: str | None, context: str | None, **values: Any) -> Any:
+        return command(*args, where=Where(url, join, context), **values)
+
+    made: Any = with_where
     for option in (
         click.option("--context", metavar="NAME", help="A stored context."),
         click.option("--join", metavar="FILE", help="A file with a join string."),
         click.option("--url", metavar="URL", help="The broker: tcp://host:port or ipc:///path."),
     ):
-        command = option(command)
-    return command
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="JSON, for programs.")
+        made = option(made)
+    return made  # type: ignore[no-any-return]
 
 
 @contextmanager
-def connected(url: str | None, join: str | None, context: str | None) -> Iterator[Client]:
-    """A client of the broker that the options name, or of the one that is found."""
+def connected(where: Where) -> Iterator[Client]:
+    """A client of the broker that the options name, or of the one that is found; BrokerUnreachable after CONNECT_S."""
     from orbit_zmq import Client  # the command's help needs no client
 
-    with Client(url, join, context) as client:
+    with Client(*where, connect_timeout_s=CONNECT_S) as client:
         yield client
 
 
-def show_json(value: Any, *, indent: int | None = None) -> None:
-    """A value as JSON; bytes as base64, and what JSON has no word for as text."""
-    click.echo(json.dumps(value, indent=indent, default=_plain, ensure_ascii=False))
+def find_endpoint(client: Client, wanted: str) -> EndpointFacts:
+    """An endpoint by its name, or by the beginning of it; NotFound says what there is."""
+    from orbit_zmq.errors import NotFound
+
+    try:
+        return client.resolve(wanted)
+    except NotFound:
+        names = [handle.name for handle in client.endpoints()]
+        return client.resolve(one_of("endpoint", wanted, names))
 
 
-def show_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Columns of text, as wide as they have to be."""
-    lines = [[printable(str(cell)) for cell in row] for row in (heads, *rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
-    for line in lines:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-
-
-def printable(text: str) -> str:
-    """Text from elsewhere with its control characters made visible."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _plain(value: object) -> Any:
-    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
+def endpoints_of(client: Client, wanted: str | None) -> list[EndpointFacts]:
+    """All endpoints, or the one that is wanted, by name."""
+    if wanted:
+        return [find_endpoint(client, wanted)]
+    return sorted((handle.facts for handle in client.endpoints()), key=lambda facts: facts.name)

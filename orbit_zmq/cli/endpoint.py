@@ -1,89 +1,150 @@
-"""`orbit endpoint`: serve this machine, and list the endpoints of a broker.
-
-`python -m orbit_zmq.endpoint` is `orbit endpoint start` as a child process of something else.
-"""
+"""`orbit endpoint`: list, show, wait for and stop endpoints. How one is started is in endpoint_start.py."""
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable
-from importlib import import_module
+import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from orbit_zmq.cli.connection import broker_options, connected, json_option, show_json, show_table
+from orbit_zmq.cli.completion import endpoint_names
+from orbit_zmq.cli.connection import Where, broker_options, connected
+from orbit_zmq.cli.endpoint_start import start
+from orbit_zmq.cli.install import install_options, show_unit
+from orbit_zmq.cli.output import Column, Output, Section, output_options
+from orbit_zmq.cli.parameters import DURATION, one_of
 
 if TYPE_CHECKING:
-    from orbit_zmq import Endpoint, Plugin
+    from orbit_zmq import Client
+    from orbit_zmq.client.facts import EndpointFacts
+
+POLL_S = 0.1
+SESSIONS_S = 2.0  # for each plugin to list its sessions
+COLUMNS = (
+    Column("ENDPOINT", "endpoint"),
+    Column("STATE", "state"),
+    Column("ROLE", "host_role"),
+    Column("PLUGINS", "plugins"),
+    Column("SESSIONS", "sessions"),
+    Column("CALLS", "load.running"),
+    Column("TASKS", "load.tasks"),
+    Column("LAST WORD", "silent_for_s"),
+)
+PLUGINS = (Column("PLUGIN", "instance"), Column("TYPE", "plugin"), Column("VERSION", "version"))
+ABSENT = (Column("ABSENT", "plugin"), Column("REASON", "reason"))
+SESSIONS = (
+    Column("SESSION", "sid"),
+    Column("PLUGIN", "plugin"),
+    Column("STATUS", "status"),
+    Column("LIFETIME", "lifetime"),
+    Column("HOLDER", "holder"),
+)
 
 
 @click.group()
 def endpoint() -> None:
-    """Serve this machine, or list the endpoints."""
+    """Serve this machine, and look at the endpoints."""
 
 
-@endpoint.command()
-@click.option("-n", "--name", metavar="NAME", help="The host name where it is left out.")
-@click.option("-p", "--plugins", default="default", show_default=True, help="Names, name:instance, or globs, with commas.")
-@click.option("--plugin-module", "modules", multiple=True, metavar="MODULE", help="Serve the plugins of a Python module, too.")
-@click.option("--role", type=click.Choice(["bridge", "login", "compute", "standalone"]), help="Found out where left out.")
-@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="For clients to choose by; several are fine.")
-@click.option("--log-level", metavar="LEVEL", help="debug, info, warning, error or critical.")
-@click.option("--exit-with-parent", is_flag=True, hidden=True, help="End when standard input is closed.")
-@broker_options
-def start(
-    name: str | None,
-    plugins: str,
-    modules: tuple[str, ...],
-    role: str | None,
-    labels: tuple[str, ...],
-    log_level: str | None,
-    exit_with_parent: bool,
-    url: str | None,
-    join: str | None,
-    context: str | None,
-) -> None:
-    """Serve this machine to the broker until Ctrl-C or SIGTERM."""
-    from orbit_zmq.endpoint.endpoint import Endpoint  # the command's help needs no plugins
-    from orbit_zmq.errors import OrbitError
-    from orbit_zmq.exit_with_parent import say_failed, watch_parent
-    from orbit_zmq.log import configure_logging
-
-    try:
-        configure_logging(log_level)
-        instanced = {part.partition(":")[0].strip() for part in plugins.split(",") if ":" in part}
-        found = [kind for module in modules for kind in _plugins_of(module)]
-        chosen: list[str | type[Plugin]] = [plugins, *(kind for kind in found if kind.plugin_name not in instanced)]
-        marks = dict(map(_label, labels))
-        made = Endpoint(name, url=url, join=join, context=context, plugins=chosen, role=role, labels=marks)
-        if exit_with_parent:
-            watch_parent(made.stop)
-        made.run(on_ready=_teller(made, exit_with_parent))
-    except OrbitError as error:
-        if exit_with_parent:
-            say_failed(error)
-        raise
+endpoint.add_command(start)
 
 
 @endpoint.command("list")
-@json_option
+@output_options
 @broker_options
-def list_endpoints(as_json: bool, url: str | None, join: str | None, context: str | None) -> None:
+def list_endpoints(output: Output, where: Where) -> None:
     """List the endpoints that the broker knows, and whether each is reachable."""
-    with connected(url, join, context) as client:
+    with connected(where) as client:
         found = [_row(handle.facts) for handle in client.endpoints()]
-    if as_json:
-        show_json(found)
-    elif found:
-        rows = [(e["endpoint"], e["state"], e["host_role"], ",".join(e["plugins"]), e["sessions"]) for e in found]
-        show_table(("ENDPOINT", "STATE", "ROLE", "PLUGINS", "SESSIONS"), rows)
-    else:
-        click.echo("No endpoint is connected. Start one: orbit endpoint start", err=True)
+    nothing = "No endpoint is connected. Start one: orbit endpoint start"
+    output.items("orbit.endpoint.list", found, COLUMNS, id_key="endpoint", nothing=nothing)
 
 
-def _row(facts: Any) -> dict[str, Any]:
+@endpoint.command()
+@click.argument("name", shell_complete=endpoint_names)
+@output_options
+@broker_options
+def show(name: str, output: Output, where: Where) -> None:
+    """Show one endpoint: plugins, absent ones with the reason, environment, limits, retention, and your sessions there."""
+    with connected(where) as client:
+        handles = {handle.name: handle.facts for handle in client.endpoints()}
+        facts = handles[one_of("endpoint", name, handles)]
+        item = _row(facts) | {
+            "plugins": [{"instance": instance, **said} for instance, said in sorted(facts.plugins.items())],
+            "scheduler": facts.host.get("scheduler", ""),
+            "environment": facts.environment,
+            **facts.settings,
+            "sessions": _sessions(client, facts),
+        }
+    sections = [Section("PLUGINS", PLUGINS, item["plugins"])]
+    if facts.absent:
+        sections.append(Section("ABSENT", ABSENT, facts.absent))
+    if item["sessions"]:
+        sections.append(Section("YOUR SESSIONS", SESSIONS, item["sessions"]))
+    output.item("orbit.endpoint.show", item, id_key="endpoint", sections=sections, leave_out=["plugins", "absent", "sessions"])
+
+
+@endpoint.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=endpoint_names)
+@click.option("--timeout", "timeout_s", type=DURATION, default="20s", show_default=True, help="How long it may take.")
+@broker_options
+def stop(names: tuple[str, ...], timeout_s: float, where: Where) -> None:
+    """Stop endpoints of yours that run on this machine, in order: calls and sessions end. Without NAME that of this host."""
+    from orbit_zmq.background import stop_process
+    from orbit_zmq.endpoint.endpoint import default_name
+    from orbit_zmq.errors import NotFound
+    from orbit_zmq.process_record import ENDPOINT, records_of
+
+    known = {record.name: record for record in records_of(ENDPOINT)}
+    for name in names or (default_name(),):
+        beginning = [other for other in known if other.startswith(name)]
+        if name not in known and len(beginning) != 1:
+            raise _not_here(name, where)
+        record = known[name] if name in known else known[beginning[0]]
+        if not record.is_alive():
+            record.remove()
+            raise NotFound(f"Endpoint {record.name} does not run any more: process {record.pid} ended without a word.", hint="")
+        stop_process(record, timeout_s)
+        click.echo(f"stopped {record.name}")
+
+
+@endpoint.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=endpoint_names)
+@click.option(
+    "--timeout", "timeout_s", type=DURATION, default="1m", show_default=True, help="How long to wait; then exit code 5."
+)
+@broker_options
+def wait(names: tuple[str, ...], timeout_s: float, where: Where) -> None:
+    """Return as soon as all these endpoints are present."""
+    from orbit_zmq.errors import DeadlineExceeded
+
+    deadline = time.monotonic() + timeout_s
+    with connected(where) as client:
+        while True:
+            view = client.topology()
+            away = [name for name in names if view.get(name, {}).get("state") != "present"]
+            if not away:
+                return
+            if time.monotonic() + POLL_S > deadline:
+                raise DeadlineExceeded(
+                    f"Not present within {timeout_s:g} s: {', '.join(away)}.", hint="See: orbit endpoint list"
+                )
+            time.sleep(POLL_S)
+
+
+@endpoint.command()
+@install_options
+def install(arguments: tuple[str, ...]) -> None:
+    """Print a systemd unit that runs an endpoint for this user; ARGUMENTS, after --, are those of `orbit endpoint start`."""
+    from orbit_zmq.endpoint.endpoint import default_name
+
+    with start.make_context("orbit endpoint start", list(arguments)) as parsed:
+        name = parsed.params["name"] or default_name()
+    show_unit("endpoint", name, start, arguments)
+
+
+def _row(facts: EndpointFacts) -> dict[str, Any]:
     return {
         "endpoint": facts.name,
         "state": facts.state,
@@ -91,46 +152,33 @@ def _row(facts: Any) -> dict[str, Any]:
         "plugins": sorted(facts.plugins),
         "absent": facts.absent,
         "labels": facts.labels,
+        "load": facts.load,
         "sessions": facts.sessions,
         "silent_for_s": facts.silent_for_s,
     }
 
 
-def _teller(made: Endpoint, has_parent: bool) -> Callable[[], None]:
-    """What is done when the broker has taken the endpoint in: one line, JSON unless a person reads it."""
+def _sessions(client: Client, facts: EndpointFacts) -> list[dict[str, Any]]:
+    """The caller's own sessions, as the plugins list them; none of a plugin that does not answer."""
+    from orbit_zmq.errors import OrbitError
 
-    def tell() -> None:
-        from orbit_zmq.exit_with_parent import say_ready
-
-        facts = made.hello()
-        if sys.stdout.isatty() and not has_parent:
-            click.echo(f"endpoint {made.name} serves {', '.join(sorted(facts['plugins'])) or 'no plugin'}; Ctrl-C ends it")
-            return
-        environment = facts["environment"]
-        say_ready({"name": made.name, "pid": environment["pid"], "plugins": sorted(facts["plugins"]), "absent": made.absent})
-
-    return tell
-
-
-def _plugins_of(module_name: str) -> list[type[Plugin]]:
-    """The plugin classes that a module defines."""
-    from orbit_zmq.plugin import Plugin
-
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # where a module that is not installed is expected
-    try:
-        module = import_module(module_name)
-    except ImportError as error:
-        raise click.UsageError(f"The plugin module {module_name} does not import: {error}.") from error
-    classes = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Plugin)]
-    found = [kind for kind in classes if kind.plugin_name and f"{kind.__module__}.".startswith(f"{module_name}.")]
-    if not found:
-        raise click.UsageError(f"The plugin module {module_name} defines no plugin.")
+    found: list[dict[str, Any]] = []
+    for instance in sorted(facts.plugins) if facts.state == "present" else ():
+        with suppress(OrbitError):
+            listed = client.call(facts.name, instance, "list_sessions", deadline_s=SESSIONS_S)
+            found += [{**session, "plugin": instance} for session in listed["sessions"]]
     return found
 
 
-def _label(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not key or not equals:
-        raise click.UsageError(f"{text!r} is no label: write KEY=VALUE.")
-    return key, value
+def _not_here(name: str, where: Where) -> Exception:
+    """Why an endpoint cannot be stopped from here; the broker may know where it runs."""
+    from orbit_zmq.errors import NotFound, OrbitError
+
+    with suppress(OrbitError), connected(where) as client:
+        environment = client.endpoint(name).facts.environment
+        host, pid = environment.get("hostname"), environment.get("pid")
+        return NotFound(
+            f"Endpoint {name} was not started by you on this machine: it is process {pid} on {host}.",
+            hint=f"Stop it there: ssh {host} orbit endpoint stop {name}",
+        )
+    return NotFound(f"No endpoint {name} of yours runs on this machine.", hint="See: orbit endpoint list")

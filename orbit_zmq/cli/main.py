@@ -28,8 +28,17 @@ from orbit_zmq.errors import (
 NOUNS = {
     "broker": ("orbit_zmq.cli.broker:broker", "Start, stop and look at the broker."),
     "call": ("orbit_zmq.cli.call:call", "Call an operation of a plugin on an endpoint."),
+    "completion": ("orbit_zmq.cli.completion:completion", "Print the script that completes commands and names in a shell."),
+    "config": ("orbit_zmq.cli.config:config", "Show and change settings."),
+    "context": ("orbit_zmq.cli.context:context", "Store brokers under names."),
     "demo": ("orbit_zmq.cli.demo:demo", "Stream tasks through a broker and an endpoint of its own."),
-    "endpoint": ("orbit_zmq.cli.endpoint:endpoint", "Serve this machine, or list the endpoints."),
+    "endpoint": ("orbit_zmq.cli.endpoint:endpoint", "Serve this machine, and look at the endpoints."),
+    "errors": ("orbit_zmq.cli.errors_command:errors", "Say what an error means and what to do about it."),
+    "events": ("orbit_zmq.cli.events:events", "Show events as they happen."),
+    "logs": ("orbit_zmq.cli.logs:logs", "Show the log of the broker or of an endpoint in the background."),
+    "plugin": ("orbit_zmq.cli.plugin:plugin", "Look at the plugins of the endpoints."),
+    "session": ("orbit_zmq.cli.session:session", "List, show and close sessions."),
+    "top": ("orbit_zmq.cli.top:top", "Watch the broker and its endpoints on one screen."),
     "up": ("orbit_zmq.cli.up:up", "Run a broker and an endpoint on this machine until Ctrl-C."),
     "version": ("orbit_zmq.cli.version:version", "Show the versions of ORBIT-ZMQ and of what it runs on."),
 }
@@ -75,25 +84,29 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; answers its exit code."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        code = cli.main(args=None if arguments is None else list(arguments), prog_name="orbit", standalone_mode=False)
+        code = cli.main(args=words, prog_name="orbit", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else DONE
     except click.ClickException as error:
-        error.show()
+        if _wants_json(words):
+            _complain_in_json(InvalidArgument(error.format_message(), hint="--help shows how it is used."), error.exit_code)
+        else:
+            error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except OrbitError as error:
-        complain(f"{error.remote_type.removeprefix('builtins.')}: {error}" if isinstance(error, RemoteError) else str(error))
-        if error.remote_traceback and _is_debugging():
-            click.echo(error.remote_traceback, err=True)
-        return exit_code_of(error)
+        return _failed(error, words)
     except BrokenPipeError:  # the reader of our output has left, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return FAILED
     except Exception as error:  # noqa: BLE001 - the command's top: a user gets a sentence, and the traceback on demand
-        complain(f"{type(error).__name__}: {error} (ORBIT_LOG_LEVEL=debug shows the traceback)")
+        if _wants_json(words):
+            _complain_in_json(OrbitError(f"{type(error).__name__}: {error}"), FAILED)
+        else:
+            complain(f"{type(error).__name__}: {error} (ORBIT_LOG_LEVEL=debug shows the traceback)")
         _log_traceback()
         return FAILED
 
@@ -105,8 +118,37 @@ def exit_code_of(error: OrbitError) -> int:
 
 def complain(sentence: str) -> None:
     """One line on standard error; control characters, which may come from elsewhere, are made visible."""
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in sentence)
-    click.echo(f"orbit: {line}", err=True)
+    from orbit_zmq.cli.output import printable
+
+    click.echo(f"orbit: {printable(sentence)}", err=True)
+
+
+def _failed(error: OrbitError, words: list[str]) -> int:
+    code = exit_code_of(error)
+    if _wants_json(words):
+        _complain_in_json(error, code)
+    else:
+        complain(f"{error.remote_type.removeprefix('builtins.')}: {error}" if isinstance(error, RemoteError) else str(error))
+    if error.remote_traceback and _is_debugging():
+        from orbit_zmq.cli.output import printable
+
+        click.echo("\n".join(map(printable, error.remote_traceback.splitlines())), err=True)
+    return code
+
+
+def _complain_in_json(error: OrbitError, exit_code: int) -> None:
+    from orbit_zmq.cli.output import VERSION, echo_json
+
+    facts = {"code": error.code, "message": error.message, "hint": error.hint, "transient": error.transient}
+    envelope = {"schema": "orbit.error", "version": VERSION, "error": facts | {"exit_code": exit_code}}
+    echo_json(envelope, err=True)
+
+
+def _wants_json(words: list[str]) -> bool:
+    """Asked before anything is parsed, as the error may be that it could not be."""
+    from orbit_zmq.settings import environment
+
+    return bool({"--json", "--jsonl"} & set(words)) or environment("ORBIT_OUTPUT") in ("json", "jsonl")
 
 
 def _installed_command(noun: str) -> object:

@@ -26,6 +26,7 @@ class OperationFacts:
     parameters: dict[str, Any] = field(default_factory=dict)  # JSON Schema
     returns: dict[str, Any] = field(default_factory=dict)
     stream_out: bool = False
+    effect: str = ""  # read, write, or run
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class EndpointFacts:
     environment: dict[str, Any] = field(default_factory=dict)
     host: dict[str, Any] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)  # {limits, retention}, units in the names
     load: dict[str, Any] = field(default_factory=dict)
     sessions: int = 0
     silent_for_s: float = 0.0
@@ -95,6 +97,7 @@ def _operation_of(entry: dict[str, Any]) -> OperationFacts:
         parameters=_schema(entry.get("parameters")),
         returns=_schema(entry.get("returns")),
         stream_out=bool(entry.get("stream_out")),
+        effect=str(entry.get("effect") or ""),
     )
 
 

@@ -49,6 +49,12 @@ def default_name() -> str:
     return re.sub(r"[^a-z0-9._-]", "-", socket.gethostname().lower()) or "localhost"
 
 
+def check_name(name: str) -> None:
+    """InvalidArgument for what cannot be the name of an endpoint."""
+    if not NAME.fullmatch(name):
+        raise InvalidArgument(f"{name!r} is no name of an endpoint.", hint="Names are of a-z 0-9 . _ -")
+
+
 def _connector(link: Link) -> Callable[[str], AsyncClient]:
     """What makes clients over this link for plugins; most endpoints never need one."""
 
@@ -92,8 +98,7 @@ class Endpoint:
         labels: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name or default_name()
-        if not NAME.fullmatch(self.name):
-            raise InvalidArgument(f"{self.name!r} is no name of an endpoint.", hint="Names are of a-z 0-9 . _ -")
+        check_name(self.name)
         self.host = Host(self.name, role or detect_role(), detect_batch_system().name, labels=dict(labels or {}))
         self._place: Place = find_broker(url, join, context)
         wanted, unknown = select(plugins, self.host.role)
@@ -105,6 +110,7 @@ class Endpoint:
         self._loop_thread = 0
         self._changed = asyncio.Event()
         self._stopping = False
+        self._broker_lost_at: float | None = None
         self._watch = LoopWatch()
         self._thread: threading.Thread | None = None
         self._ready = threading.Event()
@@ -146,9 +152,12 @@ class Endpoint:
         """Serve an instance no longer: its calls end and its sessions are closed. NotFound where there is none."""
         self._in_service(lambda service: service.remove(instance_name))
 
-    def run(self, on_ready: Callable[[], None] | None = None) -> None:
-        """Serve until SIGTERM or SIGINT, or until `stop`; raises what the broker refuses this endpoint for."""
-        asyncio.run(self._main(on_ready or (lambda: None), with_signals=True))
+    def run(self, on_ready: Callable[[], None] | None = None, *, within_s: float | None = None) -> None:
+        """Serve until SIGTERM or SIGINT, or until `stop`; raises what the broker refuses this endpoint for.
+
+        With `within_s`: BrokerUnreachable where no broker has welcomed it by then. One that goes away later is waited for.
+        """
+        asyncio.run(self._main(on_ready or (lambda: None), within_s=within_s, with_signals=True))
 
     def start(self) -> Endpoint:
         """Serve in a thread of this process; returns once the broker has welcomed the endpoint."""
@@ -199,7 +208,7 @@ class Endpoint:
         finally:
             self._ready.set()
 
-    async def _main(self, on_ready: Callable[[], None], *, with_signals: bool) -> None:
+    async def _main(self, on_ready: Callable[[], None], *, with_signals: bool, within_s: float | None = None) -> None:
         loop = self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
         if with_signals:
@@ -218,7 +227,10 @@ class Endpoint:
         link.start()
         link.attach(loop)
         loop.call_soon(notices.look)  # once the service runs
+        unreachable = loop.call_later(within_s, self._give_up_start, link) if within_s is not None else None
         await self._serve_until_stopped(link, on_ready)
+        if unreachable is not None:
+            unreachable.cancel()
         notices.stop()
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_S):
@@ -231,6 +243,8 @@ class Endpoint:
             _end_process_soon()
         if link.refusal is not None:
             raise link.refusal
+        if self._failure is not None:
+            raise self._failure
 
     async def _serve_until_stopped(self, link: Link, on_ready: Callable[[], None]) -> None:
         """Wait for the end; a refusal is one, for no connection will come after it."""
@@ -242,9 +256,27 @@ class Endpoint:
             await self._changed.wait()
             self._changed.clear()
 
+    def _give_up_start(self, link: Link) -> None:
+        if not self._ready.is_set():
+            self._failure = link.unreachable()
+            self._ask_to_stop()
+
     def _on_change(self) -> None:
-        """The link is up or refused; in its thread."""
+        """The link is up, interrupted, or refused; in its thread."""
+        link = self._link
+        if link is not None and self._ready.is_set() and not self._stopping:
+            self._note_broker(link)
         self._in_loop(self._changed.set)
+
+    def _note_broker(self, link: Link) -> None:
+        """Write down when the broker is lost and when it is back, once each."""
+        now = time.monotonic()
+        if not link.is_up and self._broker_lost_at is None:
+            self._broker_lost_at = now
+            log.warning("broker-lost", endpoint=self.name, broker=self._place.address, reason=link.reason)
+        elif link.is_up and self._broker_lost_at is not None:
+            away_s, self._broker_lost_at = round(now - self._broker_lost_at, 3), None
+            log.info("broker-back", endpoint=self.name, broker=self._place.address, away_s=away_s)
 
     def _ask_to_stop(self) -> None:
         self._stopping = True

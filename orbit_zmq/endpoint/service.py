@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from orbit_zmq.endpoint.account import host_load, settings
 from orbit_zmq.endpoint.raised import error_of
 from orbit_zmq.endpoint.running import IncomingCall, Running
 from orbit_zmq.endpoint.session_record import DEFAULT
@@ -27,7 +28,7 @@ from orbit_zmq.errors import (
     OrbitError,
     ShuttingDown,
 )
-from orbit_zmq.log import get_logger
+from orbit_zmq.log import REQUEST, get_logger
 from orbit_zmq.plugin.arguments import did_you_mean
 from orbit_zmq.plugin.catalogue import catalogue_of
 from orbit_zmq.plugin.current import CURRENT
@@ -115,6 +116,7 @@ class Service:
             "sessions": self.sessions.facts(),
             "host": {"role": self.host.role, "scheduler": self.host.scheduler},
             "labels": dict(self.host.labels),
+            "settings": settings(self._max_running, self._max_waiting),
             "load": self.load(),
         }
 
@@ -122,9 +124,15 @@ class Service:
         """Run a coroutine until it ends or the service stops; a failure is logged. In the loop's thread."""
         return self._spawn(coroutine)
 
-    def load(self) -> dict[str, int]:
+    def load(self) -> dict[str, float]:
         """How much there is to do; from any thread."""
-        return {"running": len(self._running) - self._waiting, "sessions": len(self.sessions)}
+        return {
+            "running": len(self._running) - self._waiting,
+            "waiting": self._waiting,
+            "sessions": len(self.sessions),
+            "tasks": self.sessions.unfinished_tasks,
+            "host_load": host_load(),
+        }
 
     @property
     def plugins(self) -> list[Plugin]:
@@ -229,6 +237,7 @@ class Service:
             raise running.reason
         running.task = asyncio.current_task()
         call, operation = running.call, running.operation
+        REQUEST.set((call.header.caller, call.header.id))
         arguments = operation.arguments(call.body, call.flags)
         if not operation.on_session:
             CURRENT.set(running)

@@ -1,6 +1,6 @@
 """What is known of one session: the record that the table of sessions keeps, and when its lifetime is over.
 
-It changes nothing but itself, and calls nothing of a plugin author's but `has_unfinished_work`.
+It changes nothing but itself, and calls nothing of a plugin author's but `has_unfinished_work` and `unfinished_tasks`.
 """
 
 from __future__ import annotations
@@ -79,6 +79,14 @@ class SessionRecord:
         except Exception:  # the plugin call
             log.exception("session-hook-failed", plugin=self.plugin.instance_name, session=self.sid)
             return False
+
+    def unfinished_tasks(self) -> int:
+        """How many tasks run for it; none where its own code cannot say."""
+        try:
+            return 0 if self.session is None else self.session.unfinished_tasks()
+        except Exception:  # the plugin call
+            log.exception("session-hook-failed", plugin=self.plugin.instance_name, session=self.sid)
+            return 0
 
     @property
     def key(self) -> str:

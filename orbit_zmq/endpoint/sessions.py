@@ -57,6 +57,7 @@ class Sessions:
         self._records: dict[str, SessionRecord] = {}
         self._connect = connect  # makes a client that acts for a user
         self._clients: dict[str, AsyncClient] = {}  # of plugins, by the user that they act for
+        self.unfinished_tasks = 0  # of all sessions, as of the last sweep
         self._ended: OrderedDict[str, tuple[str, type[OrbitError]]] = OrderedDict()  # sid -> (user, what it answers)
         self._announce = announce
         self.publish: Publish | None = None  # set while the endpoint has a link
@@ -222,10 +223,11 @@ class Sessions:
             self._remove(record, SessionClosed)
 
     def sweep(self) -> None:
-        """End the sessions whose lifetime is over."""
+        """End the sessions whose lifetime is over, and count the tasks of the others."""
         now = self._clock()
         for record in [record for record in self._records.values() if record.has_expired(now)]:
             self._remove(record, SessionExpired)
+        self.unfinished_tasks = sum(record.unfinished_tasks() for record in self._records.values())
 
     async def sweep_always(self) -> None:
         """Sweep until canceled."""

@@ -96,7 +96,11 @@ class PluginSession:
 
     def has_unfinished_work(self) -> bool:
         """Whether something runs on for this session; that keeps one with a ttl alive."""
-        return False
+        return self.unfinished_tasks() > 0
+
+    def unfinished_tasks(self) -> int:
+        """How many tasks have not ended, for monitors; asked about once a second, so it must be cheap."""
+        return 0
 
     async def close(self) -> dict[str, Any]:
         """Release what the session holds. Spawned tasks and open calls have been cancelled before."""

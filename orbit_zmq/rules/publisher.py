@@ -37,6 +37,10 @@ _pack = msgpack.Packer(autoreset=True).pack
 Send = Callable[[bytes, bytes], bool]  # a header frame and a body; False when the line takes no more now
 
 
+Source = tuple[str, str]  # plugin and session
+Kept = tuple[float, bytes, bytes, Source]  # when, header frame, body
+
+
 @dataclass(slots=True)
 class Stream:
     """What one audience hears. `sent` is the last number that left, `first` the first that can still be replayed."""
@@ -46,7 +50,7 @@ class Stream:
     first: int = 1
     oldest: int = 1  # that is kept; not above `first`
     held_bytes: int = 0
-    events: deque[tuple[float, bytes, bytes]] = field(default_factory=deque)  # (when, header frame, body), from `oldest`
+    events: deque[Kept] = field(default_factory=deque)  # from `oldest`
     tips: int = 0  # how many have been sent since it fell quiet
     tip_at: float = math.inf
 
@@ -100,7 +104,7 @@ class Publisher:
         header.id = stream.last
         frame = encode_header(header)
         size = len(frame) + len(body) + OVERHEAD_BYTES
-        stream.events.append((now, frame, body))
+        stream.events.append((now, frame, body, (header.plugin, header.session)))
         stream.held_bytes += size
         self.waiting += 1
         self._bytes += size
@@ -132,19 +136,21 @@ class Publisher:
     def _send_some(self, audience: str, stream: Stream, send: Send) -> bool:
         """One event, or as many of those that wait as one message takes; False when the line takes none."""
         first = stream.sent + 1
-        _, frame, body = stream.events[first - stream.oldest]
+        _, frame, body, source = stream.events[first - stream.oldest]
         batch, size, cost = [(frame, body)], 0, 1.0 + len(body) // BYTES_PER_EVENT
         for number in range(first + 1, stream.last + 1):
             size += len(frame) + len(body) + OVERHEAD_BYTES
-            _, frame, body = stream.events[number - stream.oldest]
+            _, frame, body, other = stream.events[number - stream.oldest]
             if cost >= self._tokens or size + len(frame) + len(body) > BATCH_BYTES:
                 break
+            source = source if source == other else ("", "")
             batch.append((frame, body))
             cost += 1.0 + len(body) // BYTES_PER_EVENT
         last = first + len(batch) - 1
         frame, body = batch[0]
         if len(batch) > 1:
-            frame, body = encode_header(Header(Kind.EVENT, id=first, up_to=last, audience=audience)), _pack(batch)
+            header = Header(Kind.EVENT, id=first, up_to=last, plugin=source[0], session=source[1], audience=audience)
+            frame, body = encode_header(header), _pack(batch)
         if not send(frame, body):
             return False
         stream.sent = last
@@ -186,7 +192,7 @@ class Publisher:
         reached, size = max(wanted.after, min(stream.first - 1, wanted.up_to)), 0
         missed = reached - wanted.after
         for number in range(first, min(stream.last, wanted.up_to, first + SCANNED) + 1):
-            _, frame, body = stream.events[number - stream.oldest]
+            _, frame, body, _ = stream.events[number - stream.oldest]
             if _is_plain(wanted) or wanted.takes(decode(frame)):
                 size += len(frame) + len(body) + 16
                 if size > REPLAY_BYTES and events:
@@ -196,7 +202,7 @@ class Publisher:
         return {"events": events, "reached": reached, "missed": missed}
 
     def _forget_first(self, stream: Stream) -> None:
-        _, frame, body = stream.events.popleft()
+        _, frame, body, _ = stream.events.popleft()
         size = len(frame) + len(body) + OVERHEAD_BYTES
         stream.oldest += 1
         stream.first = max(stream.first, stream.oldest)

@@ -14,7 +14,7 @@ import zmq
 from orbit_zmq.errors import AuthRequired, InternalError, ProtocolError, Unsupported, error_from_body
 from orbit_zmq.log import get_logger
 from orbit_zmq.rules.connection import Event, State
-from orbit_zmq.rules.outbox import CALLS
+from orbit_zmq.rules.outbox import CALLS, CONTROL
 from orbit_zmq.wire.body import pack_body, unpack_body, unpack_map
 from orbit_zmq.wire.header import FINAL, PROBE, Header, Kind, decode_header
 from orbit_zmq.wire.limits import Intervals, Limits
@@ -87,8 +87,9 @@ def _on_bye(link: Link, header: Header, body: bytes, now: float) -> None:
 
 
 def _on_heartbeat(link: Link, header: Header, body: bytes, now: float) -> None:
-    if header.flags & PROBE:
-        link.beat()
+    if header.flags & PROBE:  # answered here and now, for the broker measures how long that takes
+        pulse, flags = pack_body(link.party.pulse())
+        link.send(CONTROL, Header(Kind.HEARTBEAT, id=header.id, flags=flags), pulse)
 
 
 def _on_request(link: Link, header: Header, body: bytes, now: float) -> None:

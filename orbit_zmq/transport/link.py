@@ -70,7 +70,7 @@ class Link:
         party: Party,
         *,
         handler: Handler | None = None,
-        on_change: Callable[[], None] = lambda: None,  # welcomed, or refused; in the link's thread
+        on_change: Callable[[], None] = lambda: None,  # welcomed, interrupted, or refused; in the link's thread
     ) -> None:
         now = time.monotonic()
         self.place = place
@@ -118,7 +118,7 @@ class Link:
         ends_at = time.monotonic() + timeout_s
         while not self.is_up and not self.is_closed:
             if not self._settled.wait(max(0.0, ends_at - time.monotonic())):
-                raise self._unreachable()
+                raise self.unreachable()
         if self.is_closed:
             raise self.ending()
 
@@ -201,6 +201,8 @@ class Link:
             self._flush()
 
     def due_in(self) -> float:
+        if self.connection.state is State.CLOSED:
+            return 0.0  # the thread ends now
         self._sleeps_until = min(self._due_at, self.caller.next_deadline())
         if self.ear.listener is not None:
             if self.ear.listener.has_arrived():
@@ -266,7 +268,7 @@ class Link:
             self.publishing.forget(now)
         is_away = self.connection.state in (State.DOWN, State.OPENING)
         if is_away and now - self.connection.down_since >= BROKER_AWAY_S:
-            self.caller.fail_older_than(now - BROKER_AWAY_S, self._unreachable())
+            self.caller.fail_older_than(now - BROKER_AWAY_S, self.unreachable())
 
     def handle(self, event: Event, now: float) -> None:
         """Something has happened to the connection."""
@@ -311,6 +313,7 @@ class Link:
         self._settled.clear()
         self.caller.on_disconnected()
         self.ear.on_down()
+        self._on_change()
 
     def _drop(self, now: float = 0.0) -> None:
         self._outbox.clear()  # what was not sent is said again on the next connection
@@ -335,7 +338,8 @@ class Link:
             return ShuttingDown("this client has been closed", hint="Make a new one.")
         return ShuttingDown("the broker has been stopped")
 
-    def _unreachable(self) -> BrokerUnreachable:
+    def unreachable(self) -> BrokerUnreachable:
+        """What to say while the broker does not answer."""
         where = f"{self.place.address} (from {self.place.found_in})"
         return BrokerUnreachable(f"the broker at {where} does not answer: {self.reason}")
 

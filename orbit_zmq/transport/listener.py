@@ -63,7 +63,7 @@ class Line(Protocol):
 class Listening:
     """One subscription: what it is interested in, where that goes, and who waits for it to be in force."""
 
-    put: Callable[[Item], None]
+    put: Callable[[Item], bool]  # False: it came faster than it is taken
     ready: Callable[[OrbitError | None], None]
     endpoint: str = ""
     plugin: str = ""
@@ -93,6 +93,7 @@ class Listener:
         self.subscriber = Subscriber(self)
         self.topology = Topology()
         self.dropped = 0
+        self.overtaken = 0  # events that came faster than they were taken
         self._line = line
         self._sockets = sockets
         self._listenings: list[Listening] = []
@@ -169,7 +170,7 @@ class Listener:
         if not self._listenings:
             return {}
         known = self.subscriber
-        return {"tips": known.version, "replayed": known.replayed, "missed": known.missed}
+        return {"tips": known.version, "replayed": known.replayed, "missed": known.missed + self.overtaken}
 
     # The keeper's thread
 
@@ -215,8 +216,8 @@ class Listener:
             self._on_changes(event)
             return
         for listening in self._listenings:
-            if not listening.is_topology and listening.takes(event):
-                listening.put(event)
+            if not listening.is_topology and listening.takes(event) and not listening.put(event):
+                self.overtaken += 1
 
     def on_missed(self, endpoint: str, incarnation: bytes, count: int) -> None:
         for listening in self._listenings:

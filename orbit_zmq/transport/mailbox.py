@@ -30,17 +30,18 @@ class _Bounds:
         self._lost: dict[str, int] = {}
         self._lock = threading.Lock()  # for `_lost` alone
 
-    def put(self, item: Item) -> None:
-        """In the link's thread: put an item in, or count it."""
+    def put(self, item: Item) -> bool:
+        """In the link's thread: put an item in, or count it as lost (False)."""
         size = len(item.body) if isinstance(item, Heard) else 0
         if isinstance(item, Heard) and (self._put[0] - self._taken[0] >= ITEMS or self._put[1] - self._taken[1] + size > BYTES):
             with self._lock:
                 self._lost[item.endpoint] = self._lost.get(item.endpoint, 0) + 1
-            return
+            return False
         if self._lost:
             for missed in self._take_lost():
                 self._put_in(missed, 0)
         self._put_in(item, size)
+        return True
 
     def _put_in(self, item: Item, size: int) -> None:
         self._put[0] += 1

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 from collections.abc import Sequence
 from typing import Any
 
 from orbit_rhapsody.values import describe
 from orbit_rhapsody.workers import DaemonThreads
 from orbit_zmq.errors import InternalError, InvalidArgument, OrbitError, Unsupported
+from orbit_zmq.settings import setting
 
 DEFAULT_BACKEND = "concurrent"
-ENVIRONMENT_VARIABLE = "ORBIT_RHAPSODY_BACKEND"
 ALIASES = {"dragon_v3": "dragon"}
 
 # What each backend needs beside Rhapsody: the module to look for, and how to get it.
@@ -31,12 +30,12 @@ _INSTALL_RHAPSODY = "pip install 'orbit-zmq[rhapsody]'"
 
 
 def chosen_backends(backends: Sequence[str] | None) -> list[str]:
-    """The backends of a session: as asked for, else by the environment variable, else the default one."""
+    """The backends of a session: as asked for, else by the setting rhapsody_backend, else the default one."""
     if isinstance(backends, str) or not all(isinstance(name, str) for name in backends or ()):
         raise InvalidArgument("backends is a list of names", details={"field": "backends"})
     asked = list(backends or ())
     if not asked:
-        named = os.environ.get(ENVIRONMENT_VARIABLE, "")
+        named = setting("rhapsody_backend") or ""
         asked = [name.strip() for name in named.split(",") if name.strip()] or [DEFAULT_BACKEND]
     return list(dict.fromkeys(ALIASES.get(name, name) for name in asked))
 

@@ -127,9 +127,9 @@ class RhapsodySession(PluginSession):
         """Tasks by state and by backend, and what is held in memory."""
         return self._results.statistics() | self._engine.statistics()
 
-    def has_unfinished_work(self) -> bool:
+    def unfinished_tasks(self) -> int:
         states = self._results.statistics()["states"]
-        return bool(states[SUBMITTED] or states[RUNNING])
+        return int(states[SUBMITTED] + states[RUNNING])
 
     async def close(self) -> dict[str, Any]:
         """End all tasks and the backends."""

@@ -104,7 +104,7 @@ class Peer:
         while self.socket.poll(max(0, int((ends_at - time.monotonic()) * 1000))):
             header, body = self.socket.recv_multipart()
             fields = msgpack.unpackb(header)
-            if fields["k"] != 5 or fields.get("f"):
+            if fields["k"] != 5 or (fields.get("f") and not fields.get("i")):  # one with an id measures how soon we answer
                 return fields, body
         raise TimeoutError("nothing was received")
 

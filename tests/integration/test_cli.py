@@ -47,7 +47,7 @@ class Shell:
 
     def endpoints(self) -> list[str]:
         listed = self.run("endpoint", "list", "--json")
-        return [entry["endpoint"] for entry in json.loads(listed.stdout)] if listed.returncode == 0 else []
+        return [entry["endpoint"] for entry in json.loads(listed.stdout)["items"]] if listed.returncode == 0 else []
 
 
 @pytest.fixture
@@ -79,7 +79,8 @@ def test_a_call_prints_the_result(shell: Shell, lab: Lab) -> None:
 
     assert shell.run("call", "hpc1", "test", "echo", "text=hello").stdout == "hello\n"
     assert json.loads(shell.run("call", "hpc1", "test", "echo_any", 'value={"a": [1, 2]}').stdout) == {"a": [1, 2]}
-    assert shell.run("call", "hpc1", "test", "echo_any", "value=3", "--json").stdout == "3\n"
+    answer = json.loads(shell.run("call", "hpc1", "test", "echo_any", "value=3", "--json").stdout)
+    assert answer == {"schema": "orbit.call", "version": 1, "item": 3}
     assert json.loads(shell.run("call", "hpc1", "test", "ping").stdout) == {}
     produce = [*ORBIT, "call", "hpc1", "test", "produce", "total_bytes=300000"]
     assert len(subprocess.check_output(produce, env=shell.environment, timeout=60)) == 300_000
@@ -161,7 +162,7 @@ def test_a_key_file_that_others_may_read_is_exit_code_4(lone_shell: Shell, tmp_p
 def test_the_broker_is_started_looked_at_and_stopped_by_hand(lone_shell: Shell) -> None:
     started = lone_shell.run("broker", "start", "--detach", "--host", "127.0.0.1", "--port", "0")
     assert started.returncode == 0, started.stderr
-    report = json.loads(lone_shell.run("broker", "status", "--json").stdout)
+    report = json.loads(lone_shell.run("broker", "status", "--json").stdout)["item"]
     assert f"broker {report['pid']} listens at {report['tcp']}" in started.stdout
     table = lone_shell.run("broker", "status").stdout
     assert report["epoch"] in table and "PARTICIPANTS" not in table
@@ -196,7 +197,7 @@ def test_an_endpoint_serves_until_sigterm(shell: Shell) -> None:
     ready = json.loads(endpoint.stdout.readline())
 
     assert ready["name"] == "by-hand" and "test" in ready["plugins"]
-    listed = json.loads(shell.run("endpoint", "list", "--json").stdout)
+    listed = json.loads(shell.run("endpoint", "list", "--json").stdout)["items"]
     assert [(entry["endpoint"], entry["state"], entry["labels"]) for entry in listed] == [
         ("by-hand", "present", {"gpu": "yes"})
     ]
@@ -235,7 +236,7 @@ def test_up_ends_when_a_child_does(lone_shell: Shell) -> None:
 
 
 def test_version_and_help_work_without_anything(lone_shell: Shell) -> None:
-    versions = json.loads(lone_shell.run("version", "--json").stdout)
+    versions = json.loads(lone_shell.run("version", "--json").stdout)["item"]
 
     assert versions["orbit_version"] in lone_shell.run("--version").stdout
     for noun in ("up", "broker", "endpoint", "call", "demo", "version"):

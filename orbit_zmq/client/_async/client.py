@@ -160,9 +160,9 @@ class AsyncClient:
         """One endpoint; NotFound when the broker does not know it."""
         return AsyncEndpointHandle(self, await self.resolve(name, refresh=True))
 
-    async def broker_status(self) -> dict[str, Any]:
+    async def broker_status(self, *, deadline_s: float = BROKER_DEADLINE_S) -> dict[str, Any]:
         """The broker's own report; docs/operating.md describes it."""
-        status: dict[str, Any] = await self._ask_broker("status", {})
+        status: dict[str, Any] = await self._ask_broker("status", {}, deadline_s)
         return status
 
     async def drain(self) -> None:
@@ -320,11 +320,11 @@ class AsyncClient:
             self._catalogues[facts.catalogue] = operations_of(unpack_body(packed))
         return self._catalogues[facts.catalogue]
 
-    async def _ask_broker(self, operation: str, arguments: dict[str, Any]) -> Any:
+    async def _ask_broker(self, operation: str, arguments: dict[str, Any], deadline_s: float = BROKER_DEADLINE_S) -> Any:
         await self.connect()
         body, flags = pack_body(arguments)
         header = Header(Kind.REQUEST, endpoint=BROKER, operation=operation, flags=IDEMPOTENT, on_behalf_of=self._on_behalf_of)
-        answer, _ = await self._port.call(header, body, flags, BROKER_DEADLINE_S)
+        answer, _ = await self._port.call(header, body, flags, deadline_s)
         return answer.body if answer.flags & RAW else unpack_body(answer.body, answer.flags)
 
     async def _send(

@@ -159,9 +159,9 @@ class Client:
         """One endpoint; NotFound when the broker does not know it."""
         return EndpointHandle(self, self.resolve(name, refresh=True))
 
-    def broker_status(self) -> dict[str, Any]:
+    def broker_status(self, *, deadline_s: float = BROKER_DEADLINE_S) -> dict[str, Any]:
         """The broker's own report; docs/operating.md describes it."""
-        status: dict[str, Any] = self._ask_broker("status", {})
+        status: dict[str, Any] = self._ask_broker("status", {}, deadline_s)
         return status
 
     def drain(self) -> None:
@@ -317,11 +317,11 @@ class Client:
             self._catalogues[facts.catalogue] = operations_of(unpack_body(packed))
         return self._catalogues[facts.catalogue]
 
-    def _ask_broker(self, operation: str, arguments: dict[str, Any]) -> Any:
+    def _ask_broker(self, operation: str, arguments: dict[str, Any], deadline_s: float = BROKER_DEADLINE_S) -> Any:
         self.connect()
         body, flags = pack_body(arguments)
         header = Header(Kind.REQUEST, endpoint=BROKER, operation=operation, flags=IDEMPOTENT, on_behalf_of=self._on_behalf_of)
-        answer, _ = self._port.call(header, body, flags, BROKER_DEADLINE_S)
+        answer, _ = self._port.call(header, body, flags, deadline_s)
         return answer.body if answer.flags & RAW else unpack_body(answer.body, answer.flags)
 
     def _send(

@@ -15,6 +15,8 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
+import structlog
+
 from orbit_zmq.plugin import Caller, Plugin, PluginSession, Raw, operation
 
 LOG_VARIABLE = "ORBIT_TESTPLUGIN_LOG"
@@ -140,6 +142,12 @@ class TestSession(PluginSession):
         """Raise an exception: a builtin by its name, or OddError."""
         exception = OddError if kind == "OddError" else getattr(builtins, kind)
         raise exception(message)
+
+    @operation(effect="write")
+    async def write_log(self, text: str) -> None:
+        """Write a line to the endpoint's log, here and in a thread, as a plugin with a logger of its own does."""
+        structlog.get_logger().info("written-here", text=text)
+        await asyncio.to_thread(structlog.get_logger().info, "written-in-a-thread", text=text)
 
     @operation(effect="run")
     async def fork(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -82,3 +83,55 @@ def test_control_characters_of_a_peer_are_escaped() -> None:
     facts = escape_facts(None, "info", {"name": "a\x1b[2J\nroot", "n": 1, "stack": "line 1\nline 2\x07"})
 
     assert facts == {"name": "a\\x1b[2J\\nroot", "n": 1, "stack": "line 1\nline 2\\x07"}
+
+
+def test_the_format_can_be_chosen() -> None:
+    done = run("from orbit_zmq.log import *; configure_logging(form='console'); get_logger('x').info('hello', n=1)")
+
+    assert "hello" in done.stderr and "n=1" in done.stderr and not done.stderr.startswith("{")
+    with pytest.raises(InvalidArgument, match="yaml"):
+        configure_logging(form="yaml")
+
+
+def test_lines_say_which_request_they_were_written_for() -> None:
+    done = run(
+        "import asyncio; from orbit_zmq.log import *; configure_logging(); import structlog\n"
+        "async def call(number):\n"
+        "    REQUEST.set((b'\\xab' * 16, number)); await asyncio.sleep(0)\n"
+        "    get_logger('x').info('ours'); await asyncio.to_thread(structlog.get_logger().info, 'theirs')\n"
+        "async def main(): await asyncio.gather(call(1), call(2))\n"
+        "asyncio.run(main()); get_logger('x').info('outside')"
+    )
+
+    found = [(line["event"], line.get("request")) for line in map(json.loads, done.stderr.splitlines())]
+    assert sorted(found[:-1]) == [(event, f"abababab.{n}") for event in ("ours", "theirs") for n in (1, 2)]
+    assert found[-1] == ("outside", None)
+
+
+def test_a_log_file_is_standard_error_and_begins_anew_when_it_is_large(tmp_path: Path) -> None:
+    script = (
+        "import os, sys; from pathlib import Path; import orbit_zmq.log as log_module; from orbit_zmq.log import *\n"
+        f"log_module.LOG_BYTES = 1000; configure_logging(file=Path({str(tmp_path / 'x.log')!r})); log = get_logger('x')\n"
+        "os.write(2, b'from libzmq')\n"
+        "for number in range(100): log.info('line', number=number)\n"
+    )
+    done = run(script)
+
+    assert done.returncode == 0 and done.stderr == ""
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert files == ["x.log", "x.log.1", "x.log.2", "x.log.3"]
+    assert all(path.stat().st_size < 1200 for path in tmp_path.iterdir())
+    last = [json.loads(line)["number"] for line in (tmp_path / "x.log").read_text().splitlines()]
+    assert last[-1] == 99 and last == list(range(last[0], 100))
+
+
+def test_a_file_that_another_process_has_rotated_is_followed(tmp_path: Path) -> None:
+    script = (
+        "from pathlib import Path; from orbit_zmq.log import *\n"
+        f"path = Path({str(tmp_path / 'x.log')!r}); configure_logging(file=path); log = get_logger('x')\n"
+        "log.info('before'); rotate(path); log.info('after')\n"
+    )
+    assert run(script).returncode == 0
+
+    assert json.loads((tmp_path / "x.log.1").read_text())["event"] == "before"
+    assert json.loads((tmp_path / "x.log").read_text())["event"] == "after"

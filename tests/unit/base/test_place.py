@@ -78,7 +78,7 @@ def test_the_order_is_argument_environment_context_own_broker(own: Path, monkeyp
 
     assert find_broker(join=join_of("from-join").encode()).address == "tcp://from-join:5670"
     assert find_broker(url="ipc:///from-url").address == "ipc:///from-url"
-    assert find_broker(context="work").found_in == "ORBIT_URL"
+    assert find_broker(context="work").address == "tcp://from-context:5670"
 
 
 def test_a_join_string_or_a_file_with_one_gives_keys(own: Path) -> None:

@@ -53,6 +53,7 @@ def test_resolve_by_name_tells_the_incarnation_and_all_that_hello_said(world):
         "environment": {"hostname": "h"},
         "host": {"role": "login", "scheduler": "slurm"},
         "labels": {"site": "x"},
+        "settings": {},
     }
 
 
@@ -185,8 +186,8 @@ def test_status_is_the_model_and_counts_what_happens(world):
 
     status = BrokerStatus.model_validate(ask(world, "status").value)
 
-    assert status.schema_version == 1 and status.epoch == EPOCH.hex()
-    assert {(peer.role, peer.calls_made, peer.calls_served, peer.state) for peer in status.participants} == {
+    assert status.schema_version == 2 and status.epoch == EPOCH.hex()
+    assert {(peer.role, peer.open_calls_made, peer.open_calls_served, peer.state) for peer in status.participants} == {
         ("endpoint", 0, 1, "present"),
         ("client", 1, 0, "present"),
     }

@@ -169,7 +169,7 @@ class World:
 
     def _deliver(self, routing_id: bytes, frame: bytes, body: bytes) -> None:
         header = decode_header(frame)
-        if header.kind != Kind.HEARTBEAT or header.flags:
+        if header.kind != Kind.HEARTBEAT or (header.flags and not header.id):  # neither beats nor probes
             self.sent.append(Sent(self.labels[routing_id], Kind(header.kind), header, body))
 
 

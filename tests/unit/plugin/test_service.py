@@ -465,7 +465,10 @@ def test_facts_say_what_hello_needs():
             assert facts["plugins"] == {"test": {"plugin": "test", "version": "0.0.1"}}
             assert facts["sessions"] == [{"id": sid, "plugin": "test", "user": "ann", "lifetime": "persistent"}]
             assert facts["host"] == {"role": "standalone", "scheduler": "none"}
-            assert facts["load"] == {"running": 0, "sessions": 1}
+            load = facts["load"]
+            assert load.pop("host_load") >= 0
+            assert load == {"running": 0, "waiting": 0, "sessions": 1, "tasks": 0}
+            assert facts["settings"]["retention"]["events_s"] == 600 and facts["settings"]["limits"]["running_calls"] == 128
             assert len(facts["catalogue"]) == 32 and facts["absent"] == []
 
     run(scenario)

@@ -1,0 +1,151 @@
+"""`orbit endpoint start`: serve this machine, in the foreground or in the background.
+
+`python -m orbit_zmq.endpoint` is this command as a child process of something else.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from orbit_zmq.cli.connection import Where, broker_options
+from orbit_zmq.cli.parameters import DURATION
+from orbit_zmq.cli.running import log_options
+
+if TYPE_CHECKING:
+    from orbit_zmq import Endpoint, Plugin
+
+DETACHED_S = 10.0  # beside the time for the broker: a cold import over a slow shared file system takes most of it
+
+
+@click.command()
+@click.option("-n", "--name", metavar="NAME", help="The host name where it is left out.")
+@click.option("-p", "--plugins", default="default", show_default=True, help="Names, name:instance, or globs, with commas.")
+@click.option("--plugin-module", "modules", multiple=True, metavar="MODULE", help="Serve the plugins of a Python module, too.")
+@click.option("--role", type=click.Choice(["bridge", "login", "compute", "standalone"]), help="Found out where left out.")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="For clients to choose by; several are fine.")
+@click.option(
+    "--wait", "wait_s", type=DURATION, default="2s", show_default=True, help="How long to look for the broker at first."
+)
+@click.option("--detach", is_flag=True, help="Leave it running in the background; its log is in the state directory.")
+@click.option("--exit-with-parent", is_flag=True, hidden=True, help="End when standard input is closed.")
+@log_options
+@broker_options
+def start(detach: bool, name: str | None, **options: Any) -> None:
+    """Serve this machine to the broker until Ctrl-C or SIGTERM. A broker that goes away later is waited for."""
+    from orbit_zmq.endpoint.endpoint import default_name
+
+    chosen = name or default_name()
+    if detach:
+        _detach(chosen, options)
+    else:
+        _serve(chosen, **options)
+
+
+def _detach(name: str, options: dict[str, Any]) -> None:
+    from orbit_zmq.background import check_no_secret, log_path, refuse_second, start_in_background
+    from orbit_zmq.endpoint.endpoint import check_name
+    from orbit_zmq.process_record import ENDPOINT, read_record
+
+    check_name(name)
+    refuse_second(read_record(ENDPOINT, name))
+    where: Where = options["where"]
+    check_no_secret(where.join)
+    log = options["log_file"] or log_path(f"endpoint.{name}")
+    given = {"--name": name, "--plugins": options["plugins"], "--role": options["role"], "--log-file": str(log)}
+    given |= {"--wait": f"{options['wait_s']}s", "--log-level": options["log_level"], "--log-format": options["log_format"]}
+    given |= {f"--{option}": value for option, value in where._asdict().items()}
+    arguments = [part for option, value in given.items() if value for part in (option, value)]
+    arguments += [part for module in options["modules"] for part in ("--plugin-module", module)]
+    arguments += [part for label in options["labels"] for part in ("--label", label)]
+    said = start_in_background(["endpoint", "start", *arguments], log, options["wait_s"] + DETACHED_S)
+    served = ", ".join(said["plugins"]) or "no plugin"
+    click.echo(f"endpoint {said['name']}, process {said['pid']}, serves {served}; its log is {log}")
+
+
+def _serve(
+    name: str,
+    plugins: str,
+    modules: tuple[str, ...],
+    role: str | None,
+    labels: tuple[str, ...],
+    wait_s: float,
+    exit_with_parent: bool,
+    log_level: str | None,
+    log_format: str | None,
+    log_file: Path | None,
+    where: Where,
+) -> None:
+    from orbit_zmq.endpoint.endpoint import Endpoint  # the command's help needs no plugins
+    from orbit_zmq.errors import OrbitError
+    from orbit_zmq.exit_with_parent import say_failed, watch_parent
+    from orbit_zmq.log import configure_logging
+
+    try:
+        configure_logging(log_level, log_format, log_file)
+        instanced = {part.partition(":")[0].strip() for part in plugins.split(",") if ":" in part}
+        found = [kind for module in modules for kind in _plugins_of(module)]
+        chosen: list[str | type[Plugin]] = [plugins, *(kind for kind in found if kind.plugin_name not in instanced)]
+        marks = dict(map(_label, labels))
+        made = Endpoint(name, **where._asdict(), plugins=chosen, role=role, labels=marks)
+        if exit_with_parent:
+            watch_parent(made.stop)
+        with ExitStack() as stack:
+            tell = _teller(made, stack, str(log_file or ""), exit_with_parent)
+            made.run(on_ready=tell, within_s=None if exit_with_parent else wait_s)
+    except OrbitError as error:
+        if not sys.stdout.isatty():  # who waits for the ready line reads it there
+            say_failed(error)
+        raise
+
+
+def _teller(made: Endpoint, stack: ExitStack, log_file: str, has_parent: bool) -> Callable[[], None]:
+    """What is done when the broker has taken the endpoint in: a record, and one line, JSON unless a person reads it."""
+
+    def tell() -> None:
+        from orbit_zmq.exit_with_parent import say_ready
+        from orbit_zmq.process_record import ENDPOINT, ProcessRecord, read_record
+
+        other = read_record(ENDPOINT, made.name)
+        if other is None or not other.is_here() or not other.is_alive():  # else it serves another broker under that name
+            parent_pid = os.getppid() if has_parent else 0
+            record = ProcessRecord.of_this_process(ENDPOINT, made.name, log=log_file, parent_pid=parent_pid)
+            record.write()
+            stack.callback(record.remove)
+        facts = made.hello()
+        served = sorted(facts["plugins"])
+        said = {"name": made.name, "pid": facts["environment"]["pid"], "plugins": served, "absent": made.absent}
+        say_ready(said, f"endpoint {made.name} serves {', '.join(served) or 'no plugin'}; Ctrl-C ends it")
+
+    return tell
+
+
+def _plugins_of(module_name: str) -> list[type[Plugin]]:
+    """The plugin classes that a module defines."""
+    from orbit_zmq.plugin import Plugin
+
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # where a module that is not installed is expected
+    try:
+        module = import_module(module_name)
+    except ImportError as error:
+        raise click.UsageError(f"The plugin module {module_name} does not import: {error}.") from error
+    classes = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Plugin)]
+    found = [kind for kind in classes if kind.plugin_name and f"{kind.__module__}.".startswith(f"{module_name}.")]
+    if not found:
+        raise click.UsageError(f"The plugin module {module_name} defines no plugin.")
+    return found
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise click.UsageError(f"{text!r} is no label: write KEY=VALUE.")
+    return key, value

@@ -1,0 +1,133 @@
+"""The settings that config.toml may hold: what each may be, where a value comes from, and how one is written.
+
+The order is environment, named context, config file, default; an option of a command comes before all of them and is the
+command's matter. Only the commands `config` and `context`, and programs of a user who has a config.toml, load this module.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from orbit_zmq.contexts import CONTEXT_NAME, read_context
+from orbit_zmq.errors import InvalidArgument
+from orbit_zmq.files import write_private
+from orbit_zmq.paths import CONFIG_FILE, config_dir, existing_config_file
+from orbit_zmq.settings import environment
+
+Address = Annotated[str, Field(pattern=r"^(tcp://[^\s/]+:\d{1,5}|ipc://.+)$")]
+
+ENVIRONMENT, DEFAULT = "environment", "default"
+
+
+class Values(BaseModel):
+    """Every setting. `ORBIT_<NAME>` is the variable of the same meaning."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: Address | None = Field(default=None, description="address of the broker")
+    join_file: str | None = Field(default=None, description="file with a join string")
+    context: Annotated[str, Field(pattern=f"^{CONTEXT_NAME.pattern}$")] | None = Field(
+        default=None, description="the context in use"
+    )
+    output: Literal["table", "tsv", "json", "jsonl", "quiet"] | None = Field(
+        default=None, description="how commands show things"
+    )
+    log_level: Literal["debug", "info", "warning", "error", "critical"] | None = Field(
+        default=None, description="what is logged"
+    )
+    rhapsody_backend: str | None = Field(default=None, description="default execution backend of Rhapsody sessions")
+
+
+class Settings(Values, BaseSettings):
+    """Those in force, from all sources."""
+
+    model_config = SettingsConfigDict(env_prefix="ORBIT_", env_ignore_empty=True, extra="forbid", frozen=True)
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], *_: PydanticBaseSettingsSource, **__: PydanticBaseSettingsSource
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """In the order in which they count."""
+        return tuple(source for _, source in sources())
+
+
+def sources() -> list[tuple[str, PydanticBaseSettingsSource]]:
+    """Where settings come from, by name, the first first."""
+    path = existing_config_file()
+    in_file = _content_of(path) if path is not None else {}
+    found: list[tuple[str, PydanticBaseSettingsSource]] = [(ENVIRONMENT, EnvSettingsSource(Settings))]
+    if name := environment("ORBIT_CONTEXT") or in_file.get("context"):
+        stored = InitSettingsSource(Settings, init_kwargs={"url": read_context(name).url})
+        found.append((f"context {name}", stored))
+    if path is not None:
+        found.append((str(path), TomlConfigSettingsSource(Settings, toml_file=path)))
+    return found
+
+
+def settings_and_origins() -> tuple[Settings, dict[str, str]]:
+    """The settings in force, and where each comes from. InvalidArgument names what is wrong, and where."""
+    origins = dict.fromkeys(Values.model_fields, DEFAULT)
+    for name, source in reversed(sources()):
+        origins |= dict.fromkeys(source(), name)
+    try:
+        return Settings(), origins
+    except ValidationError as error:
+        raise _refusal(error, origins) from None
+
+
+def configured(path: Path) -> dict[str, str]:
+    """What the config file says, checked; InvalidArgument names what is wrong there."""
+    content = _content_of(path)
+    _check(content, str(path))
+    return content
+
+
+def write_setting(name: str, value: str | None) -> Path:
+    """Put one value into config.toml, or take it out with None; the file that was written. InvalidArgument where it is none."""
+    path = existing_config_file()
+    content = _content_of(path) if path is not None else {}
+    content = {key: old for key, old in content.items() if key != name} | ({} if value is None else {name: value})
+    _check({name: value}, "what is to be set")
+    path = config_dir() / CONFIG_FILE
+    write_private(path, "".join(f"{key} = {json.dumps(one)}\n" for key, one in content.items()))
+    return path
+
+
+def _content_of(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidArgument(f"{path} cannot be read: {error}.", hint='Correct it; each line is: name = "value".') from error
+
+
+def _check(values: dict[str, Any], origin: str) -> None:
+    try:
+        Values.model_validate(values)
+    except ValidationError as error:
+        raise _refusal(error, dict.fromkeys(values, origin)) from None
+
+
+def _refusal(error: ValidationError, origins: dict[str, str]) -> InvalidArgument:
+    fault = error.errors(include_url=False, include_context=False)[0]
+    name = str(fault["loc"][0])
+    if name not in Values.model_fields:
+        return InvalidArgument(
+            f"There is no setting {name!r} ({origins.get(name, '')}).", hint=f"There are: {', '.join(Values.model_fields)}."
+        )
+    return InvalidArgument(
+        f"The setting {name} is {fault['input']!r} in {origins[name]}: {fault['msg']}.",
+        hint=f"Its meaning: {Values.model_fields[name].description}.",
+    )
