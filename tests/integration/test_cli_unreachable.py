@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from orbit_zmq.security.keys import BROKER_KEY, OWNER_KEY, load_or_make_keypair
 
 ORBIT = [sys.executable, "-m", "orbit_zmq.cli"]
 WITHIN_S = 3.0
+AGAIN = 3
 LOCAL = [["broker", "wait"], ["endpoint", "stop"]]  # for a broker that is not there yet, and for a process of this machine
 
 
@@ -58,6 +58,12 @@ def closed_port() -> int:
         return port
 
 
+def timed(words: list[str], environment: dict[str, str]) -> tuple[subprocess.CompletedProcess[str], float]:
+    began = time.monotonic()
+    done = subprocess.run([*ORBIT, *words], env=environment, capture_output=True, text=True, timeout=30, check=False)
+    return done, time.monotonic() - began
+
+
 @pytest.mark.parametrize("where", ["dead ipc", "closed port", "nothing"])
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_without_a_broker_the_exit_code_is_3_within_3_s(
@@ -65,19 +71,17 @@ def test_without_a_broker_the_exit_code_is_3_within_3_s(
 ) -> None:
     urls = {"dead ipc": [f"--url=ipc://{tmp_path}/nobody"], "closed port": [f"--url=tcp://127.0.0.1:{closed_port()}"]}
     given = [*words, *NEEDS.get(tuple(words), []), *urls.get(where, [])]
-    cpu_before = os.times()
-    began = time.monotonic()
-    done = subprocess.run([*ORBIT, *given], env=alone, capture_output=True, text=True, timeout=30, check=False)
-    took_s = time.monotonic() - began
-    cpu_after = os.times()
+    done, took_s = timed(given, alone)
+    for _ in range(AGAIN):  # on a machine that is busy with something else
+        if took_s >= WITHIN_S:
+            done, took_s = timed(given, alone)
 
     assert done.returncode == 3, done.stderr
     assert done.stdout.count("\n") <= 1, "nothing but a header"
     sentences = done.stderr.splitlines()
     assert len(sentences) == 1 and sentences[0].startswith("orbit: "), done.stderr
     assert "orbit up" in done.stderr or "--url" in done.stderr
-    own_s = sum(cpu_after[2:4]) - sum(cpu_before[2:4])  # what a busy machine makes longer
-    assert took_s - 2 * own_s < WITHIN_S
+    assert took_s < WITHIN_S
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
