@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from orbit_broker import lookup
 from orbit_broker.state import Participant, State
-from orbit_zmq.models import BrokerStatus, CallCounts, EventStatus, ParticipantStatus, QueueStatus, Rates, Totals
+from orbit_zmq.models import (
+    BrokerStatus,
+    CallCounts,
+    EventStatus,
+    LoopStatus,
+    ParticipantStatus,
+    QueueStatus,
+    Rates,
+    SecurityStatus,
+    Totals,
+)
 
 
 def status_of(state: State, now: float) -> BrokerStatus:
@@ -28,6 +38,16 @@ def status_of(state: State, now: float) -> BrokerStatus:
             subscribers=sum(bool(peer.hears) and peer.is_listening for peer in state.participants.values()),
             replayed=sum(peer.replayed for peer in state.participants.values()),
             missed=sum(peer.missed for peer in state.participants.values()),
+        ),
+        security=SecurityStatus(
+            keys=0 if state.keys is None else len(state.keys),
+            key_list_damage="" if state.keys is None else state.keys.damage,
+            **state.measure_security(),
+        ),
+        loop=LoopStatus(
+            rounds=state.rounds.count,
+            longest_round_s=round(state.rounds.longest_s, 6),
+            longest_round_lately_s=round(state.rounds.longest_lately_s, 6),
         ),
         sessions=len(state.sessions),
         catalogues=len(state.catalogues),

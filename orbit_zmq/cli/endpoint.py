@@ -18,6 +18,9 @@ from orbit_zmq.cli.connection import broker_options, connected, json_option, sho
 if TYPE_CHECKING:
     from orbit_zmq import Endpoint, Plugin
 
+SHARE_HELP = "Serve another user, too, to read and write, or with the rights named; * for everybody; several are fine."
+PICKLE_HELP = "Whether callers who may run code may send functions and values as pickles."
+
 
 @click.group()
 def endpoint() -> None:
@@ -30,6 +33,8 @@ def endpoint() -> None:
 @click.option("--plugin-module", "modules", multiple=True, metavar="MODULE", help="Serve the plugins of a Python module, too.")
 @click.option("--role", type=click.Choice(["bridge", "login", "compute", "standalone"]), help="Found out where left out.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="For clients to choose by; several are fine.")
+@click.option("--share", "shares", multiple=True, metavar="USER[:PLUGIN,...[:RIGHT,...]]", help=SHARE_HELP)
+@click.option("--pickle", type=click.Choice(["yes", "no"]), default="yes", show_default=True, help=PICKLE_HELP)
 @click.option("--log-level", metavar="LEVEL", help="debug, info, warning, error or critical.")
 @click.option("--exit-with-parent", is_flag=True, hidden=True, help="End when standard input is closed.")
 @broker_options
@@ -39,6 +44,8 @@ def start(
     modules: tuple[str, ...],
     role: str | None,
     labels: tuple[str, ...],
+    shares: tuple[str, ...],
+    pickle: str,
     log_level: str | None,
     exit_with_parent: bool,
     url: str | None,
@@ -57,7 +64,9 @@ def start(
         found = [kind for module in modules for kind in _plugins_of(module)]
         chosen: list[str | type[Plugin]] = [plugins, *(kind for kind in found if kind.plugin_name not in instanced)]
         marks = dict(map(_label, labels))
-        made = Endpoint(name, url=url, join=join, context=context, plugins=chosen, role=role, labels=marks)
+        where = {"url": url, "join": join, "context": context}
+        takes_pickles = pickle == "yes"
+        made = Endpoint(name, **where, plugins=chosen, role=role, labels=marks, share=shares, pickle=takes_pickles)
         if exit_with_parent:
             watch_parent(made.stop)
         made.run(on_ready=_teller(made, exit_with_parent))

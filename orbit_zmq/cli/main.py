@@ -30,6 +30,10 @@ NOUNS = {
     "call": ("orbit_zmq.cli.call:call", "Call an operation of a plugin on an endpoint."),
     "demo": ("orbit_zmq.cli.demo:demo", "Stream tasks through a broker and an endpoint of its own."),
     "endpoint": ("orbit_zmq.cli.endpoint:endpoint", "Serve this machine, or list the endpoints."),
+    "invite": ("orbit_zmq.cli.invite:invite", "Admit another party, and print the join string for it."),
+    "join": ("orbit_zmq.cli.join:join", "Store a join string on this machine."),
+    "key": ("orbit_zmq.cli.key:key", "List the keys that the broker admits."),
+    "revoke": ("orbit_zmq.cli.key:revoke", "Admit a key no more, and cut its connections."),
     "up": ("orbit_zmq.cli.up:up", "Run a broker and an endpoint on this machine until Ctrl-C."),
     "version": ("orbit_zmq.cli.version:version", "Show the versions of ORBIT-ZMQ and of what it runs on."),
 }

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from orbit_zmq.endpoint.access import Access
 from orbit_zmq.endpoint.raised import error_of
 from orbit_zmq.endpoint.sessions import DEFAULT, SessionRecord, Sessions
 from orbit_zmq.endpoint.streams import StreamIn, StreamOut
@@ -66,10 +67,13 @@ class IncomingCall(Protocol):
 class Running:
     """One call that is being executed."""
 
-    __slots__ = ("call", "deadline", "left_s", "operation", "plugin", "reason", "record", "target", "task")
+    __slots__ = ("access", "call", "deadline", "left_s", "operation", "plugin", "reason", "record", "target", "task")
 
-    def __init__(self, call: IncomingCall, operation: Operation, plugin: Plugin, record: SessionRecord | None) -> None:
+    def __init__(
+        self, call: IncomingCall, operation: Operation, plugin: Plugin, record: SessionRecord | None, access: Access
+    ) -> None:
         self.call = call
+        self.access = access
         self.operation = operation
         self.plugin = plugin
         self.target: Plugin | PluginSession = plugin if record is None or record.session is None else record.session
@@ -91,6 +95,10 @@ class Running:
         header = self.call.header
         return Caller(header.user, header.source, header.session, header.caller)
 
+    def check(self, operation: Operation) -> None:
+        """Raise NotPermitted unless its caller may call that one, too."""
+        self.access.check(self.call.header, self.plugin, operation)
+
     def moved(self) -> None:
         """A chunk has passed: the deadline starts anew."""
         self.deadline = time.monotonic() + self.left_s
@@ -104,6 +112,7 @@ class Service:
         host: Host,
         plugins: Sequence[Plugin],
         *,
+        access: Access,
         announce: Callable[[dict[str, Any]], None],
         absent: Iterable[Mapping[str, str]] = (),
         max_running: int = MAX_RUNNING,
@@ -111,6 +120,7 @@ class Service:
         connect: Callable[[str], AsyncClient] | None = None,
     ) -> None:
         self.host = host
+        self._access = access
         self.sessions = Sessions(announce, self._spawn, connect=connect)
         self._announce = announce
         self.on_plugins_changed: Callable[[], None] = lambda: None  # for whoever tells plugins of the topology
@@ -164,6 +174,7 @@ class Service:
             "sessions": self.sessions.facts(),
             "host": {"role": self.host.role, "scheduler": self.host.scheduler},
             "labels": dict(self.host.labels),
+            "share": self._access.to_body(),
             "load": self.load(),
         }
 
@@ -238,18 +249,20 @@ class Service:
         operation = plugin.operations.get(header.operation)
         if operation is None:
             raise self._no_operation(plugin, header.operation)
+        self._access.check(header, plugin, operation)
         self._check_room(operation)
         if not operation.needs_session:
-            return Running(call, operation, plugin, None)
+            return Running(call, operation, plugin, None, self._access)
         if not header.session:
             raise InvalidArgument(
                 f"{operation.label} needs a session", hint="Open one with register_session and call with its id."
             )
         if not operation.on_session:
-            return Running(call, operation, plugin, None)
+            return Running(call, operation, plugin, None, self._access)
         if header.session == DEFAULT and not self.sessions.has_default(plugin, header.user):
-            return Running(call, operation, plugin, None)  # it enters the session when that is open
-        return Running(call, operation, plugin, self.sessions.enter(header.session, header.caller, header.user, plugin))
+            return Running(call, operation, plugin, None, self._access)  # it enters the session when that is open
+        record = self.sessions.enter(header.session, header.caller, header.user, plugin)
+        return Running(call, operation, plugin, record, self._access)
 
     def _check_room(self, operation: Operation) -> None:
         if operation.waits:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import struct
 import threading
 import time
 from collections.abc import Callable
@@ -19,7 +18,6 @@ import zmq
 
 from orbit_zmq.errors import (
     AuthRequired,
-    BrokerUnreachable,
     Canceled,
     InternalError,
     OrbitError,
@@ -31,12 +29,14 @@ from orbit_zmq.errors import (
 from orbit_zmq.log import get_logger
 from orbit_zmq.place import Place
 from orbit_zmq.rules.caller import Caller
-from orbit_zmq.rules.connection import Connection, Effect, Event, State
+from orbit_zmq.rules.connection import OPENING_S, REACH_S, Connection, Effect, Event, State
+from orbit_zmq.rules.obstacles import Obstacle, Way, error_of
 from orbit_zmq.rules.outbox import CALLS, CONTROL, Outbox
 from orbit_zmq.rules.publisher import Publisher
 from orbit_zmq.rules.server import Handler, Server
 from orbit_zmq.transport.hearing import Ear
 from orbit_zmq.transport.keeper import Keeper
+from orbit_zmq.transport.monitor import GREETED, REACHED, is_foreign, next_event, obstacle_of
 from orbit_zmq.transport.sockets import Sockets, close_monitored, descriptor_of, has_arrived
 from orbit_zmq.wire.body import pack_body, unpack_body, unpack_map
 from orbit_zmq.wire.header import FINAL, PROBE, Header, Kind, decode_header, encode_header
@@ -78,7 +78,9 @@ class Link:
         on_change: Callable[[], None] = lambda: None,  # welcomed, or refused; in the link's thread
     ) -> None:
         now = time.monotonic()
-        self.place = place
+        self._places = place.in_order()
+        self._best = 0  # where the last welcome came from
+        self.place = place  # the one that is tried or used
         self.incarnation = secrets.token_bytes(16)
         self.name = ""
         self.user = ""
@@ -90,7 +92,7 @@ class Link:
         self.publisher = None if handler is None else Publisher()
         self._party = party
         self._on_change = on_change
-        self._connection = Connection(now)
+        self._connection = Connection(now, addresses=len(self._places))
         self._outbox: Outbox[tuple[bytes, bytes | memoryview]] = Outbox(QUEUE_MESSAGES, QUEUE_BYTES)
         self._keeper = Keeper(self)
         self.post = self._keeper.post
@@ -104,7 +106,7 @@ class Link:
         self._monitor: zmq.Socket[bytes] | None = None
         self._next_heartbeat = now
         self._next_second = now
-        self._reason = "nothing answers"
+        self._way = Way()
         self._refusal: OrbitError | None = None
         self._settled = threading.Event()  # up, refused, or closed
         self._pid = os.getpid()
@@ -119,11 +121,18 @@ class Link:
                 self._thread.start()
 
     def wait_until_up(self, timeout_s: float) -> None:
-        """Return once welcomed; the refusal, or BrokerUnreachable with what was seen so far."""
-        ends_at = time.monotonic() + timeout_s
+        """Return once welcomed; the refusal, or the error that says what stands in the way after that time.
+
+        Every address has its turn, and a broker that has admitted the key is given more time.
+        """
+        ends_at = time.monotonic() + timeout_s + REACH_S * (len(self._places) - 1)
+        has_more_time = True
         while not self.is_up and not self.is_closed:
-            if not self._settled.wait(max(0.0, ends_at - time.monotonic())):
-                raise self._unreachable()
+            if self._settled.wait(max(0.0, ends_at - time.monotonic())):
+                continue
+            if not (has_more_time and self._way.is_greeted):
+                raise self._way.error(self.place.address, self.place.found_in, is_foreign)
+            ends_at, has_more_time = ends_at + OPENING_S, False
         if self.is_closed:
             raise self.ending()
 
@@ -139,6 +148,17 @@ class Link:
     def refusal(self) -> OrbitError | None:
         """Why the broker will not have this participant, if that is so."""
         return self._refusal
+
+    @property
+    def is_turned_away(self) -> bool:
+        """Whether the broker does not admit this key at present."""
+        return not self.is_up and self._way.is_barred
+
+    def retry_soon(self) -> None:
+        """Make the next attempt to connect soon. In the keeper's thread."""
+        now = time.monotonic()
+        self._connection.hurry(now)
+        self._due_at = now
 
     @property
     def keeper(self) -> Keeper:
@@ -275,7 +295,7 @@ class Link:
             self.publisher.tick(now)
         is_away = self._connection.state in (State.DOWN, State.OPENING)
         if is_away and now - self._connection.down_since >= BROKER_AWAY_S:
-            self.caller.fail_older_than(now - BROKER_AWAY_S, self._unreachable())
+            self.caller.fail_older_than(now - BROKER_AWAY_S, self.obstacle())
 
     def _handle(self, event: Event, now: float) -> None:
         self._due_at = now
@@ -286,6 +306,8 @@ class Link:
             EFFECTS[effect](self, now)
 
     def _open(self, now: float) -> None:
+        self.place = self._places[(self._best + self._connection.attempts - 1) % len(self._places)]
+        self._way.on_opening()
         try:
             self._dealer, self._monitor = self._sockets.dealer(
                 self.place.address, server_key=self.place.server_key, keys=self.place.keys
@@ -309,6 +331,8 @@ class Link:
         self._push(CONTROL, Header(Kind.HELLO, flags=flags), body)
 
     def _resume(self, now: float) -> None:
+        self._best = self._places.index(self.place)
+        self._way.on_welcome()
         self._next_heartbeat = now
         self.caller.on_connected(now)
         self._ear.on_up()
@@ -341,11 +365,18 @@ class Link:
             return self._refusal
         if self._connection.state is State.CLOSED:
             return ShuttingDown("this client has been closed", hint="Make a new one.")
-        return ShuttingDown("the broker has been stopped")
+        return self.obstacle() if self.is_turned_away else ShuttingDown("the broker has been stopped")
 
-    def _unreachable(self) -> BrokerUnreachable:
-        where = f"{self.place.address} (from {self.place.found_in})"
-        return BrokerUnreachable(f"the broker at {where} does not answer: {self._reason}")
+    def obstacle(self) -> OrbitError:
+        """What stands in the way of a connection."""
+        return self._way.error(self.place.address, self.place.found_in)
+
+    def _meet(self, obstacle: Obstacle, now: float) -> None:
+        """This attempt has failed. An endpoint says so once, until it fails in another way."""
+        if self._way.meet(self.place.address, obstacle) and self.server is not None:
+            error = error_of(obstacle, self.place.address)
+            log.warning("not-connected", reason=error.message, hint=error.hint)
+        self._handle(Event.NOT_ADMITTED if obstacle is Obstacle.NOT_ADMITTED else Event.BROKEN, now)
 
     def _refuse(self, error: OrbitError, now: float) -> None:
         self._refusal = error
@@ -365,7 +396,7 @@ class Link:
         if not self._outbox and self._try_send(frame, body):
             return
         if not self._outbox.push(priority, len(frame) + len(body), (frame, body)):
-            self._reason = "the queue to the broker was full"
+            self._way.reason = "the queue to the broker was full"
             self._keeper.queue(self._handle, Event.BROKEN, time.monotonic())  # the next connection says it again
 
     def _try_send(self, header: bytes, body: bytes | memoryview) -> bool:
@@ -424,7 +455,7 @@ class Link:
         self._handle(Event.ASKED_WHO, now)
 
     def _on_bye(self, header: Header, body: bytes, now: float) -> None:
-        self._reason = "it has been stopped" if header.flags & FINAL else "it is restarting"
+        self._way.reason = "it has been stopped" if header.flags & FINAL else "it is restarting"
         self._handle(Event.SAID_BYE if header.flags & FINAL else Event.BROKEN, now)
 
     def _on_heartbeat(self, header: Header, body: bytes, now: float) -> None:
@@ -446,9 +477,11 @@ class Link:
     def _on_refusal(self, header: Header, body: bytes, now: float) -> None:
         """An error that belongs to no call is the broker's answer to hello."""
         error = error_from_body(unpack_body(body, header.flags))
-        self._reason = error.message
         if error.code in TRY_AGAIN:
+            self._way.reason = error.message
             self._handle(Event.BROKEN, now)
+        elif isinstance(error, AuthRequired):
+            self._meet(Obstacle.NOT_ADMITTED, now)
         elif self._connection.state is not State.UP:
             self._refuse(error, now)
 
@@ -515,25 +548,19 @@ class Link:
     def _watch(self) -> None:
         """What libzmq tells of the connection."""
         now = time.monotonic()
-        while self._monitor is not None:
-            try:
-                frames = self._monitor.recv_multipart(zmq.DONTWAIT)
-            except zmq.Again:
-                return
-            event = struct.unpack("=H", frames[0][:2])[0]
-            if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH and self._connection.welcomes == 0:
-                self._refuse(AuthRequired(f"the broker at {self.place.address} does not know this key"), now)
-            elif event != zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self._reason = REASONS.get(event, self._reason)
+        while self._monitor is not None and (seen := next_event(self._monitor)) is not None:
+            event, value = seen
+            if event == REACHED:
+                self._way.is_reached = self._connection.is_reached = True
+            elif event == GREETED:
+                self._way.is_greeted = True
+            elif self._way.is_greeted:
+                self._way.reason = self._way.reason or "the connection was closed"
                 self._handle(Event.BROKEN, now)
+            else:
+                self._meet(obstacle_of(event, value, now - self._connection.heard_at), now)
 
 
-REASONS = {
-    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "it no longer knows this key",
-    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "the handshake failed; the broker's key may not be the expected one",
-    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "what answers there is not a broker of this kind",
-    zmq.EVENT_DISCONNECTED: "the connection was closed",
-}
 EFFECTS: dict[Effect, Callable[[Link, float], None]] = {
     Effect.OPEN: Link._open,
     Effect.SAY_HELLO: Link._say_hello,

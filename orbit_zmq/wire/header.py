@@ -61,6 +61,13 @@ TAGGED: Final = 128  # the body has integers outside 64 bits as tagged strings
 REWIND: Final = 256  # credit: send again from the chunk that is wanted next
 PROBE: Final = 512  # heartbeat: answer at once
 
+# Rights, as bits: what a caller may do. An operation's effect needs the right of the same name.
+READ: Final = 1
+WRITE: Final = 2
+RUN: Final = 4
+ALL_RIGHTS: Final = READ | WRITE | RUN
+RIGHT_OF: Final = {"read": READ, "write": WRITE, "run": RUN}
+
 
 @dataclass(slots=True)
 class Header:
@@ -79,6 +86,7 @@ class Header:
     left_s: float = 0.0  # 0 stands for absent
     flags: int = 0
     on_behalf_of: str = ""
+    rights: int = 0  # request: what the caller may do there; the broker stamps it
     trace: str = ""
     settled_below: int = 0
     settled: tuple[int, ...] = ()
@@ -133,6 +141,7 @@ FIELDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "l": ("left_s", _is_left),
     "f": ("flags", _is_small),
     "b": ("on_behalf_of", _is_text),
+    "r": ("rights", _is_small),
     "x": ("trace", _is_text),
     "d": ("settled_below", _is_id),
     "g": ("settled", _is_settled),

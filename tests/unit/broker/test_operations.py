@@ -53,6 +53,8 @@ def test_resolve_by_name_tells_the_incarnation_and_all_that_hello_said(world):
         "environment": {"hostname": "h"},
         "host": {"role": "login", "scheduler": "slurm"},
         "labels": {"site": "x"},
+        "user": "ada",
+        "share": {},
     }
 
 

@@ -102,7 +102,8 @@ def test_a_request_that_cannot_be_passed_on_is_answered(world, fields, code):
 def test_a_gateway_and_a_key_with_the_right_may_act_for_others():
     world = World()
     world.connect("hpc", "endpoint")
-    world.connect("g", "gateway")
+    world.say("hpc", Kind.UPDATE, {"share": {"eve": {"plugins": ["*"], "rights": ["run"]}}})
+    world.connect("g", "gateway", as_=identity("web", "gateway", may_act_for=True))
     world.connect("k", as_=identity("bob", "client", may_act_for=True))
 
     for label in ("g", "k"):
@@ -113,7 +114,7 @@ def test_a_gateway_and_a_key_with_the_right_may_act_for_others():
 def test_a_key_reaches_only_what_it_may():
     world = World()
     world.connect("hpc", "endpoint")
-    limited = identity("bob", "client", may_reach=lambda endpoint, plugin: plugin == "sysinfo")
+    limited = identity("ada", "client", may_reach=lambda endpoint, plugin: plugin == "sysinfo")
     world.connect("c", as_=limited)
 
     assert brief(world.call("c", 1, "hpc", plugin="rhapsody")) == [("c", "not-permitted")]
@@ -212,7 +213,7 @@ def test_a_resent_request_makes_the_flight_anew_after_its_reply_was_lost(world):
 
 
 def test_a_reply_for_a_full_queue_is_dropped_and_asked_for_again_when_it_has_drained(world):
-    world.participant("c").outbox = Outbox(max_messages=1)
+    world.participant("c").outbox = Outbox(max_messages=1, budget=world.state.queued)
     world.stuck.add("c")
     for call_id in (1, 2):
         world.call("c", call_id, "hpc")
@@ -226,7 +227,7 @@ def test_a_reply_for_a_full_queue_is_dropped_and_asked_for_again_when_it_has_dra
 
 
 def test_a_full_queue_to_the_endpoint_is_busy_for_the_caller(world):
-    world.participant("hpc").outbox = Outbox(max_messages=1)
+    world.participant("hpc").outbox = Outbox(max_messages=1, budget=world.state.queued)
     world.stuck.add("hpc")
 
     assert world.call("c", 1, "hpc") == []

@@ -26,7 +26,7 @@ from orbit_zmq.errors import (
 )
 from orbit_zmq.plugin import Host, Plugin, PluginSession, operation
 from orbit_zmq.wire.body import pack_body, unpack_map
-from tests.unit.plugin.fakes import chunks, served, until
+from tests.unit.plugin.fakes import EVERYBODY, chunks, served, until
 
 
 def run(scenario: Any) -> None:
@@ -169,7 +169,7 @@ def test_a_call_by_bare_session_id_finds_the_plugin():
 def test_two_instances_of_one_name_are_refused():
     async def scenario() -> None:
         with pytest.raises(Conflict, match="two plugins have the instance name 'test'"):
-            Service(Host(), [TestPlugin(Host()), TestPlugin(Host())], announce=lambda fact: None)
+            Service(Host(), [TestPlugin(Host()), TestPlugin(Host())], access=EVERYBODY, announce=lambda fact: None)
 
     run(scenario)
 
@@ -444,7 +444,7 @@ def test_a_service_that_is_canceled_answers_its_calls():
     async def scenario() -> None:
         async with served() as outer:
             bench = outer  # only for its words
-            service = Service(Host(), [TestPlugin(Host())], announce=lambda fact: None)
+            service = Service(Host(), [TestPlugin(Host())], access=EVERYBODY, announce=lambda fact: None)
             bench.service, kept = service, bench.service
             running = asyncio.create_task(service.run())
             await asyncio.sleep(0)
