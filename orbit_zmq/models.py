@@ -101,6 +101,23 @@ class EventStatus(Model):
     missed: int
 
 
+class SecurityStatus(Model):
+    """Who is kept out, and whether the rules in force are those that are written down."""
+
+    keys: int  # that are listed
+    key_list_damage: str  # what is wrong with the list on disk, while an older one is in force; else empty
+    connections_reaped: int  # that shook no hands or said no hello
+    audit_lines_lost: int  # that could not be written
+
+
+class LoopStatus(Model):
+    """How long the rounds of the broker's loop take. Everybody waits for the longest."""
+
+    rounds: int
+    longest_round_s: float  # since the start
+    longest_round_lately_s: float  # of the last ten to twenty seconds
+
+
 class Totals(Model):
     """Since the start. Messages and bytes are those of the broker's socket, headers included."""
 
@@ -150,6 +167,8 @@ class BrokerStatus(Model):
     busiest_sessions: list[SessionActivity]  # that the asker may know of, the busiest first
     calls: CallCounts
     events: EventStatus
+    security: SecurityStatus
+    loop: LoopStatus
     sessions: int
     catalogues: int
     queues: QueueStatus

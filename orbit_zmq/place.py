@@ -7,18 +7,20 @@ here connects; when nothing is found the error names every place that was looked
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orbit_zmq.contexts import read_context
 from orbit_zmq.errors import BrokerUnreachable, InvalidArgument, NotPermitted
 from orbit_zmq.paths import state_dir
 from orbit_zmq.runtime_file import read_runtime_file, runtime_file_path
-from orbit_zmq.security.join import PREFIX, JoinString
+from orbit_zmq.security.join import MAX_CHARS, PREFIX, JoinString
 from orbit_zmq.security.keys import BROKER_KEY, OWNER_KEY, KeyPair, load_keypair
 from orbit_zmq.settings import environment, setting
 
 TCP_ADDRESS = re.compile(r"tcp://[^\s/]+:\d{1,5}")
+STANDARD_INPUT = "-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,13 @@ class Place:
     keys: KeyPair | None
     found_in: str
     events: str | None = None  # where events are published; None: where the broker says
+    name: str = ""  # the endpoint that the keys are for, where they are for one
+    others: tuple[tuple[str, str | None], ...] = ()  # more addresses of the same broker, and where it publishes there
+
+    def in_order(self) -> tuple[Place, ...]:
+        """One place for each address, in the order in which they are tried."""
+        others = (replace(self, address=address, events=events, others=()) for address, events in self.others)
+        return (replace(self, others=()), *others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +55,9 @@ def find_broker(url: str | None = None, join: str | None = None, context: str | 
     """The first place that is named: by the arguments, the environment, the context in use, the config file, or this user's
     broker on this machine.
 
-    Of one level the address counts before the join string and that before the context. `join` is a join string or the path of
-    a file with one. An address that comes with a join string, or over a level with ORBIT_JOIN_FILE, is used with its keys.
+    Of one level the address counts before the join string and that before the context. `join` is a join string, the path of a
+    file with one, or `-` for standard input. An address that comes with a join string, or over a level with ORBIT_JOIN_FILE, is
+    used with its keys.
     """
     arguments = Named(url, join, context, ("the argument url", "the argument join", f"the context {context}"))
     for level in (arguments, _environment_level()):
@@ -56,8 +66,18 @@ def find_broker(url: str | None = None, join: str | None = None, context: str | 
     return _place_at(_config_level()) or _local_place()
 
 
+def read_join_string(where: str) -> JoinString:
+    """The join string that this is, or that lies in the file of that name, or that comes from standard input."""
+    if where.strip().startswith(PREFIX):
+        return JoinString.decode(where)
+    if where == STANDARD_INPUT:
+        return JoinString.decode(sys.stdin.readline(MAX_CHARS + 1))
+    return JoinString.read(Path(where).expanduser())
+
+
 def _environment_level() -> Named:
-    url, join, context = names = ("ORBIT_URL", "ORBIT_JOIN_FILE", "ORBIT_CONTEXT")
+    joined = "ORBIT_JOIN" if environment("ORBIT_JOIN") else "ORBIT_JOIN_FILE"
+    url, join, context = names = ("ORBIT_URL", joined, "ORBIT_CONTEXT")
     return Named(environment(url), environment(join), environment(context), names)
 
 
@@ -71,20 +91,27 @@ def _config_level() -> Named:
 def _place_at(level: Named) -> Place | None:
     url, joined = level.url, None
     if level.join:
-        joined = _join_string(level.join)
+        joined = read_join_string(level.join)
     elif level.context:
         context = read_context(level.context)
         url, joined = url or context.url, context.join
-    elif url and (from_environment := environment("ORBIT_JOIN_FILE")):
-        joined = _join_string(from_environment)
+    elif url and (from_environment := _environment_level().join):
+        joined = read_join_string(from_environment)
     address = url or (joined.requests[0] if joined is not None else None)
     named = zip((level.url, level.join, level.context), level.origins, strict=True)
-    return _place_of(address, joined, next(origin for value, origin in named if value)) if address else None
+    if not address:
+        return None
+    place = _place_of(address, joined, next(origin for value, origin in named if value))
+    return place if joined is None or address != joined.requests[0] else replace(place, others=_others_of(joined))
 
 
-def _join_string(text_or_path: str) -> JoinString:
-    text = text_or_path.strip()
-    return JoinString.decode(text) if text.startswith(PREFIX) else JoinString.read(Path(text_or_path).expanduser())
+def _others_of(joined: JoinString) -> tuple[tuple[str, str | None], ...]:
+    """The other addresses of a join string, and where events are published there."""
+    events: list[str | None] = [*joined.events, *[None] * len(joined.requests)]
+    if overridden := environment("ORBIT_EVENTS_URL"):
+        events = [overridden] * len(joined.requests)
+    pairs = zip(joined.requests[1:], events[1:], strict=False)
+    return tuple((address, at) for address, at in pairs if TCP_ADDRESS.fullmatch(address))
 
 
 def check_address(address: str, found_in: str) -> None:
@@ -102,8 +129,10 @@ def _place_of(address: str, joined: JoinString | None, found_in: str) -> Place:
     if address.startswith("ipc://"):
         return Place(address, None, None, found_in, environment("ORBIT_EVENTS_URL"))
     if joined is not None:
-        events = environment("ORBIT_EVENTS_URL") or next(iter(joined.events), None)
-        return Place(address, joined.broker_key, joined.keys, found_in, events)
+        is_first = address == joined.requests[0]
+        events = environment("ORBIT_EVENTS_URL") or (next(iter(joined.events), None) if is_first else None)
+        name = joined.name if joined.role == "endpoint" else ""
+        return Place(address, joined.broker_key, joined.keys, found_in, events, name)
     try:
         server_key, keys = load_keypair(state_dir() / BROKER_KEY).public, load_keypair(state_dir() / OWNER_KEY)
     except FileNotFoundError:
@@ -115,7 +144,7 @@ def _place_of(address: str, joined: JoinString | None, found_in: str) -> Place:
 
 
 def _local_place() -> Place:
-    looked_at = "the arguments url, join and context; ORBIT_URL, ORBIT_JOIN_FILE and ORBIT_CONTEXT; config.toml"
+    looked_at = "the arguments url, join and context; ORBIT_URL, ORBIT_JOIN, ORBIT_JOIN_FILE and ORBIT_CONTEXT; config.toml"
     try:
         record, here = read_runtime_file(), str(runtime_file_path())
     except NotPermitted as error:

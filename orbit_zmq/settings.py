@@ -11,6 +11,7 @@ import os
 VARIABLES = {
     "ORBIT_URL": "address of the broker: tcp://host:port or ipc://path",
     "ORBIT_EVENTS_URL": "address of the broker's events, where it is not the one that the broker names",
+    "ORBIT_JOIN": "a join string",
     "ORBIT_JOIN_FILE": "file with a join string",
     "ORBIT_CONTEXT": "name of a stored context",
     "ORBIT_CONFIG_DIR": "directory of settings and contexts",

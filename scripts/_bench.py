@@ -3,6 +3,9 @@
 The base is a bare echo: three processes, blocking sockets, DEALER - ROUTER - DEALER under CURVE, one message of 64 bytes in
 flight. Blocks of both alternate, so that what else the machine does falls on both; a ratio is that of the medians of one
 pair of blocks, and the quartiles over all pairs are reported. Absolute times stand beside them and prove nothing.
+
+`call` also reports what CURVE costs, by the same bare echo without it; `events` what sealing costs, by a bare publisher and
+subscriber with and without it.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +32,10 @@ WARM_UP = 200
 def bare_router(public: str, secret: str) -> None:
     """Pass messages between two dealers, as they come."""
     socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
-    socket.curve_server = True
-    socket.curve_secretkey = secret.encode()
-    socket.curve_publickey = public.encode()
+    if secret:
+        socket.curve_server = True
+        socket.curve_secretkey = secret.encode()
+        socket.curve_publickey = public.encode()
     port = socket.bind_to_random_port("tcp://127.0.0.1")
     print(port, flush=True)
     peers: dict[bytes, bytes] = {}
@@ -48,9 +52,9 @@ def bare_router(public: str, secret: str) -> None:
 
 def bare_dealer(port: str, server_key: str) -> zmq.Socket[bytes]:
     socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
-    public, secret = zmq.curve_keypair()
-    socket.curve_serverkey = server_key.encode()
-    socket.curve_publickey, socket.curve_secretkey = public, secret
+    if server_key:
+        socket.curve_serverkey = server_key.encode()
+        socket.curve_publickey, socket.curve_secretkey = zmq.curve_keypair()
     socket.connect(f"tcp://127.0.0.1:{port}")
     return socket
 
@@ -63,9 +67,9 @@ def bare_server(port: str, server_key: str) -> None:
 
 
 @contextmanager
-def bare_echo() -> Iterator[Callable[[], None]]:
+def bare_echo(*, message: bytes = MESSAGE, is_encrypted: bool = True) -> Iterator[Callable[[], None]]:
     """One round trip of the base."""
-    public, secret = (key.decode() for key in zmq.curve_keypair())
+    public, secret = (key.decode() for key in zmq.curve_keypair()) if is_encrypted else ("", "")
     with ExitStack() as stack:
         router = stack.enter_context(child("bare-router", public, secret))
         assert router.stdout is not None
@@ -73,7 +77,7 @@ def bare_echo() -> Iterator[Callable[[], None]]:
         stack.enter_context(child("bare-server", port, public))
         socket = bare_dealer(port, public)
         for _ in range(50):  # until the server is there, messages go nowhere
-            socket.send(MESSAGE)
+            socket.send(message)
             if socket.poll(200):
                 break
         else:
@@ -82,7 +86,7 @@ def bare_echo() -> Iterator[Callable[[], None]]:
             socket.recv()
 
         def turn() -> None:
-            socket.send(MESSAGE)
+            socket.send(message)
             socket.recv()
 
         yield turn
@@ -91,14 +95,16 @@ def bare_echo() -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def child(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, __file__, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         yield process
     finally:
         process.kill()
         process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                with suppress(OSError):
+                    stream.close()
 
 
 @contextmanager
@@ -147,6 +153,87 @@ def one_task() -> Iterator[Callable[[], None]]:
 
 FLOOD_AT_MOST = 2.0  # times the 99th percentile without a flood
 MEASURES = {"call": (one_call, 2.0), "task": (one_task, 6.0)}  # what, and the most that it may cost in bare echoes
+
+
+SIZES = {"64 B": b"x" * 64, "1 kB": b"x" * 1_024}
+EVENTS = 1_000  # in one turn of the bare publisher
+EVENT = b"x" * 500
+
+
+def bare_publisher(mode: str) -> None:
+    """Publish events, sealed or plain, as many as somebody asks for on standard input."""
+    from orbit_zmq.wire.seal import Sealer
+
+    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.XPUB)
+    socket.set(zmq.SNDHWM, 0)
+    print(socket.bind_to_random_port("tcp://127.0.0.1"), flush=True)
+    socket.recv()  # the subscription
+    sealer = Sealer(b"i" * 8, b"k" * 32)
+    for line in sys.stdin:
+        for _ in range(int(line)):
+            if mode == "sealed":
+                socket.send_multipart(sealer.seal(b"topic/", b"", EVENT))
+            else:
+                socket.send_multipart((b"topic/", b"", EVENT))
+
+
+@contextmanager
+def bare_events(mode: str) -> Iterator[Callable[[], None]]:
+    """A thousand events from one process to another."""
+    from orbit_zmq.wire.seal import Opener
+
+    with child("bare-publisher", mode) as publisher:
+        assert publisher.stdout is not None and publisher.stdin is not None
+        asks = publisher.stdin
+        socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
+        socket.set(zmq.RCVHWM, 0)
+        socket.connect(f"tcp://127.0.0.1:{publisher.stdout.readline().strip()}")
+        socket.subscribe(b"topic/")
+        opener = Opener(b"k" * 32)
+
+        def turn() -> None:
+            asks.write(f"{EVENTS}\n")
+            asks.flush()
+            for _ in range(EVENTS):
+                topic, mark, sealed = socket.recv_multipart()
+                if mode == "sealed":
+                    opener.open(topic, mark, sealed)
+
+        yield turn
+        socket.close(0)
+
+
+def cost(with_it: Any, without_it: Any, pairs: int, turns: int) -> dict[str, float]:
+    """The ratio of two turns, with something and without it, in alternating blocks."""
+    ratios, withs, withouts = [], [], []
+    with with_it as first, without_it as second:
+        for turn in (first, second):
+            block(turn, max(1, turns // 5))
+        for _ in range(pairs):
+            withs.append(statistics.median(block(first, turns)))
+            withouts.append(statistics.median(block(second, turns)))
+            ratios.append(withs[-1] / withouts[-1])
+    lower, middle, upper = statistics.quantiles(ratios, n=4)
+    return {
+        "lower_quartile": lower,
+        "ratio": middle,
+        "upper_quartile": upper,
+        "with_ms": statistics.median(withs) * 1e3,
+        "without_ms": statistics.median(withouts) * 1e3,
+    }
+
+
+def cost_of_curve(pairs: int, turns: int) -> dict[str, dict[str, float]]:
+    """What encryption adds to one bare echo."""
+    return {
+        size: cost(bare_echo(message=message), bare_echo(message=message, is_encrypted=False), pairs, turns)
+        for size, message in SIZES.items()
+    }
+
+
+def cost_of_sealing(pairs: int, turns: int) -> dict[str, dict[str, float]]:
+    """What sealing and opening add to a thousand events from one process to another."""
+    return {f"{EVENTS} events of {len(EVENT)} B": cost(bare_events("sealed"), bare_events("plain"), pairs, turns)}
 
 
 def block(turn: Callable[[], None], turns: int) -> list[float]:
@@ -266,12 +353,34 @@ def show(found: dict[str, Any]) -> str:
         ]
         said = f"p99 beside that without a flood, at most {found['at_most']:g}; {found['told_per_s']:.0f} events/s were told, "
         return "\n".join([*lines, f"{said}quiet p99 {found['quiet_p99_ms']:.3f} ms"])
+    costs = [(what, size, cost) for what in ("curve", "sealing") for size, cost in found.get(what, {}).items()]
+    lines = [cost_line(*cost) for cost in costs]
+    if found["measure"] == "events":
+        return "\n".join(lines)
     ratio = found["ratio"]
-    return (
+    lines.append(
         f"{found['measure']}: {ratio['median']:.2f} bare echoes (quartiles {ratio['lower_quartile']:.2f} to "
         f"{ratio['upper_quartile']:.2f}, at most {ratio['at_most']:g}); p50 {found['ours_p50_ms']:.3f} ms "
         f"beside {found['base_p50_ms']:.3f} ms"
     )
+    return "\n".join(lines)
+
+
+def cost_line(what: str, size: str, cost: dict[str, float]) -> str:
+    return (
+        f"{what}, {size}: {cost['ratio']:.2f} times what it takes without (quartiles {cost['lower_quartile']:.2f} to "
+        f"{cost['upper_quartile']:.2f}); {cost['with_ms']:.3f} ms beside {cost['without_ms']:.3f} ms"
+    )
+
+
+def measured(measure: str, pairs: int, turns: int) -> dict[str, Any]:
+    """What is asked for."""
+    if measure == "flood":
+        return compare_floods(pairs, turns)
+    if measure == "events":
+        return {"measure": "events", "sealing": cost_of_sealing(pairs, max(1, turns // 50))}
+    found = compare(measure, pairs, turns)
+    return found | {"curve": cost_of_curve(pairs, turns)} if measure == "call" else found
 
 
 def main() -> int:
@@ -279,18 +388,18 @@ def main() -> int:
         bare_router(*sys.argv[2:])
     if sys.argv[1:2] == ["bare-server"]:
         bare_server(*sys.argv[2:])
+    if sys.argv[1:2] == ["bare-publisher"]:
+        bare_publisher(*sys.argv[2:])
+        return 0
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("measure", choices=sorted([*MEASURES, "flood"]))
+    parser.add_argument("measure", choices=sorted((*MEASURES, "events", "flood")))
     parser.add_argument("--pairs", type=int, default=11, help="pairs of blocks (11)")
     parser.add_argument("--calls", type=int, default=500, help="turns in each block (500)")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     options = parser.parse_args()
-    if options.measure == "flood":
-        found = compare_floods(options.pairs, options.calls)
-    else:
-        found = compare(options.measure, options.pairs, options.calls)
+    found = measured(options.measure, options.pairs, options.calls)
     print(json.dumps(found) if options.json else show(found))
-    return 0 if found["met"] else 1
+    return 0 if found.get("met", True) else 1
 
 
 if __name__ == "__main__":

@@ -24,9 +24,11 @@ from typing import Any
 import psutil
 import zmq
 
+from orbit_broker.audit import Audit
+from orbit_broker.keyring import Keyring
 from orbit_broker.loop import Loop
-from orbit_broker.selftest import refuse_to_start_open
-from orbit_broker.state import SETTLE_S, Identity, State
+from orbit_broker.selftest import WILDCARDS, refuse_to_start_open
+from orbit_broker.state import SETTLE_S, State
 from orbit_zmq import __version__
 from orbit_zmq.cli.main import complain, exit_code_of
 from orbit_zmq.errors import InvalidArgument, OrbitError
@@ -36,7 +38,7 @@ from orbit_zmq.log import configure_logging, get_logger
 from orbit_zmq.paths import socket_path, state_dir
 from orbit_zmq.runtime_file import RuntimeFile, remove_runtime_file, write_runtime_file
 from orbit_zmq.security.keylist import KeyList
-from orbit_zmq.security.keys import BROKER_KEY, KEY_LIST, KeyPair, load_or_make_keypair, own_user
+from orbit_zmq.security.keys import BROKER_KEY, KEY_LIST, KeyPair, load_or_make_keypair
 from orbit_zmq.supervise import WILL_RETURN
 from orbit_zmq.transport.sockets import ZAP_DOMAIN, Sockets
 from orbit_zmq.transport.zap import ZapHandler
@@ -44,57 +46,7 @@ from orbit_zmq.wire.limits import PROTOCOL_VERSIONS, Intervals
 
 log = get_logger("orbit_broker")
 
-
-class Admission:
-    """The list of keys, as the handshake and the rules ask for it."""
-
-    def __init__(self, keys: KeyList) -> None:
-        self._keys = keys
-        self._own = f"uid:{os.geteuid()}"
-        self._user = own_user()
-        self._has_changed = False
-
-    def is_known(self, key: str) -> bool:
-        """Whether a key may connect. One that is not known may have been listed a moment ago: one `stat` tells."""
-        now = time.time()
-        known = self._keys.lookup(key, now) is not None
-        if not known and self._keys.reload():
-            self._has_changed = True
-            known = self._keys.lookup(key, now) is not None
-        if known:
-            self._keys.seen(key, now)
-        return known
-
-    def identify(self, user_id: str) -> Identity | None:
-        """Whom a user id stands for, as the list says now."""
-        if user_id == self._own:
-            return Identity(user_id, self._user, "admin", _any_name, _anywhere)
-        entry = self._keys.lookup(user_id, time.time())
-        if entry is None:
-            return None
-        is_limited = (entry.endpoints, entry.plugins) != (("*",), ("*",))
-        return Identity(
-            user_id,
-            entry.user,
-            entry.role,
-            entry.may_take,
-            entry.may_reach if is_limited else _anywhere,
-            may_act_for="act-for" in entry.rights,
-        )
-
-    def reload(self) -> bool:
-        """Whether the list is another one than at the last call."""
-        changed = self._keys.reload() or self._has_changed
-        self._has_changed = False
-        return changed
-
-
-def _any_name(name: str) -> bool:
-    return True
-
-
-def _anywhere(endpoint: str, plugin: str) -> bool:
-    return True
+AUDIT_LOG = "audit.log"  # in the state directory
 
 
 def main() -> int:
@@ -121,7 +73,8 @@ def run(arguments: argparse.Namespace) -> bool:
     if arguments.state_dir:
         directory = make_private_directory(Path(arguments.state_dir).absolute(), "ORBIT_STATE_DIR")
     pair = load_or_make_keypair(directory / BROKER_KEY)
-    admission = Admission(KeyList.load(directory / KEY_LIST))
+    keyring = Keyring(KeyList.load(directory / KEY_LIST))
+    audit = Audit(directory / AUDIT_LOG)
     ipc = arguments.ipc or socket_path("broker.sock")
     sockets = Sockets()
     try:
@@ -139,10 +92,14 @@ def run(arguments: argparse.Namespace) -> bool:
             settle_s=settle_s,
             facts=_facts(ipc, tcp, limit),
             measure=_measurer(),
+            keys=keyring,
+            public_key=pair.public,
+            reachable=reachable,
         )
-        zap = ZapHandler(zap_socket, admission.is_known, os.geteuid(), ZAP_DOMAIN)
+        zap = ZapHandler(zap_socket, keyring.is_known, os.geteuid(), ZAP_DOMAIN)
         state.events_at = {"ipc": f"ipc://{events_ipc}", "tcp": events_tcp}
-        loop = Loop(state, router, publisher, zap_socket, zap, admission.identify, admission.reload)
+        ports = [port_of(address) for address in (tcp, events_tcp) if address]
+        loop = Loop(state, router, publisher, zap_socket, zap, keyring, audit, ports)
         _watch_for_the_end(loop, arguments.exit_with_parent, is_supervised=arguments.supervised)
         if tcp is not None:
             state.facts["tcp"] = tcp
@@ -156,6 +113,7 @@ def run(arguments: argparse.Namespace) -> bool:
         return loop.ended_for_good
     finally:
         sockets.close()
+        audit.close()
 
 
 def _serve(loop: Loop, ipc: str, tcp: str | None, pair: KeyPair, events: tuple[str, str | None]) -> None:
@@ -190,6 +148,23 @@ def next_port(tcp: str | None) -> str | None:
         return None
     host, _, port = tcp.rpartition(":")
     return f"{host}:{int(port) + 1}" if port.isdigit() and port != "0" else tcp
+
+
+def port_of(address: str) -> int:
+    """The port of tcp://host:port."""
+    return int(address.rpartition(":")[2])
+
+
+def reachable(address: str) -> list[str]:
+    """Where others find what listens at an address: that address, or one for each network that this machine is in."""
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    if host not in WILDCARDS:
+        return [address]
+    found = [entry for entries in psutil.net_if_addrs().values() for entry in entries]
+    hosts = [entry.address for entry in found if entry.family == socket.AF_INET]
+    hosts += [f"[{entry.address}]" for entry in found if entry.family == socket.AF_INET6 and "%" not in entry.address]
+    outside = [one for one in hosts if not one.startswith("127.") and one != "[::1]"]
+    return [f"tcp://{one}:{port}" for one in outside or hosts or ["127.0.0.1"]]
 
 
 def _watch_for_the_end(loop: Loop, exit_with_parent: bool, *, is_supervised: bool) -> None:

@@ -7,6 +7,7 @@ when its holder does not answer. The user comes from the connection, never from 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from orbit_broker import events, holdings, topology
 from orbit_broker.audiences import welcome_audiences
@@ -14,15 +15,17 @@ from orbit_broker.hello import Hello, read_hello
 from orbit_broker.out import Out
 from orbit_broker.presence import lose
 from orbit_broker.routing import release_held
-from orbit_broker.state import Identity, Newcomer, Participant, State
+from orbit_broker.state import Identity, Newcomer, Participant, Party, State
 from orbit_broker.updates import take_facts
 from orbit_zmq.errors import AuthRequired, Busy, NameTaken, NotPermitted, OrbitError, ProtocolError, ShuttingDown
 from orbit_zmq.rules.liveness import Liveness
-from orbit_zmq.rules.outbox import CONTROL
+from orbit_zmq.rules.outbox import CONTROL, Outbox
 from orbit_zmq.wire.body import pack_body
 from orbit_zmq.wire.header import PROBE, Header, Kind
 
 NEWCOMERS = 1_024  # hellos that wait for a holder of their name
+PARTICIPANTS = 16_384  # in all
+PARTICIPANTS_OF_A_KEY = 4_096  # a thousand endpoints and their clients, from one machine
 STRANGERS = 4_096  # routing ids remembered of those who were asked who they are
 ASK_AGAIN_S = 1.0  # a stranger that keeps talking is asked once a second
 
@@ -48,6 +51,9 @@ def on_hello(state: State, out: Out, routing_id: bytes, identity: Identity | Non
         else:
             _probe(state, out, Newcomer(routing_id, identity, body, flags, holder, now))
     except OrbitError as error:
+        if identity is not None and isinstance(error, PermissionError):
+            who = {"key": identity.key_name or identity.user_id, "user": identity.user}
+            out.audits.append({**who, "what": "hello", "result": error.code, "reason": error.message})
         refuse(out, routing_id, error)
 
 
@@ -91,13 +97,24 @@ def on_keys_changed(state: State, out: Out, identify: Callable[[str], Identity |
     """The list of keys is another one: rights change at once, and who is not listed any more is gone."""
     for participant in tuple(state.participants.values()):
         fresh = identify(participant.identity.user_id)
-        if fresh is None or fresh.user != participant.identity.user or not _may_claim(fresh, participant.role):
+        if fresh is None or not _may_stay(fresh, participant):
             if participant.routing_id:
-                refuse(out, participant.routing_id, AuthRequired("the key of this participant has been revoked"))
+                refuse(out, participant.routing_id, AuthRequired("the key of this participant was revoked, or has expired"))
+                out.cuts.append(participant.routing_id)
             lose(state, out, participant, "revoked", now)
         else:
             participant.identity = fresh
+    for newcomer in tuple(state.newcomers.values()):
+        renewed = identify(newcomer.identity.user_id)
+        if renewed is None:
+            del state.newcomers[newcomer.routing_id]
+            refuse(out, newcomer.routing_id, AuthRequired("the key of this participant was revoked, or has expired"))
+        else:
+            state.newcomers[newcomer.routing_id] = replace(newcomer, identity=renewed)
+    out.rights_changed = True
+    state.permissions_version += 1
     state.audiences.on_rights_changed(identify, now)
+    state.sweep_at = now
 
 
 def refuse(out: Out, routing_id: bytes, error: OrbitError) -> None:
@@ -122,6 +139,12 @@ def _check_allowed(state: State, routing_id: bytes, identity: Identity, hello: H
         raise NotPermitted("this incarnation belongs to another participant")
 
 
+def _may_stay(fresh: Identity, participant: Participant) -> bool:
+    if fresh.user != participant.identity.user or not _may_claim(fresh, participant.role):
+        return False
+    return not participant.is_endpoint or fresh.may_take(participant.name)
+
+
 def _may_claim(identity: Identity, role: str) -> bool:
     return identity.role in ("admin", role) or role == "client"
 
@@ -140,9 +163,11 @@ def _admit(state: State, out: Out, routing_id: bytes, identity: Identity, hello:
     closed_lost_s = intervals.closed_lost_s if is_endpoint else intervals.lost_s
     participant = Participant(
         incarnation=hello.incarnation,
-        name=hello.name if is_endpoint else f"{identity.user}.{hello.incarnation[-4:].hex()}",
+        name=hello.name if is_endpoint else f"{identity.key_name or identity.user}.{hello.incarnation[-4:].hex()}",
         role=hello.role,
         identity=identity,
+        party=_party_with_room(state, identity),
+        outbox=Outbox(budget=state.queued),
         limits=hello.limits,
         liveness=Liveness(intervals.suspect_s, intervals.lost_s, closed_lost_s, now),
         probed_at=now,
@@ -152,6 +177,17 @@ def _admit(state: State, out: Out, routing_id: bytes, identity: Identity, hello:
     holdings.on_back(state, out, participant)
     topology.on_change(state, participant)
     out.log("admitted", participant=participant.name, role=hello.role, user=identity.user)
+
+
+def _party_with_room(state: State, identity: Identity) -> Party:
+    party = state.parties.get(identity.user_id)
+    if len(state.participants) >= PARTICIPANTS:
+        raise Busy(f"{PARTICIPANTS} participants are connected")
+    if party is None:
+        return state.party_of(identity.user_id)
+    if len(party.participants) >= PARTICIPANTS_OF_A_KEY:
+        raise Busy(f"{PARTICIPANTS_OF_A_KEY} participants are connected with this key")
+    return party
 
 
 def _reconnect(

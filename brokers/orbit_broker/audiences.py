@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 EVERYBODY: Final = "all"
 KEY_S = 86_400.0
 ROTATION_S = 0.1  # rotations within it are one
-CHECK_S = 5.0  # how often it is looked whether a key's holder has expired
 TOLD_A_ROUND = 100  # connections told of a new key in one round of the loop
 
 
@@ -64,7 +63,6 @@ class Audiences:
 
     def __init__(self) -> None:
         self.by_name: dict[str, Audience] = {}
-        self._check_at = 0.0
 
     def of(self, name: str, now: float) -> Audience:
         """The audience of that name; it is there once it is asked for."""
@@ -76,7 +74,7 @@ class Audiences:
 
     def give(self, name: str, participant: Participant, now: float) -> dict[str, Any]:
         """Tag and key for one who may hear the audience; NotPermitted for one who may not."""
-        if not may_hear(participant.identity, participant.role, name):
+        if not may_hear(participant.identity, name):
             raise NotPermitted(f"this participant may not hear the events of {name}")
         audience = self.of(name, now)
         participant.hears.add(name)
@@ -97,7 +95,7 @@ class Audiences:
         for audience in self.by_name.values():
             for user_id, before in tuple(audience.given.items()):
                 fresh = identify(user_id)
-                if fresh is None or not may_hear(fresh, fresh.role, audience.name) or fresh.user != before.user:
+                if fresh is None or not may_hear(fresh, audience.name) or fresh.user != before.user:
                     del audience.given[user_id]
                     audience.rotate_at = min(audience.rotate_at, max(now, audience.rotated_at + ROTATION_S))
 
@@ -109,12 +107,9 @@ class Audiences:
             for participant in tuple(audience.untold)[:TOLD_A_ROUND]:
                 self._tell(state, out, audience, participant, now)
 
-    def check_is_due(self, now: float) -> bool:
-        """Whether holders of keys may have expired since the last look."""
-        if now < self._check_at:
-            return False
-        self._check_at = now + CHECK_S
-        return True
+    def are_settled(self, now: float) -> bool:
+        """Whether no key waits to be replaced, and everybody has been told of those that were."""
+        return all(audience.rotate_at - now > ROTATION_S and not audience.untold for audience in self.by_name.values())
 
     def _rotate(self, state: State, audience: Audience, now: float) -> None:
         audience.sealer, audience.key = _fresh_key()
@@ -127,16 +122,16 @@ class Audiences:
         is_here = state.participants.get(participant.incarnation) is participant and bool(participant.routing_id)
         if not is_here:
             return  # it is told in its next welcome
-        if not may_hear(participant.identity, participant.role, audience.name):
+        if not may_hear(participant.identity, audience.name):
             participant.hears.discard(audience.name)
             return
         body, flags = pack_body({audience.name: self.give(audience.name, participant, now)})
         out.send(participant, CONTROL, Header(Kind.KEYS, flags=flags), body, now)
 
 
-def may_hear(identity: Identity, role: str, audience: str) -> bool:
+def may_hear(identity: Identity, audience: str) -> bool:
     """Whether somebody may hear an audience: everybody's, one's own, and that of a user for whom one may act."""
-    return audience in (EVERYBODY, identity.user) or identity.may_act_for or (role == "gateway" and identity.role == role)
+    return audience in (EVERYBODY, identity.user) or identity.may_act_for
 
 
 def welcome_audiences(state: State, participant: Participant, now: float) -> dict[str, Any]:
@@ -144,9 +139,7 @@ def welcome_audiences(state: State, participant: Participant, now: float) -> dic
     wanted = {EVERYBODY, participant.identity.user, *participant.hears}
     participant.hears.clear()
     return {
-        name: state.audiences.give(name, participant, now)
-        for name in sorted(wanted)
-        if may_hear(participant.identity, participant.role, name)
+        name: state.audiences.give(name, participant, now) for name in sorted(wanted) if may_hear(participant.identity, name)
     }
 
 

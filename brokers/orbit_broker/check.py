@@ -11,6 +11,7 @@ from orbit_zmq.rules.liveness import Presence
 def check(state: State) -> list[str]:
     """What does not fit together; empty in every state that the rules may leave behind."""
     problems = [*_check_participants(state), *_check_tables(state), *_check_flights(state), *_check_sessions(state)]
+    problems += _check_parties(state)
     for digest in state.catalogues:
         if not any(endpoint.catalogue == digest for endpoint in state.endpoints.values()):
             problems.append(f"catalogue {digest.hex()} belongs to nobody")
@@ -19,6 +20,8 @@ def check(state: State) -> list[str]:
             problems.append(f"held request {held.header.id} has no caller")
         if key in state.flights:
             problems.append(f"request {held.header.id} is both held and in flight")
+    if state.queued.used_bytes != sum(participant.outbox.bytes for participant in state.participants.values()):
+        problems.append("the bytes in queues are miscounted")
     if state.held_bytes != sum(len(held.body) for held in state.held.values()):
         problems.append("the bytes of held requests are miscounted")
     for routing_id, newcomer in state.newcomers.items():
@@ -40,6 +43,19 @@ def _check_participants(state: State) -> list[str]:
             problems.append(f"{participant.name} is lost and still there")
         if not participant.routing_id and participant.takes_requests:
             problems.append(f"{participant.name} is present without a connection")
+    return problems
+
+
+def _check_parties(state: State) -> list[str]:
+    problems = []
+    for user_id, party in state.parties.items():
+        if not party.participants or any(state.participants.get(one.incarnation) is not one for one in party.participants):
+            problems.append(f"the key {user_id} has participants that are not there")
+        if party.calls != sum(len(one.made) for one in party.participants):
+            problems.append(f"the calls of the key {user_id} are miscounted")
+    for participant in state.participants.values():
+        if state.parties.get(participant.identity.user_id) is not participant.party:
+            problems.append(f"{participant.name} belongs to a key that is not there")
     return problems
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from orbit_broker import admission, answers, events, holdings, presence, routing, streams, topology, updates
+from orbit_broker import admission, answers, events, holdings, operations, presence, routing, streams, topology, updates
 from orbit_broker.out import Out
 from orbit_broker.state import Identity, Participant, State
 from orbit_zmq.errors import OrbitError, ProtocolError, Unsupported
@@ -57,26 +57,35 @@ def on_first_words(
 
 def on_tick(state: State, out: Out, now: float) -> float:
     """What the time alone asks for; answers when to call again."""
+    if state.keys is not None and state.keys.changed:
+        state.keys.changed = False
+        admission.on_keys_changed(state, out, state.keys.identify, now)
     if state.next_deadline() <= now:
         answers.on_deadlines(state, out, now)
     if now >= state.sweep_at:
-        presence.on_presence_tick(state, out, now)
-        if state.newcomers:
-            admission.on_newcomers_tick(state, out, now)
-        if state.held:
-            routing.on_held_tick(state, out, now)
-        if state.own_streams:
-            streams.on_streams_tick(state, out, now)
-        state.audiences.on_tick(state, out, now)
-        topology.on_topology_tick(state, out, now)
-        if not state.is_settled and now >= state.started_at + state.settle_s:
-            holdings.on_settled(state, out)
+        _sweep(state, out, now)
         state.sweep_at = now + SWEEP_S
     if now >= state.sample_at:
         state.sample_at = now + SAMPLE_S
         for cause, count in state.counters.sample(now).items():
             out.warn("dropped", cause=cause, count=count)
     return min(state.sweep_at, state.next_deadline())
+
+
+def _sweep(state: State, out: Out, now: float) -> None:
+    presence.on_presence_tick(state, out, now)
+    if state.newcomers:
+        admission.on_newcomers_tick(state, out, now)
+    if state.held:
+        routing.on_held_tick(state, out, now)
+    if state.own_streams:
+        streams.on_streams_tick(state, out, now)
+    state.audiences.on_tick(state, out, now)
+    if state.due_answers:
+        operations.on_due_answers(state, out, now)
+    topology.on_topology_tick(state, out, now)
+    if not state.is_settled and now >= state.started_at + state.settle_s:
+        holdings.on_settled(state, out)
 
 
 def _hello(state: State, out: Out, peer: Participant, header: Header, body: bytes, now: float) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from orbit_broker import permissions
 from orbit_broker.audiences import EVERYBODY, Audience, Stream
 from orbit_broker.counters import count_session
 from orbit_broker.out import Out
@@ -28,6 +29,8 @@ def on_event(state: State, out: Out, peer: Participant, header: Header, body: by
     is_event = bool(header.operation or header.up_to) and header.id <= last and len(body) <= EVENT_BYTES
     if not is_event or not may_serve(peer, header.audience):
         state.counters.drop("refused-event")
+        if header.audience:
+            out.audit(peer, header, "event", "not-permitted", audience=header.audience)
         return
     audience = state.audiences.of(header.audience, now)
     stream = audience.streams.get(peer.incarnation)
@@ -107,10 +110,12 @@ def read_tips(said: object) -> dict[str, int]:
 
 
 def may_serve(peer: Participant, audience: str) -> bool:
-    """An endpoint's events are for its own user, for those whose calls it was given, and where it may, for any user."""
+    """An endpoint's events are for its own user, for those it serves who have called it, and where it may, for any user."""
     if not peer.is_endpoint or not audience or audience == EVERYBODY:
         return False
-    return audience == peer.identity.user or audience in peer.users or peer.identity.may_act_for
+    if audience == peer.identity.user or peer.identity.may_act_for:
+        return True
+    return audience in peer.users and permissions.serves(peer, audience)
 
 
 def open_stream(state: State, audience: Audience, endpoint: str, incarnation: bytes, first: int) -> Stream:

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orbit_broker.events import read_tips
-from orbit_broker.state import Session
+from orbit_broker.state import Session, Share
 from orbit_zmq.errors import InvalidArgument, ProtocolError, TooLarge
 from orbit_zmq.wire.body import unpack_map
+from orbit_zmq.wire.header import READ, RIGHT_OF, WRITE
 from orbit_zmq.wire.limits import HELLO_BYTES, NAME_CHARS, SESSIONS_IN_HELLO, Limits, agree_on_version
 
 ROLES = ("endpoint", "client", "gateway", "admin")
@@ -24,6 +25,8 @@ RESERVED = {  # HTTP needs these as first parts of paths, and `broker` is the br
 }
 PLUGINS = 256  # instances of one endpoint
 LABELS = 64
+SHARES = 256  # users that one endpoint shares with
+SHARED_PATTERNS = 256  # of plugins, with one of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ class Facts:
     catalogue: bytes | None = None
     catalogue_body: bytes | None = None
     load: dict[str, Any] | None = None
+    share: dict[str, Share] | None = None
     opened: list[Session] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
 
@@ -79,7 +83,7 @@ def read_hello(body: bytes, flags: int) -> Hello:
         role=role,
         name=name,
         limits=Limits.from_body(said.get("limits") or {}),
-        facts=replace(_facts(said), catalogue_body=None, opened=[], closed=[]),
+        facts=replace(_facts(said | {"share": said.get("share") or {}}), catalogue_body=None, opened=[], closed=[]),
         sessions=sessions,
         environment=_map(said, "environment") or {},
         host=_map(said, "host") or {},
@@ -120,6 +124,7 @@ def _facts(said: dict[str, Any]) -> Facts:
         catalogue=_bytes(said, "catalogue", 32),
         catalogue_body=_bytes(said, "catalogue_body"),
         load=_map(said, "load"),
+        share=_share(said.get("share")),
         opened=_sessions(said.get("opened") or []),
         closed=closed,
     )
@@ -146,6 +151,34 @@ def _plugins(said: object) -> dict[str, dict[str, Any]] | None:
     if not all(map(_is_name, said)):
         raise ProtocolError("the name of a plugin instance is text")
     return said
+
+
+def _share(said: object) -> dict[str, Share] | None:
+    """With whom an endpoint shares what; running code has to be said."""
+    if said is None:
+        return None
+    if isinstance(said, dict) and len(said) <= SHARES and all(map(_is_name, said)):
+        shares = {user: _one_share(facts) for user, facts in said.items()}
+        if None not in shares.values():
+            return {user: share for user, share in shares.items() if share is not None}
+    raise InvalidArgument(
+        f"share is a map of at most {SHARES} users to maps of plugins and rights",
+        hint='For example {"ada": {"plugins": ["sysinfo"], "rights": ["read", "write"]}}.',
+        details={"field": "share"},
+    )
+
+
+def _one_share(facts: object) -> Share | None:
+    if not isinstance(facts, dict):
+        return None
+    plugins, rights = facts.get("plugins"), facts.get("rights")
+    if not isinstance(plugins, list) or len(plugins) > SHARED_PATTERNS or not all(map(_is_name, plugins)):
+        return None
+    if rights is None:
+        return Share(tuple(plugins), READ | WRITE)
+    if not isinstance(rights, list) or not all(isinstance(right, str) and right in RIGHT_OF for right in rights):
+        return None
+    return Share(tuple(plugins), sum({RIGHT_OF[right] for right in rights}))
 
 
 def _labels(said: object) -> dict[str, str]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 
+from orbit_broker import permissions
 from orbit_broker.state import Participant, State
-from orbit_zmq.errors import Conflict, NotFound, NotPermitted
+from orbit_zmq.errors import Conflict, NotFound
 from orbit_zmq.rules.liveness import Presence
 
 BUSY = "busy"
@@ -56,9 +57,7 @@ def by_capability(
         endpoint
         for endpoint in state.endpoints.values()
         if endpoint.liveness.presence is Presence.PRESENT
-        and endpoint.identity.user == user
-        and caller.identity.may_reach(endpoint.name, plugin or "*")
-        and (not plugin or has_plugin(endpoint, plugin))
+        and offers(endpoint, plugin, caller, user)
         and (not role or endpoint.host.get("role") == role)
         and (not scheduler or endpoint.host.get("scheduler") == scheduler)
         and all(endpoint.labels.get(key) == value for key, value in (labels or {}).items())
@@ -71,15 +70,12 @@ def by_capability(
     return min(_two_of(state.random, awake), key=load_of)
 
 
-def may_reach(caller: Participant, endpoint: str, plugin: str) -> None:
-    """Raise NotPermitted where the caller's key does not reach that far."""
-    if not caller.identity.may_reach(endpoint, plugin):
-        raise NotPermitted(f"this key may not call {plugin or 'anything'} on {endpoint}")
-
-
-def has_plugin(endpoint: Participant, plugin: str) -> bool:
-    """By instance, or by type."""
-    return plugin in endpoint.plugins or any(facts.get("plugin") == plugin for facts in endpoint.plugins.values())
+def offers(endpoint: Participant, plugin: str, caller: Participant, user: str) -> bool:
+    """Whether a caller may do something with that plugin, by instance or by type, or with the endpoint if none is named."""
+    if not plugin:
+        return permissions.serves(endpoint, user) and caller.identity.may_reach(endpoint.name, "*")
+    instances = [name for name, facts in endpoint.plugins.items() if plugin in (name, facts.get("plugin"))]
+    return any(permissions.rights_at(caller, endpoint, name, user) for name in instances)
 
 
 def presence_of(state: State, participant: Participant) -> str:

@@ -9,15 +9,17 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterable
 
 import zmq
 
-from orbit_broker import admission, answers, dispatch, presence
-from orbit_broker.fanout import Fanout
+from orbit_broker import answers, dispatch, presence
+from orbit_broker.audit import Audit
+from orbit_broker.connections import Connections
+from orbit_broker.fanout import Fanout, user_id_of
+from orbit_broker.keyring import Keyring
 from orbit_broker.out import Out, next_message, was_sent
-from orbit_broker.state import Identity, Participant, State
+from orbit_broker.state import Participant, State
 from orbit_zmq.log import get_logger
 from orbit_zmq.transport.sockets import has_arrived
 from orbit_zmq.transport.zap import ZapHandler
@@ -25,7 +27,8 @@ from orbit_zmq.wire.header import FINAL, Kind
 
 log = get_logger("orbit_broker")
 
-BATCH = 256  # messages taken before timers, handshakes and full queues get their turn
+BATCH = 256  # messages taken before timers, handshakes and full queues get their turn,
+BATCH_S = 0.01  # or fewer that take so long: some operations write a file
 FIRST_FRAMES = int(zmq.DONTWAIT | zmq.SNDMORE)  # plain integers: pyzmq's flags cost a microsecond each time
 LAST_FRAME = int(zmq.DONTWAIT)
 RETRY_S = 0.002  # how soon a full queue is tried again; libzmq cannot say which of its peers has room
@@ -42,17 +45,20 @@ class Loop:
         publisher: zmq.Socket[bytes],
         zap_socket: zmq.Socket[bytes],
         zap: ZapHandler,
-        identify: Callable[[str], Identity | None],
-        reload_keys: Callable[[], bool],
+        keys: Keyring,
+        audit: Audit,
+        ports: Iterable[int],
     ) -> None:
         self.state = state
         self.out = Out()
         self._router = router
-        self._fanout = Fanout(publisher, state.counters)
+        self._fanout = Fanout(publisher, state.counters, lambda user_id: keys.identify(user_id) is not None)
+        self._connections = Connections(ports)
         self._zap_socket = zap_socket
         self._zap = zap
-        self._identify = identify
-        self._reload_keys = reload_keys
+        self._keys = keys
+        self._audit = audit
+        state.measure_security = lambda: {"connections_reaped": self._connections.reaped, "audit_lines_lost": audit.lost}
         self._blocked: dict[Participant, None] = {}  # whose queues libzmq did not take
         self._look_at = 0.0
         self._stop: int | None = None  # flags of the bye that ends the loop
@@ -94,14 +100,18 @@ class Loop:
         wake_at = dispatch.on_tick(self.state, self.out, now)
         if now >= self._look_at:
             self._look_at = now + dispatch.SAMPLE_S
-            self._look_at_keys(now)
+            self._look_around(now)
+        if now >= self._connections.due_at:
+            self._connections.tick((*self.state.peers, *self.state.newcomers), self._fanout.inodes(), now)
         for peer in self._blocked:
             self.out.dirty[peer] = None
         self._flush(now)
-        timeout_s = max(0.0, min(wake_at, self._look_at) - now)
+        timeout_s = max(0.0, min(wake_at, self._look_at, self._connections.due_at) - now)
         if self._blocked:
             timeout_s = min(timeout_s, RETRY_S)
+        self.state.rounds.end(time.monotonic())
         ready = dict(self._poller.poll(int(timeout_s * 1000 + 0.999)))
+        self.state.rounds.begin(time.monotonic())
         if self._zap_socket in ready:
             self._zap.on_readable()
         if self._router in ready:
@@ -116,18 +126,22 @@ class Loop:
         os.close(self._wake_in)
         os.close(self._wake_out)
 
-    def _look_at_keys(self, now: float) -> None:
+    def _look_around(self, now: float) -> None:
         """A changed list of keys takes effect; strangers that were refused are reported, however many, in one line."""
-        if self._reload_keys() or self.state.audiences.check_is_due(now):  # who has expired is on the list all the same
-            admission.on_keys_changed(self.state, self.out, self._identify, now)
+        self._keys.look()
+        self._fanout.forget_closed()
         if self._zap.refused:
             self.state.counters.drop("connection-refused", self._zap.refused)
             log.warning("connections-refused", count=self._zap.refused, last=self._zap.last_refusal)
+            self.out.audits.append(
+                {"what": "connect", "result": "refused", "count": self._zap.refused, "last": self._zap.last_refusal}
+            )
             self._zap.refused = 0
 
     def _receive(self) -> None:
         """What has arrived, at least one message, up to a batch. The user of a connection is looked at while it has none."""
         router, peers, state, out = self._router, self.state.peers, self.state, self.out
+        ends_at = time.monotonic() + BATCH_S
         for _ in range(BATCH):
             routing_id = router.recv(LAST_FRAME)
             peer = peers.get(routing_id)
@@ -137,14 +151,15 @@ class Loop:
                     dispatch.on_message(state, out, peer, router.recv_multipart(LAST_FRAME), now)
                 else:
                     frames = router.recv_multipart(zmq.DONTWAIT, copy=False)
-                    identity = self._identify(_user_id(frames[-1]))
+                    identity = self._keys.identify(user_id_of(frames[-1]))
+                    self._connections.note(routing_id, frames[-1])
                     dispatch.on_first_words(state, out, routing_id, identity, [frame.bytes for frame in frames], now)
             except Exception:  # a fault of ours that one peer's message finds must not end everybody's broker
                 state.counters.drop("rule-failed")
                 log.exception("rule-failed", participant=peer.name if peer is not None else "")
-            if out.dirty or out.strangers or out.events or out.publications:
+            if out.dirty or out.strangers or out.events or out.publications or out.audits:
                 self._flush(now)
-            if not has_arrived(router):
+            if now > ends_at or not has_arrived(router):
                 return
 
     def _flush(self, now: float) -> None:
@@ -161,6 +176,14 @@ class Loop:
             except zmq.ZMQError:  # gone or full: it may ask again
                 self.state.counters.drop("stranger-away")
         out.strangers.clear()
+        for routing_id in out.cuts:
+            self._connections.cut(routing_id, now)
+        out.cuts.clear()
+        if out.rights_changed:
+            out.rights_changed = False
+            self._fanout.cut_unlisted()
+        if out.audits:
+            self._audit.write(out.audits, now)
         for is_warning, event, facts in out.events:
             (log.warning if is_warning else log.info)(event, **facts)
         out.events.clear()
@@ -186,12 +209,3 @@ class Loop:
             counters.bytes_out += len(message.frame) + len(message.body)
         if peer.owes_resend and peer.routing_id:
             answers.on_drained(self.out, peer)
-
-
-def _user_id(frame: zmq.Frame) -> str:
-    """Who ZAP said this is."""
-    try:
-        user_id: Any = frame.get("User-Id")
-    except zmq.ZMQError:
-        return ""
-    return user_id if isinstance(user_id, str) else ""

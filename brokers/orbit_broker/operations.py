@@ -9,19 +9,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from orbit_broker import events, lookup, topology
+from orbit_broker import events, key_operations, lookup, topology
 from orbit_broker.out import BROKER, Out
-from orbit_broker.state import Flight, Held, Participant, State
+from orbit_broker.state import CATALOGUE_WAIT_S, DueAnswer, Flight, Held, Participant, State
 from orbit_broker.status import status_of
 from orbit_broker.streams import begin_own_stream
 from orbit_zmq.errors import Busy, InvalidArgument, NotFound, NotPermitted, ProtocolError
 from orbit_zmq.rules.chunks import ChunkSender
 from orbit_zmq.rules.outbox import CALLS
 from orbit_zmq.wire.body import pack_body, unpack_map
-from orbit_zmq.wire.header import RAW, RESENT, STREAM, STREAMED, Header, Kind
+from orbit_zmq.wire.header import RAW, RESENT, RIGHT_OF, STREAM, STREAMED, Header, Kind
 
+ADMINISTRATIVE = ("invite", "revoke", "drain")
+INVITATION = ("key", "name", "role", "user", "names", "endpoints", "plugins", "rights", "expires_s")
 OWN_STREAMS = 16  # large results on their way to one caller
-CATALOGUE_WAIT_S = 5.0  # an endpoint that has just said hello sends its catalogue within a round trip
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,11 @@ def on_call(state: State, out: Out, caller: Participant, header: Header, body: b
             return
         state.close_flight(flight)
     result = _run(Call(state, caller, header, _arguments(header, body), now))
-    if isinstance(result, Awaited):
+    if header.operation in ADMINISTRATIVE:
+        out.audit(caller, header, header.operation, "done", **_what_was_done(result))
+    if header.operation == "revoke" and isinstance(result, dict):
+        state.due_answers.append(DueAnswer(caller, header, result))
+    elif isinstance(result, Awaited):
         deadline = now + header.left_s
         if not state.hold(Held(caller, header, body, result.key, min(result.until, deadline), deadline)):
             raise Busy("too many requests wait for endpoints to come back")
@@ -62,6 +67,24 @@ def on_call(state: State, out: Out, caller: Participant, header: Header, body: b
         _answer(state, out, caller, header, result, RAW, now)
     else:
         _answer(state, out, caller, header, *pack_body(result), now)
+
+
+def on_due_answers(state: State, out: Out, now: float) -> None:
+    """Answer what waited for the keys of audiences, now that nobody has one who may not."""
+    if state.audiences.are_settled(now):
+        due, state.due_answers = state.due_answers, []
+        for answer in due:
+            if state.participants.get(answer.caller.incarnation) is answer.caller:
+                _answer(state, out, answer.caller, answer.header, *pack_body(answer.result), now)
+
+
+def _what_was_done(result: object) -> dict[str, Any]:
+    """What the audit log says of an administrative action beside its name."""
+    if not isinstance(result, dict):
+        return {}
+    entry = result.get("entry") or {}
+    told = {field: entry[field] for field in ("name", "role", "user", "rights", "expires", "parent") if field in entry}
+    return {"subject": told or result.get("revoked") or ""}
 
 
 def _run(call: Call) -> object:
@@ -137,12 +160,12 @@ def _resolve(call: Call) -> object:
         endpoint = lookup.by_session(state, session, caller, user)
     else:
         endpoint = lookup.by_capability(state, caller, user, labels=labels, **wanted)
-    return _facts_of(state, endpoint)
+    return _facts_of(call, endpoint)
 
 
 def _endpoints(call: Call) -> object:
     return [
-        _facts_of(call.state, endpoint)
+        _facts_of(call, endpoint)
         | {
             "load": endpoint.load,
             "silent_for_s": round(call.now - endpoint.liveness.heard_at, 3),
@@ -196,14 +219,19 @@ def _status(call: Call) -> object:
 
 
 def _drain(call: Call) -> object:
-    identity = call.caller.identity
-    if identity.role != "admin" or call.header.user != identity.user:
+    if not key_operations.is_admin(call):
         raise NotPermitted("only an admin may end the broker", hint="Use a key with the role admin.")
     call.state.is_draining = True
     return {}
 
 
-def _facts_of(state: State, endpoint: Participant) -> dict[str, Any]:
+def _facts_of(call: Call, endpoint: Participant) -> dict[str, Any]:
+    state, owner = call.state, endpoint.identity.user
+    names = {right: name for name, right in RIGHT_OF.items()}
+    share = {
+        user: {"plugins": list(share.plugins), "rights": [name for right, name in names.items() if share.rights & right]}
+        for user, share in endpoint.share.items()
+    }
     return {
         "endpoint": endpoint.name,
         "incarnation": endpoint.incarnation,
@@ -215,6 +243,8 @@ def _facts_of(state: State, endpoint: Participant) -> dict[str, Any]:
         "host": endpoint.host,
         "labels": endpoint.labels,
         "settings": endpoint.settings,
+        "user": owner,
+        **({"share": share} if call.header.user == owner or key_operations.is_admin(call) else {}),
     }
 
 
@@ -235,4 +265,7 @@ OPERATIONS: dict[str, tuple[Callable[[Call], object], tuple[str, ...]]] = {
     "topology": (_topology, ()),
     "status": (_status, ()),
     "drain": (_drain, ()),
+    "invite": (key_operations.invite, INVITATION),
+    "list_keys": (key_operations.list_keys, ("name",)),
+    "revoke": (key_operations.revoke, ("name",)),
 }

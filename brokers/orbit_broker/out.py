@@ -26,6 +26,9 @@ class Out:
         self.dirty: dict[Participant, None] = {}  # whose queues have something new, in order
         self.strangers: list[tuple[bytes, bytes, bytes]] = []  # (routing id, header, body) to connections without a record
         self.publications: list[tuple[bytes, bytes, bytes]] = []  # sealed, for whoever has subscribed
+        self.rights_changed = False  # connections of keys that are not listed any more have to go
+        self.cuts: list[bytes] = []  # routing ids of connections to be ended, once they have been told why
+        self.audits: list[dict[str, Any]] = []  # for the audit log
         self.events: list[tuple[bool, str, dict[str, Any]]] = []  # (is it a warning, event, facts) for the log
 
     def send(
@@ -64,6 +67,23 @@ class Out:
     def answer_stranger(self, routing_id: bytes, kind: Kind, body: bytes = b"", flags: int = 0) -> None:
         """Say something to a connection that belongs to no participant; it is tried once."""
         self.strangers.append((routing_id, encode_header(Header(kind, source=BROKER, flags=flags)), body))
+
+    def audit(self, who: Participant, header: Header, what: str, result: str, **facts: Any) -> None:
+        """An action of an admin, or one that was refused: who, on whose behalf, what, and what came of it."""
+        self.audits.append(
+            {
+                "key": who.identity.key_name or who.identity.user_id,
+                "participant": who.name,
+                "user": who.identity.user,
+                "on_behalf_of": header.on_behalf_of,
+                "what": what,
+                "endpoint": header.endpoint,
+                "plugin": header.plugin,
+                "session": header.session,
+                "result": result,
+                **facts,
+            }
+        )
 
     def log(self, event: str, **facts: Any) -> None:
         self.events.append((False, event, facts))

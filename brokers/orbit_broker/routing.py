@@ -6,9 +6,9 @@ incarnation that it was first meant for, or answered with an error that says whe
 
 from __future__ import annotations
 
-from orbit_broker import lookup, operations
+from orbit_broker import lookup, operations, permissions
 from orbit_broker.out import BROKER, LEAST_LEFT_S, Out
-from orbit_broker.state import FLIGHTS, Flight, Held, Participant, State
+from orbit_broker.state import CATALOGUE_WAIT_S, FLIGHTS, FLIGHTS_OF_A_KEY, Flight, Held, Participant, State
 from orbit_zmq.errors import (
     Busy,
     DeadlineExceeded,
@@ -22,9 +22,7 @@ from orbit_zmq.errors import (
     TooLarge,
 )
 from orbit_zmq.rules.outbox import CALLS
-from orbit_zmq.wire.header import ADMIN, IDEMPOTENT, RESENT, STREAM, STREAMED, Header, Kind
-
-REPLAY = "replay"  # the one operation of an endpoint itself
+from orbit_zmq.wire.header import IDEMPOTENT, RESENT, STREAM, STREAMED, Header, Kind
 
 
 def on_request(state: State, out: Out, caller: Participant, header: Header, body: bytes, now: float) -> None:
@@ -34,6 +32,8 @@ def on_request(state: State, out: Out, caller: Participant, header: Header, body
         _route(state, out, caller, header, body, now)
     except OrbitError as error:
         state.counters.errors += 1
+        if isinstance(error, PermissionError):
+            out.audit(caller, header, header.operation, error.code, reason=error.message)
         out.error(caller, header.id, error)
 
 
@@ -49,7 +49,10 @@ def on_cancel(state: State, out: Out, caller: Participant, header: Header, now: 
             send_cancel(out, flight, now)
         return
     server = state.endpoints.get(header.endpoint)
-    if server is not None and header.target == server.incarnation:  # this broker may have been started after the call
+    if server is None or header.target != server.incarnation:
+        return
+    if caller.identity.may_act_for or permissions.serves(server, caller.identity.user):
+        # this broker may have been started after the call
         out.send(server, CALLS, _cancel(caller, header.id), b"", now)
 
 
@@ -89,7 +92,6 @@ def _route(state: State, out: Out, caller: Participant, header: Header, body: by
     header.user = _user_of(caller, header)
     header.source = caller.name
     header.caller = caller.incarnation
-    header.flags = header.flags | ADMIN if _is_admin(caller, header.user) else header.flags & ~ADMIN
     if state.held and (caller.incarnation, header.id) in state.held:
         state.release(state.held[caller.incarnation, header.id])  # said again, and looked at afresh
     if header.endpoint == BROKER:
@@ -100,8 +102,9 @@ def _route(state: State, out: Out, caller: Participant, header: Header, body: by
         if not _hold(state, caller, header, body, now):
             raise _gone(header, header.endpoint)
         return
-    if header.plugin or header.operation != REPLAY:  # events may be heard of all plugins: they are the user's own
-        lookup.may_reach(caller, server.name, header.plugin)
+    if not permissions.check_call(state, caller, server, header):
+        _keep(state, caller, header, body, server.catalogue, now + CATALOGUE_WAIT_S, now)
+        return
     header.left_s = float(header.left_s)
     flight = state.flights.get((caller.incarnation, header.id))
     if flight is None:
@@ -115,15 +118,9 @@ def _user_of(caller: Participant, header: Header) -> str:
     user, asked = caller.identity.user, header.on_behalf_of
     if not asked or asked == user:
         return user
-    if caller.role == "gateway" or caller.identity.may_act_for:
+    if caller.identity.may_act_for:
         return asked
     raise NotPermitted(f"this participant may not act for {asked}")
-
-
-def _is_admin(caller: Participant, user: str) -> bool:
-    """Whether the endpoint may show it what belongs to others: an admin's client, and not acting for somebody else."""
-    identity = caller.identity
-    return identity.role == "admin" and caller.role in ("admin", "client") and user == identity.user
 
 
 def _server_of(state: State, caller: Participant, header: Header) -> Participant | None:
@@ -170,12 +167,18 @@ def _hold(state: State, caller: Participant, header: Header, body: bytes, now: f
     settled_at = state.started_at + state.settle_s
     if now >= settled_at or not (header.target or header.flags & RESENT):
         return False
+    _keep(state, caller, header, body, header.endpoint, settled_at, now)
+    return True
+
+
+def _keep(
+    state: State, caller: Participant, header: Header, body: bytes, waits_for: str | bytes, until: float, now: float
+) -> None:
     if (caller.incarnation, header.id) in state.flights:
         raise ProtocolError(f"the id {header.id} belongs to another call")
     deadline = now + header.left_s
-    if not state.hold(Held(caller, header, body, header.endpoint, min(settled_at, deadline), deadline)):
+    if not state.hold(Held(caller, header, body, waits_for, min(until, deadline), deadline)):
         raise Busy("too many requests wait for endpoints to come back")
-    return True
 
 
 def _begin(state: State, out: Out, caller: Participant, server: Participant, header: Header, body: bytes, now: float) -> None:
@@ -184,6 +187,8 @@ def _begin(state: State, out: Out, caller: Participant, server: Participant, hea
         raise Busy(f"{caller.limits.open_calls} calls are open at {server.name}")
     if len(state.flights) >= FLIGHTS:
         raise Busy(f"{FLIGHTS} calls are open in all")
+    if caller.party.calls >= FLIGHTS_OF_A_KEY:
+        raise Busy(f"{FLIGHTS_OF_A_KEY} calls of this key are open")
     server.users.add(header.user)
     flight = state.open_flight(caller, server, header, now)
     flight.has_chunks = header.flags & (STREAMED | STREAM) != 0

@@ -5,7 +5,6 @@ An authentication that is set up wrongly lets everybody in and looks like one th
 
 from __future__ import annotations
 
-import struct
 import time
 
 import zmq
@@ -13,6 +12,7 @@ import zmq
 from orbit_broker.loop import Loop
 from orbit_zmq.errors import InternalError
 from orbit_zmq.security.keys import make_keypair
+from orbit_zmq.transport.monitor import REACHED, next_event
 from orbit_zmq.transport.sockets import Sockets, close_monitored
 
 PATIENCE_S = 10.0  # the handshake is over in milliseconds on an idle machine
@@ -28,22 +28,13 @@ def refuse_to_start_open(sockets: Sockets, loop: Loop, tcp: str, server_key: str
         ends_at = time.monotonic() + PATIENCE_S
         while time.monotonic() < ends_at:
             loop.turn()
-            event = _event_of(monitor)
+            event, _ = next_event(monitor) or (REACHED, 0)
             if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                 return
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 raise InternalError("the broker accepts keys that are on no list", hint="Do not run it; report this.")
-            if event:
+            if event != REACHED:
                 break
         raise InternalError(f"the self-test at {tcp} had no answer", hint="Is a firewall between this machine and itself?")
     finally:
         close_monitored(dealer, monitor)
-
-
-def _event_of(monitor: zmq.Socket[bytes]) -> int:
-    try:
-        frames = monitor.recv_multipart(zmq.DONTWAIT)
-    except zmq.Again:
-        return 0
-    event: int = struct.unpack("=H", frames[0][:2])[0]
-    return event

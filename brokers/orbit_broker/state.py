@@ -11,20 +11,27 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orbit_broker.audiences import Audiences
 from orbit_broker.counters import Counters, count_session
+from orbit_broker.rounds import Rounds
 from orbit_zmq.rules.chunks import ChunkSender
 from orbit_zmq.rules.liveness import Liveness, Presence
-from orbit_zmq.rules.outbox import Outbox
-from orbit_zmq.wire.header import IDEMPOTENT, RESENT, Header
+from orbit_zmq.rules.outbox import Budget, Outbox
+from orbit_zmq.wire.header import ALL_RIGHTS, IDEMPOTENT, RESENT, Header
 from orbit_zmq.wire.limits import Intervals, Limits
 
+if TYPE_CHECKING:
+    from orbit_broker.keyring import Keyring
+
 FLIGHTS = 65_536  # calls open at once, in all
+FLIGHTS_OF_A_KEY = 16_384  # so that no key takes all of them
 HELD_REQUESTS = 1_024  # requests that wait for an endpoint or a catalogue to appear
 HELD_BYTES = 16 << 20
 DEPARTED = 256  # lost endpoints that monitors are told of
+QUEUED_BYTES = 256 << 20  # in the queues of all participants together
+CATALOGUE_WAIT_S = 5.0  # an endpoint that has just said hello sends its catalogue within a round trip
 SETTLE_S = 10.0  # after a start, endpoints need so long to find the broker again: their longest pause is 5 s
 
 
@@ -37,7 +44,25 @@ class Identity:
     role: str  # an admin's key may claim any role
     may_take: Callable[[str], bool]  # this name, as an endpoint
     may_reach: Callable[[str, str], bool]  # this endpoint and plugin
-    may_act_for: bool = False
+    may_act_for: bool = False  # other users: a gateway's key, or one with that right
+    rights: int = ALL_RIGHTS  # what the key lets its holder do, as bits
+    key_name: str = ""  # empty for the broker's own user on ipc
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What an endpoint lets another user do there."""
+
+    plugins: tuple[str, ...]  # patterns, of instances or of types
+    rights: int
+
+
+@dataclass(slots=True)
+class Party:
+    """What one key, or the broker's own user on ipc, has here."""
+
+    participants: set[Participant] = field(default_factory=set)
+    calls: int = 0  # open ones
 
 
 @dataclass(slots=True)
@@ -70,6 +95,7 @@ class Participant:
     name: str
     role: str
     identity: Identity
+    party: Party
     limits: Limits
     liveness: Liveness
     routing_id: bytes = b""  # of the present connection, empty without one
@@ -79,6 +105,8 @@ class Participant:
     made: set[Flight] = field(default_factory=set)
     serving: set[Flight] = field(default_factory=set)
     windows: dict[tuple[bytes, bool], int] = field(default_factory=dict)  # (endpoint, idempotent) -> open calls
+    permitted: dict[tuple[Participant, str, str, str], int] = field(default_factory=dict)  # call -> rights there, as of:
+    permitted_as_of: int = -1
     users: set[str] = field(default_factory=set)  # whose calls this endpoint was given
     hears: set[str] = field(default_factory=set)  # audiences whose keys it was given
     is_listening: bool = False  # it hears events, and says so in its heartbeats
@@ -92,6 +120,7 @@ class Participant:
     # What it says of itself
     plugins: dict[str, dict[str, Any]] = field(default_factory=dict)
     absent: list[dict[str, Any]] = field(default_factory=list)
+    share: dict[str, Share] = field(default_factory=dict)  # by user, `*` for everybody
     catalogue: bytes = b""
     sessions: dict[str, Session] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
@@ -150,6 +179,15 @@ class Held:
     deadline: float
 
 
+@dataclass(frozen=True, slots=True)
+class DueAnswer:
+    """The result of an operation of the broker, to be told when the keys of audiences are in force."""
+
+    caller: Participant
+    header: Header
+    result: dict[str, Any]
+
+
 @dataclass(slots=True)
 class Topology:
     """The stream of changes among endpoints: what is still to be told, by name, and when something was told last."""
@@ -195,19 +233,28 @@ class State:
     settle_s: float = SETTLE_S
     participants: dict[bytes, Participant] = field(default_factory=dict)  # by incarnation
     peers: dict[bytes, Participant] = field(default_factory=dict)  # by routing id, connected ones only
+    parties: dict[str, Party] = field(default_factory=dict)  # by user id
+    permissions_version: int = 0  # grows whenever something that permissions depend on changes
     endpoints: dict[str, Participant] = field(default_factory=dict)  # by name
     departed: dict[str, Departed] = field(default_factory=dict)  # by name, endpoints alone, in the order of their loss
+    queued: Budget = field(default_factory=lambda: Budget(QUEUED_BYTES))
     flights: dict[tuple[bytes, int], Flight] = field(default_factory=dict)
     own_streams: set[Flight] = field(default_factory=set)  # those of them that the broker itself answers
     sessions: dict[str, list[Participant]] = field(default_factory=dict)
     holdings: dict[bytes, dict[Participant, int]] = field(default_factory=dict)  # holder -> endpoint -> sessions of it
     is_settled: bool = False  # settle_s have passed since the start
     catalogues: dict[bytes, bytes] = field(default_factory=dict)  # by hash
+    effects: dict[bytes, dict[tuple[str, str], int]] = field(default_factory=dict)  # by hash: (plugin, operation) -> right
+    keys: Keyring | None = None  # the list of keys, for the operations that change it
+    public_key: str = ""  # of the broker
+    reachable: Callable[[str], list[str]] = lambda address: [address]  # where others find what listens at an address
+    due_answers: list[DueAnswer] = field(default_factory=list)
     held: dict[tuple[bytes, int], Held] = field(default_factory=dict)
     held_bytes: int = 0
     newcomers: dict[bytes, Newcomer] = field(default_factory=dict)  # by routing id
     asked: dict[bytes, float] = field(default_factory=dict)  # strangers' routing id -> when they were asked who they are
     counters: Counters = field(default_factory=Counters)
+    rounds: Rounds = field(default_factory=Rounds)
     audiences: Audiences = field(default_factory=Audiences)
     tips_version: int = 0  # grows whenever a stream moves
     topology: Topology = field(default_factory=lambda: Topology())
@@ -220,6 +267,7 @@ class State:
     is_leaving: bool = False  # bye has been said: nobody is admitted any more
     facts: dict[str, Any] = field(default_factory=dict)  # of this process, for `status`
     measure: Callable[[], dict[str, Any]] = dict  # memory and file descriptors of this process, for `status`
+    measure_security: Callable[[], dict[str, int]] = lambda: {"connections_reaped": 0, "audit_lines_lost": 0}
     deadlines: list[tuple[float, int, Flight]] = field(default_factory=list)
     _sequence: int = 0
 
@@ -227,9 +275,14 @@ class State:
 
     def add(self, participant: Participant) -> None:
         self.participants[participant.incarnation] = participant
+        participant.party.participants.add(participant)
         if participant.is_endpoint:
             self.endpoints[participant.name] = participant
             self.departed.pop(participant.name, None)
+
+    def party_of(self, user_id: str) -> Party:
+        """The record of a key; it stays while one of its participants is there."""
+        return self.parties.setdefault(user_id, Party())
 
     def attach(self, participant: Participant, routing_id: bytes) -> None:
         """Give a participant a connection; the one that it had is forgotten."""
@@ -248,6 +301,11 @@ class State:
         self.detach(participant)
         participant.outbox.clear()
         del self.participants[participant.incarnation]
+        participant.party.participants.discard(participant)
+        if not participant.party.participants:
+            self.parties.pop(participant.identity.user_id, None)
+        participant.permitted.clear()
+        self.permissions_version += participant.is_endpoint
         if self.endpoints.get(participant.name) is participant:
             del self.endpoints[participant.name]
         for session_id in tuple(participant.sessions):
@@ -271,6 +329,7 @@ class State:
         flight = Flight(caller, header.id, server, header.flags, header.left_s, now + header.left_s)
         self.flights[caller.incarnation, header.id] = flight
         caller.made.add(flight)
+        caller.party.calls += 1
         if server is None:
             self.own_streams.add(flight)
         else:
@@ -291,6 +350,7 @@ class State:
         caller, server = flight.caller, flight.server
         del self.flights[caller.incarnation, flight.id]
         caller.made.discard(flight)
+        caller.party.calls -= 1
         if server is None:
             self.own_streams.discard(flight)
         else:
@@ -379,6 +439,7 @@ class State:
         """Drop a catalogue that no endpoint refers to any more."""
         if digest in self.catalogues and not any(other.catalogue == digest for other in self.endpoints.values()):
             del self.catalogues[digest]
+            self.effects.pop(digest, None)
 
 
 def _is_new_request(message: Message) -> bool:

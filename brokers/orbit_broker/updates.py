@@ -40,12 +40,12 @@ def take_facts(state: State, out: Out, endpoint: Participant, facts: Facts) -> N
         state.forget_catalogue(before)
     if body is not None:
         state.catalogues[digest] = body
-    if facts.plugins is not None:
-        endpoint.plugins = facts.plugins
-    if facts.absent is not None:
-        endpoint.absent = facts.absent
-    if facts.load is not None:
-        endpoint.load = facts.load
+    for field in ("plugins", "absent", "load", "share"):
+        said = getattr(facts, field)
+        if said is not None:
+            setattr(endpoint, field, said)
+    if facts.plugins is not None or facts.share is not None or facts.catalogue is not None:
+        state.permissions_version += 1
     for session_id in facts.closed:
         state.close_session(endpoint, session_id)
     for session in facts.opened:

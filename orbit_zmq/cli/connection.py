@@ -28,6 +28,16 @@ class Where(NamedTuple):
     context: str | None = None
 
 
+def _no_secret(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """A join string among the arguments could be read by every user of the machine."""
+    if value is not None and value.strip().startswith("orbit1:"):
+        raise click.UsageError(
+            "--join takes a file, because arguments can be seen by other users of this machine. "
+            "Store the string with `orbit join`, or give it by --join - or in ORBIT_JOIN."
+        )
+    return value
+
+
 def broker_options(command: Command) -> Command:
     """--url, --join and --context; the command gets them as `where`. Every command that talks to a broker has them."""
 
@@ -38,7 +48,7 @@ def broker_options(command: Command) -> Command:
     made: Any = with_where
     for option in (
         click.option("--context", metavar="NAME", help="A stored context."),
-        click.option("--join", metavar="FILE", help="A file with a join string."),
+        click.option("--join", metavar="FILE", callback=_no_secret, help="A file with a join string; - for standard input."),
         click.option("--url", metavar="URL", help="The broker: tcp://host:port or ipc:///path."),
     ):
         made = option(made)

@@ -22,15 +22,19 @@ from orbit_zmq.cli.running import log_options
 if TYPE_CHECKING:
     from orbit_zmq import Endpoint, Plugin
 
+SHARE_HELP = "Serve another user, too, to read and write, or with the rights named; * for everybody; several are fine."
+PICKLE_HELP = "Whether callers who may run code may send functions and values as pickles."
 DETACHED_S = 10.0  # beside the time for the broker: a cold import over a slow shared file system takes most of it
 
 
 @click.command()
-@click.option("-n", "--name", metavar="NAME", help="The host name where it is left out.")
+@click.option("-n", "--name", metavar="NAME", help="That of its invitation, or the host name, where it is left out.")
 @click.option("-p", "--plugins", default="default", show_default=True, help="Names, name:instance, or globs, with commas.")
 @click.option("--plugin-module", "modules", multiple=True, metavar="MODULE", help="Serve the plugins of a Python module, too.")
 @click.option("--role", type=click.Choice(["bridge", "login", "compute", "standalone"]), help="Found out where left out.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="For clients to choose by; several are fine.")
+@click.option("--share", "shares", multiple=True, metavar="USER[:PLUGIN,...[:RIGHT,...]]", help=SHARE_HELP)
+@click.option("--pickle", type=click.Choice(["yes", "no"]), default="yes", show_default=True, help=PICKLE_HELP)
 @click.option(
     "--wait", "wait_s", type=DURATION, default="2s", show_default=True, help="How long to look for the broker at first."
 )
@@ -40,42 +44,45 @@ DETACHED_S = 10.0  # beside the time for the broker: a cold import over a slow s
 @broker_options
 def start(detach: bool, name: str | None, **options: Any) -> None:
     """Serve this machine to the broker until Ctrl-C or SIGTERM. A broker that goes away later is waited for."""
-    from orbit_zmq.endpoint.endpoint import default_name
-
-    chosen = name or default_name()
     if detach:
-        _detach(chosen, options)
+        _detach(name, options)
     else:
-        _serve(chosen, **options)
+        _serve(name, **options)
 
 
-def _detach(name: str, options: dict[str, Any]) -> None:
+def _detach(name: str | None, options: dict[str, Any]) -> None:
     from orbit_zmq.background import check_no_secret, log_path, refuse_second, start_in_background
-    from orbit_zmq.endpoint.endpoint import check_name
+    from orbit_zmq.endpoint.endpoint import check_name, default_name
+    from orbit_zmq.place import find_broker
     from orbit_zmq.process_record import ENDPOINT, read_record
 
-    check_name(name)
-    refuse_second(read_record(ENDPOINT, name))
     where: Where = options["where"]
     check_no_secret(where.join)
+    name = name or find_broker(*where).name or default_name()
+    check_name(name)
+    refuse_second(read_record(ENDPOINT, name))
     log = options["log_file"] or log_path(f"endpoint.{name}")
     given = {"--name": name, "--plugins": options["plugins"], "--role": options["role"], "--log-file": str(log)}
+    given |= {"--pickle": options["pickle"]}
     given |= {"--wait": f"{options['wait_s']}s", "--log-level": options["log_level"], "--log-format": options["log_format"]}
     given |= {f"--{option}": value for option, value in where._asdict().items()}
     arguments = [part for option, value in given.items() if value for part in (option, value)]
     arguments += [part for module in options["modules"] for part in ("--plugin-module", module)]
     arguments += [part for label in options["labels"] for part in ("--label", label)]
+    arguments += [part for share in options["shares"] for part in ("--share", share)]
     said = start_in_background(["endpoint", "start", *arguments], log, options["wait_s"] + DETACHED_S)
     served = ", ".join(said["plugins"]) or "no plugin"
     click.echo(f"endpoint {said['name']}, process {said['pid']}, serves {served}; its log is {log}")
 
 
 def _serve(
-    name: str,
+    name: str | None,
     plugins: str,
     modules: tuple[str, ...],
     role: str | None,
     labels: tuple[str, ...],
+    shares: tuple[str, ...],
+    pickle: str,
     wait_s: float,
     exit_with_parent: bool,
     log_level: str | None,
@@ -94,7 +101,8 @@ def _serve(
         found = [kind for module in modules for kind in _plugins_of(module)]
         chosen: list[str | type[Plugin]] = [plugins, *(kind for kind in found if kind.plugin_name not in instanced)]
         marks = dict(map(_label, labels))
-        made = Endpoint(name, **where._asdict(), plugins=chosen, role=role, labels=marks)
+        takes_pickles = pickle == "yes"
+        made = Endpoint(name, **where._asdict(), plugins=chosen, role=role, labels=marks, share=shares, pickle=takes_pickles)
         if exit_with_parent:
             watch_parent(made.stop)
         with ExitStack() as stack:

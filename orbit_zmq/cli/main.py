@@ -39,6 +39,10 @@ NOUNS = {
     "plugin": ("orbit_zmq.cli.plugin:plugin", "Look at the plugins of the endpoints."),
     "session": ("orbit_zmq.cli.session:session", "List, show and close sessions."),
     "top": ("orbit_zmq.cli.top:top", "Watch the broker and its endpoints on one screen."),
+    "invite": ("orbit_zmq.cli.invite:invite", "Admit another party, and print the join string for it."),
+    "join": ("orbit_zmq.cli.join:join", "Store a join string on this machine."),
+    "key": ("orbit_zmq.cli.key:key", "List the keys that the broker admits."),
+    "revoke": ("orbit_zmq.cli.key:revoke", "Admit a key no more, and cut its connections."),
     "up": ("orbit_zmq.cli.up:up", "Run a broker and an endpoint on this machine until Ctrl-C."),
     "version": ("orbit_zmq.cli.version:version", "Show the versions of ORBIT-ZMQ and of what it runs on."),
 }

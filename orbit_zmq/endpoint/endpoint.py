@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from orbit_zmq.batch import detect_batch_system
+from orbit_zmq.endpoint.access import Access, parse_shares
 from orbit_zmq.endpoint.loopwatch import LoopWatch
 from orbit_zmq.endpoint.notices import Notices
 from orbit_zmq.endpoint.service import Service
@@ -82,8 +83,10 @@ class Endpoint:
     """One endpoint of this process.
 
     `plugins` are names, `name:instance`, globs, `default`, `all`, Plugin classes, or instances; one needs no list. The broker
-    is found as a client finds it. Raises InvalidArgument for a bad name or role, NotFound for a plugin that nobody knows,
-    Conflict for two instances of one name.
+    is found as a client finds it; without a name it takes the one that its key is for, else the host's. Its own user is
+    served, and others as `share` says: `USER[:plugin,plugin[:read,write,run]]` each, to read and write where no right is
+    named, `*` for everybody. Without `pickle` no plugin unpickles what a caller sends. Raises InvalidArgument for a bad name,
+    role or share, NotFound for a plugin that nobody knows, Conflict for two instances of one name.
     """
 
     def __init__(
@@ -96,11 +99,14 @@ class Endpoint:
         plugins: Token | Iterable[Token] = "default",
         role: str | None = None,
         labels: Mapping[str, str] | None = None,
+        share: Iterable[str] = (),
+        pickle: bool = True,
     ) -> None:
-        self.name = name or default_name()
-        check_name(self.name)
-        self.host = Host(self.name, role or detect_role(), detect_batch_system().name, labels=dict(labels or {}))
         self._place: Place = find_broker(url, join, context)
+        self.name = name or self._place.name or default_name()
+        check_name(self.name)
+        self._shares = parse_shares([share] if isinstance(share, str) else share)
+        self.host = Host(self.name, role or detect_role(), detect_batch_system().name, dict(labels or {}), {"pickle": pickle})
         wanted, unknown = select(plugins, self.host.role)
         self._plugins, refused = make_plugins(wanted, self.host)
         self._absent = [*unknown, *refused]
@@ -167,8 +173,9 @@ class Endpoint:
         if self._failure is not None:
             raise self._failure
         if self._link is None or not self._link.is_up:
+            obstacle = self._link.obstacle() if self._link is not None else OrbitError(f"endpoint {self.name} did not start")
             self.stop()
-            raise OrbitError(f"endpoint {self.name} was not welcomed within {READY_S:g} s")
+            raise obstacle
         return self
 
     def stop(self) -> None:
@@ -217,7 +224,12 @@ class Endpoint:
         serving = Serving(loop)
         link = self._link = Link(self._place, self, handler=serving, on_change=self._on_change)
         service = self._service = Service(
-            self.host, self._plugins, announce=link.send_update, absent=self._absent, connect=_connector(link)
+            self.host,
+            self._plugins,
+            access=Access(self.name, self._shares, lambda: link.user),
+            announce=link.send_update,
+            absent=self._absent,
+            connect=_connector(link),
         )
         serving.connect(service, link)
         notices = Notices(link, service, loop)
@@ -258,7 +270,7 @@ class Endpoint:
 
     def _give_up_start(self, link: Link) -> None:
         if not self._ready.is_set():
-            self._failure = link.unreachable()
+            self._failure = link.obstacle()
             self._ask_to_stop()
 
     def _on_change(self) -> None:
@@ -273,7 +285,7 @@ class Endpoint:
         now = time.monotonic()
         if not link.is_up and self._broker_lost_at is None:
             self._broker_lost_at = now
-            log.warning("broker-lost", endpoint=self.name, broker=self._place.address, reason=link.reason)
+            log.warning("broker-lost", endpoint=self.name, broker=self._place.address, reason=link.obstacle().message)
         elif link.is_up and self._broker_lost_at is not None:
             away_s, self._broker_lost_at = round(now - self._broker_lost_at, 3), None
             log.info("broker-back", endpoint=self.name, broker=self._place.address, away_s=away_s)

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Protocol
 
+from orbit_zmq.endpoint.access import Access
 from orbit_zmq.endpoint.session_record import SessionRecord
 from orbit_zmq.errors import OrbitError
 from orbit_zmq.plugin.arguments import Caller
@@ -36,10 +37,13 @@ class IncomingCall(Protocol):
 class Running:
     """One call that is being executed."""
 
-    __slots__ = ("call", "deadline", "left_s", "operation", "plugin", "reason", "record", "target", "task")
+    __slots__ = ("access", "call", "deadline", "left_s", "operation", "plugin", "reason", "record", "target", "task")
 
-    def __init__(self, call: IncomingCall, operation: Operation, plugin: Plugin, record: SessionRecord | None) -> None:
+    def __init__(
+        self, call: IncomingCall, operation: Operation, plugin: Plugin, record: SessionRecord | None, access: Access
+    ) -> None:
         self.call = call
+        self.access = access
         self.operation = operation
         self.plugin = plugin
         self.target: Plugin | PluginSession = plugin if record is None or record.session is None else record.session
@@ -59,7 +63,11 @@ class Running:
     def caller(self) -> Caller:
         """Who has made it."""
         header = self.call.header
-        return Caller(header.user, header.source, header.session, header.caller, header.flags & ADMIN != 0)
+        return Caller(header.user, header.source, header.session, header.caller, header.rights & ADMIN != 0)
+
+    def check(self, operation: Operation) -> None:
+        """Raise NotPermitted unless its caller may call that one, too."""
+        self.access.check(self.call.header, self.plugin, operation)
 
     def moved(self) -> None:
         """A chunk has passed: the deadline starts anew."""

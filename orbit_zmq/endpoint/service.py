@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from orbit_zmq.endpoint.access import Access
 from orbit_zmq.endpoint.account import host_load, settings
 from orbit_zmq.endpoint.raised import error_of
 from orbit_zmq.endpoint.running import IncomingCall, Running
@@ -56,6 +57,7 @@ class Service:
         host: Host,
         plugins: Sequence[Plugin],
         *,
+        access: Access,
         announce: Callable[[dict[str, Any]], None],
         absent: Iterable[Mapping[str, str]] = (),
         max_running: int = MAX_RUNNING,
@@ -63,6 +65,7 @@ class Service:
         connect: Callable[[str], AsyncClient] | None = None,
     ) -> None:
         self.host = host
+        self._access = access
         self.sessions = Sessions(announce, self._spawn, connect=connect)
         self._announce = announce
         self.on_plugins_changed: Callable[[], None] = lambda: None  # for whoever tells plugins of the topology
@@ -117,6 +120,7 @@ class Service:
             "host": {"role": self.host.role, "scheduler": self.host.scheduler},
             "labels": dict(self.host.labels),
             "settings": settings(self._max_running, self._max_waiting),
+            "share": self._access.to_body(),
             "load": self.load(),
         }
 
@@ -197,18 +201,20 @@ class Service:
         operation = plugin.operations.get(header.operation)
         if operation is None:
             raise self._no_operation(plugin, header.operation)
+        self._access.check(header, plugin, operation)
         self._check_room(operation)
         if not operation.needs_session:
-            return Running(call, operation, plugin, None)
+            return Running(call, operation, plugin, None, self._access)
         if not header.session:
             raise InvalidArgument(
                 f"{operation.label} needs a session", hint="Open one with register_session and call with its id."
             )
         if not operation.on_session:
-            return Running(call, operation, plugin, None)
+            return Running(call, operation, plugin, None, self._access)
         if header.session == DEFAULT and not self.sessions.has_default(plugin, header.user):
-            return Running(call, operation, plugin, None)  # it enters the session when that is open
-        return Running(call, operation, plugin, self.sessions.enter(header.session, header.caller, header.user, plugin))
+            return Running(call, operation, plugin, None, self._access)  # it enters the session when that is open
+        record = self.sessions.enter(header.session, header.caller, header.user, plugin)
+        return Running(call, operation, plugin, record, self._access)
 
     def _check_room(self, operation: Operation) -> None:
         if operation.waits:

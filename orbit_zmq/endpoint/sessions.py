@@ -140,6 +140,8 @@ class Sessions:
         record = self.enter(sid, caller.incarnation, caller.user, plugin)
         function = getattr(record.session, method)
         known = next((one for one in plugin.operations.values() if one.on_session and one.attribute == method), None)
+        if known is not None:
+            call.check(known)
         checked = known.validate(arguments) if known is not None else bound_arguments(function, method, arguments)
         record.calls.add(call)
         try:
@@ -294,7 +296,7 @@ class Sessions:
 
     def _equip(self, record: SessionRecord, session: PluginSession) -> None:
         """Give a session what the endpoint has for it."""
-        session.owner, session.holder = record.user, record.holder
+        session.owner, session.holder, session.host = record.user, record.holder, record.plugin.host
         session.notifier = lambda topic, body, flags: self._notify(record, topic, body, flags)
         session.spawner = lambda coroutine: self._spawn_in(record, coroutine)
         session.connect = lambda: self._client_for(record.user)

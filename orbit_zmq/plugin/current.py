@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import ContextVar
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from orbit_zmq.errors import InternalError, OrbitError
 from orbit_zmq.plugin.arguments import Caller
+
+if TYPE_CHECKING:
+    from orbit_zmq.plugin.operation import Operation
 
 
 class CurrentCall(Protocol):
@@ -19,6 +22,8 @@ class CurrentCall(Protocol):
     task: asyncio.Task[None] | None
 
     def caller(self) -> Caller: ...
+
+    def check(self, operation: Operation) -> None: ...
 
     def end(self, error: OrbitError) -> None: ...
 

@@ -28,6 +28,11 @@ class Host:
             raise InvalidArgument(f"{self.role!r} is no role.", hint=f"Roles are {', '.join(ROLES)}.")
 
     @property
+    def takes_pickles(self) -> bool:
+        """Whether plugins may unpickle what a caller with the right to run code sends."""
+        return bool(self.settings.get("pickle", True))
+
+    @property
     def is_bridge(self) -> bool:
         """It serves plugins at the bridge."""
         return self.role == "bridge"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Literal
 
 from orbit_zmq.errors import SessionClosed, SessionNotReady
+from orbit_zmq.plugin.host import Host
 from orbit_zmq.plugin.operation import HOOKS, check_is_async, collect
 from orbit_zmq.wire.body import pack_body
 
@@ -33,6 +34,7 @@ class PluginSession:
 
     owner: str = ""  # the user whose session it is; set when it is registered
     holder: str = ""  # the participant that created it or attached last
+    host: Host = Host()  # where it runs; set likewise
     is_active: bool = True
     spawner: Spawn | None = None  # set by the endpoint while the session is registered
     notifier: Notifier | None = None  # likewise

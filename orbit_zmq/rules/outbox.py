@@ -22,12 +22,26 @@ QUEUE_BYTES = 8 << 20  # eight streams with their whole initial credit
 T = TypeVar("T")
 
 
+class Budget:
+    """The bytes that several queues hold together, and how many these may be."""
+
+    __slots__ = ("limit_bytes", "used_bytes")
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.used_bytes = 0
+
+
 class Outbox(Generic[T]):
-    """Four queues, one for each priority, each of at most `max_messages` and `max_bytes`."""
+    """Four queues, one for each priority, each of at most `max_messages` and `max_bytes`.
 
-    __slots__ = ("_bytes", "_count", "_max_bytes", "_max_messages", "_queues")
+    Outboxes that share a budget hold no more than that in all; control is counted, and never refused for it.
+    """
 
-    def __init__(self, max_messages: int = QUEUE_MESSAGES, max_bytes: int = QUEUE_BYTES) -> None:
+    __slots__ = ("_budget", "_bytes", "_count", "_max_bytes", "_max_messages", "_queues")
+
+    def __init__(self, max_messages: int = QUEUE_MESSAGES, max_bytes: int = QUEUE_BYTES, budget: Budget | None = None) -> None:
+        self._budget = Budget(max_bytes * 4) if budget is None else budget
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._queues: tuple[deque[tuple[int, T]], ...] = (deque(), deque(), deque(), deque())
@@ -40,6 +54,10 @@ class Outbox(Generic[T]):
         queued = self._bytes[priority]
         if len(queue) >= self._max_messages or queued + size > self._max_bytes:
             return False
+        budget = self._budget
+        if priority and budget.used_bytes + size > budget.limit_bytes:
+            return False
+        budget.used_bytes += size
         queue.append((size, item))
         self._bytes[priority] = queued + size
         self._count += 1
@@ -60,19 +78,21 @@ class Outbox(Generic[T]):
                 if self._queues[priority]:
                     size, item = self._queues[priority].popleft()
                     self._bytes[priority] -= size
+                    self._budget.used_bytes -= size
                     self._count -= 1
                     return item
         return None
 
     def keep(self, is_wanted: Callable[[T], bool]) -> int:
         """Throw out everything else; the number of items thrown out."""
-        before = self._count
+        before, bytes_before = self._count, self.bytes
         for priority, queue in enumerate(self._queues):
             kept = [entry for entry in queue if is_wanted(entry[1])]
             queue.clear()
             queue.extend(kept)
             self._bytes[priority] = sum(size for size, _ in kept)
         self._count = sum(map(len, self._queues))
+        self._budget.used_bytes -= bytes_before - self.bytes
         return before - self._count
 
     def clear(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from orbit_zmq.security.keys import KeyPair, is_key
 PREFIX = "orbit1:"
 CHECK_BYTES = 6  # enough to notice any slip of copying; it is no protection, the string is a secret anyway
 MAX_CHARS = 16_384
+LOOPBACK = ("127.", "localhost", "[::1]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,41 @@ class JoinString:
     def write(self, path: Path) -> None:
         """Store it (0600)."""
         write_private(path, self.encode() + "\n")
+
+
+def invitation(
+    answer: Mapping[str, Any], keys: KeyPair, name: str, role: str, *, hosts: Sequence[str] = (), seen_at: str = ""
+) -> JoinString:
+    """The join string for what the broker's operation `invite` has answered.
+
+    `hosts` stand in place of the addresses that the broker knows of itself. Without them `seen_at`, an address by which it
+    was reached from elsewhere, is tried first, and its full host name last, which may take long where it does not resolve.
+    """
+    requests, events = list(answer["requests"]), list(answer["events"])
+    found = [*hosts] if hosts else [_host_of(address) for address in requests]
+    if not hosts:
+        beyond = _host_of(seen_at) if seen_at.startswith("tcp://") else ""
+        if beyond and not beyond.startswith(LOOPBACK):
+            found.insert(0, beyond)
+        if "." in answer.get("hostname", ""):
+            found.append(answer["hostname"])
+    order = dict.fromkeys(f"[{host}]" if ":" in host and not host.startswith("[") else host for host in found)
+    return JoinString(
+        requests=tuple(f"tcp://{host}:{_port_of(requests)}" for host in order),
+        events=tuple(f"tcp://{host}:{_port_of(events)}" for host in order) if events else (),
+        broker_key=answer["broker_key"],
+        keys=keys,
+        name=name,
+        role=role,
+    )
+
+
+def _host_of(address: str) -> str:
+    return address.removeprefix("tcp://").rpartition(":")[0]
+
+
+def _port_of(addresses: Sequence[str]) -> str:
+    return addresses[0].rpartition(":")[2]
 
 
 def _check_of(packed: bytes) -> bytes:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from fnmatch import fnmatchcase
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ class KeyEntry:
     endpoints: tuple[str, ...] = ("*",)
     plugins: tuple[str, ...] = ("*",)
     rights: tuple[str, ...] = CALLER
+    parent: str = ""  # name of the key that minted this one; empty where an admin did
     created: float = 0.0
     last_seen: float | None = None
     expires: float | None = None
@@ -70,6 +72,7 @@ class KeyList:
         self.path = path
         self._entries = {entry.key: entry for entry in entries}
         self._stamp = _stamp(path)
+        self.damage = ""  # what is wrong with the file, while an older list is in force
 
     @classmethod
     def load(cls, path: Path) -> KeyList:
@@ -110,8 +113,10 @@ class KeyList:
         try:
             fresh = read_entries(self.path)
         except (OSError, InvalidArgument) as error:
-            log.error("key-list-damaged", path=str(self.path), reason=str(error), kept=len(self))
+            self.damage = str(error)
+            log.error("key-list-damaged", path=str(self.path), reason=self.damage, kept=len(self))
             return False
+        self.damage = ""
         seen = {entry.key: entry.last_seen for entry in self}
         self._entries = {
             entry.key: replace(entry, last_seen=max(entry.last_seen or 0.0, seen.get(entry.key) or 0.0) or None)
@@ -136,9 +141,6 @@ class KeyList:
         An endpoint may take its own name and names below it (`hpc1`, `hpc1.*`) unless `names` says otherwise; nobody else
         may take any. The user is this process's unless it is given.
         """
-        self.reload()
-        if any(entry.name == name for entry in self):
-            raise Conflict(f"A key of the name {name} is listed already.", hint="Revoke it first, or choose another name.")
         pair = make_keypair()
         own_names = (name, f"{name}.*") if role == "endpoint" else ()
         entry = KeyEntry(
@@ -153,20 +155,57 @@ class KeyList:
             created=time.time(),
             expires=expires,
         )
-        check_entry(entry)
-        self._replace_all([*self, entry])
+        self.add(entry)
         return pair
 
-    def revoke(self, name: str) -> KeyEntry:
-        """Strike the key of that name and answer what it was, so that its connections can be ended."""
-        self.reload()
-        if name == OWNER:
-            raise NotPermitted("The owner's own key cannot be revoked.", hint="Delete owner.key to have a new one made.")
+    def add(self, entry: KeyEntry) -> None:
+        """List a key that somebody has made. Conflict where its name or the key is listed; the same entry again is fine."""
+        check_entry(entry)
+        self._refuse_damage()
+        listed = next((other for other in self if other.name == entry.name or other.key == entry.key), None)
+        if listed is None:
+            self._replace_all([*self, entry])
+        elif replace(listed, created=0.0, last_seen=None, expires=None) != replace(entry, created=0.0, expires=None):
+            raise Conflict(
+                f"A key of the name {listed.name} is listed already.", hint="Revoke it first, or choose another name."
+            )
+
+    def by_name(self, name: str) -> KeyEntry:
+        """The entry of that name, expired or not; NotFound where there is none."""
         entry = next((entry for entry in self if entry.name == name), None)
         if entry is None:
-            raise NotFound(f"No key of the name {name} is listed.", hint="The list is in " + str(self.path))
-        self._replace_all([other for other in self if other is not entry])
+            raise NotFound(f"No key of the name {name} is listed.", hint="`orbit key list` shows what is.")
         return entry
+
+    def with_children(self, entry: KeyEntry) -> list[KeyEntry]:
+        """An entry, and those that were minted with its key, or with theirs."""
+        minted: dict[str, list[KeyEntry]] = {}
+        for child in self:
+            minted.setdefault(child.parent, []).append(child)
+        found = [entry]
+        for parent in found:
+            found += minted.pop(parent.name, [])
+        return found
+
+    def revoke(self, name: str) -> list[KeyEntry]:
+        """Strike the key of that name and those that it minted; answers what they were, so that connections can be ended."""
+        self._refuse_damage()
+        if name == OWNER:
+            raise NotPermitted("The owner's own key cannot be revoked.", hint="Delete owner.key to have a new one made.")
+        struck = self.with_children(self.by_name(name))
+        gone = {entry.key for entry in struck}
+        self._replace_all([other for other in self if other.key not in gone])
+        return struck
+
+    def next_expiry(self, now_wall: float) -> float:
+        """When the next of the keys expires; infinity where none does."""
+        return min((entry.expires for entry in self if entry.expires is not None and entry.expires > now_wall), default=inf)
+
+    def _refuse_damage(self) -> None:
+        """Nothing is written over a list that somebody has damaged by hand: it may be worth mending."""
+        self.reload()
+        if self.damage:
+            raise Conflict(self.damage, hint="Mend the list or move it away; the one read before is in force until then.")
 
     def _replace_all(self, entries: list[KeyEntry]) -> None:
         content = {"version": VERSION, "keys": [asdict(entry) for entry in entries]}
@@ -215,6 +254,7 @@ def check_entry(entry: KeyEntry) -> None:
             isinstance(patterns, tuple) and all(isinstance(pattern, str) for pattern in patterns) for patterns in texts
         ),
         "rights": isinstance(entry.rights, tuple) and set(entry.rights) <= set(RIGHTS),
+        "parent": isinstance(entry.parent, str),
         "times": _is_time(entry.created) and all(t is None or _is_time(t) for t in (entry.last_seen, entry.expires)),
     }
     for field, is_right in checks.items():

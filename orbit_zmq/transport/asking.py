@@ -62,6 +62,8 @@ def start(link: Link, call: OpenCall) -> None:
         if link.is_closed:
             raise link.refusal or Canceled("the client has been closed", hint="Make a new one.")
         link.caller.start(call, time.monotonic())
+        if link.is_turned_away:
+            link.retry_soon()  # the call ends when that is refused
     except OrbitError as error:
         call.waiter.on_error(error)
 

@@ -5,7 +5,6 @@ Everything here runs under the link's lock. Bytes that are no message are droppe
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,9 @@ import zmq
 from orbit_zmq.errors import AuthRequired, InternalError, ProtocolError, Unsupported, error_from_body
 from orbit_zmq.log import get_logger
 from orbit_zmq.rules.connection import Event, State
+from orbit_zmq.rules.obstacles import Obstacle
 from orbit_zmq.rules.outbox import CALLS, CONTROL
+from orbit_zmq.transport.monitor import GREETED, REACHED, next_event, obstacle_of
 from orbit_zmq.wire.body import pack_body, unpack_body, unpack_map
 from orbit_zmq.wire.header import FINAL, PROBE, Header, Kind, decode_header
 from orbit_zmq.wire.limits import Intervals, Limits
@@ -47,17 +48,17 @@ def take(link: Link, frames: list[bytes], now: float) -> None:
 
 def watch(link: Link, monitor: zmq.Socket[bytes], now: float) -> None:
     """What libzmq tells of the connection."""
-    while not monitor.closed:
-        try:
-            frames = monitor.recv_multipart(zmq.DONTWAIT)
-        except zmq.Again:
-            return
-        event = struct.unpack("=H", frames[0][:2])[0]
-        if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH and link.connection.welcomes == 0:
-            link.refuse(AuthRequired(f"the broker at {link.place.address} does not know this key"), now)
-        elif event != zmq.EVENT_HANDSHAKE_SUCCEEDED:
-            link.reason = REASONS.get(event, link.reason)
+    while not monitor.closed and (seen := next_event(monitor)) is not None:
+        event, value = seen
+        if event == REACHED:
+            link.way.is_reached = link.connection.is_reached = True
+        elif event == GREETED:
+            link.way.is_greeted = True
+        elif link.way.is_greeted:
+            link.way.reason = link.way.reason or "the connection was closed"
             link.handle(Event.BROKEN, now)
+        else:
+            link.meet(obstacle_of(event, value, now - link.connection.heard_at), now)
 
 
 def _on_welcome(link: Link, header: Header, body: bytes, now: float) -> None:
@@ -82,7 +83,7 @@ def _on_who_are_you(link: Link, header: Header, body: bytes, now: float) -> None
 
 
 def _on_bye(link: Link, header: Header, body: bytes, now: float) -> None:
-    link.reason = "it has been stopped" if header.flags & FINAL else "it is restarting"
+    link.way.reason = "it has been stopped" if header.flags & FINAL else "it is restarting"
     link.handle(Event.SAID_BYE if header.flags & FINAL else Event.BROKEN, now)
 
 
@@ -109,9 +110,11 @@ def _on_answer(link: Link, header: Header, body: bytes, now: float) -> None:
 def _on_refusal(link: Link, header: Header, body: bytes, now: float) -> None:
     """An error that belongs to no call is the broker's answer to hello."""
     error = error_from_body(unpack_body(body, header.flags))
-    link.reason = error.message
     if error.code in TRY_AGAIN:
+        link.way.reason = error.message
         link.handle(Event.BROKEN, now)
+    elif isinstance(error, AuthRequired):
+        link.meet(Obstacle.NOT_ADMITTED, now)
     elif link.connection.state is not State.UP:
         link.refuse(error, now)
 
@@ -162,12 +165,6 @@ def _on_keys(link: Link, header: Header, body: bytes, now: float) -> None:
     link.ear.on_keys(header, body)
 
 
-REASONS = {
-    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "it no longer knows this key",
-    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "the handshake failed; the broker's key may not be the expected one",
-    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "what answers there is not a broker of this kind",
-    zmq.EVENT_DISCONNECTED: "the connection was closed",
-}
 MESSAGES: dict[int, Callable[[Link, Header, bytes, float], None]] = {
     Kind.WELCOME: _on_welcome,
     Kind.WHO_ARE_YOU: _on_who_are_you,

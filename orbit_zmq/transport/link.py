@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import zmq
 
 from orbit_zmq.errors import (
-    BrokerUnreachable,
     Canceled,
     InternalError,
     OrbitError,
@@ -26,12 +25,14 @@ from orbit_zmq.errors import (
 from orbit_zmq.log import get_logger
 from orbit_zmq.place import Place
 from orbit_zmq.rules.caller import Caller
-from orbit_zmq.rules.connection import Connection, Effect, Event, State
+from orbit_zmq.rules.connection import OPENING_S, REACH_S, Connection, Effect, Event, State
+from orbit_zmq.rules.obstacles import Obstacle, Way, error_of
 from orbit_zmq.rules.outbox import CONTROL, Outbox
 from orbit_zmq.rules.server import Handler, Server
 from orbit_zmq.transport.hearing import Ear
 from orbit_zmq.transport.incoming import take, watch
 from orbit_zmq.transport.keeper import Keeper
+from orbit_zmq.transport.monitor import is_foreign
 from orbit_zmq.transport.publishing import Publishing
 from orbit_zmq.transport.sockets import Sockets, close_monitored, descriptor_of, has_arrived
 from orbit_zmq.wire.body import pack_body
@@ -73,7 +74,9 @@ class Link:
         on_change: Callable[[], None] = lambda: None,  # welcomed, interrupted, or refused; in the link's thread
     ) -> None:
         now = time.monotonic()
-        self.place = place
+        self._places = place.in_order()
+        self._best = 0  # where the last welcome came from
+        self.place = place  # the one that is tried or used
         self.incarnation = secrets.token_bytes(16)
         self.name = ""
         self.user = ""
@@ -85,7 +88,7 @@ class Link:
         self.publishing = None if handler is None else Publishing(self)
         self.party = party
         self._on_change = on_change
-        self.connection = Connection(now)
+        self.connection = Connection(now, addresses=len(self._places))
         self._outbox: Outbox[tuple[bytes, bytes | memoryview]] = Outbox(QUEUE_MESSAGES, QUEUE_BYTES)
         self.keeper = Keeper(self)  # who looks after the socket, and how to be that oneself
         self.post = self.keeper.post
@@ -99,7 +102,7 @@ class Link:
         self._monitor: zmq.Socket[bytes] | None = None
         self._next_heartbeat = now
         self._next_second = now
-        self.reason = "nothing answers"
+        self.way = Way()
         self._refusal: OrbitError | None = None
         self._settled = threading.Event()  # up, refused, or closed
         self._pid = os.getpid()
@@ -114,11 +117,18 @@ class Link:
                 self._thread.start()
 
     def wait_until_up(self, timeout_s: float) -> None:
-        """Return once welcomed; the refusal, or BrokerUnreachable with what was seen so far."""
-        ends_at = time.monotonic() + timeout_s
+        """Return once welcomed; the refusal, or the error that says what stands in the way after that time.
+
+        Every address has its turn, and a broker that has admitted the key is given more time.
+        """
+        ends_at = time.monotonic() + timeout_s + REACH_S * (len(self._places) - 1)
+        has_more_time = True
         while not self.is_up and not self.is_closed:
-            if not self._settled.wait(max(0.0, ends_at - time.monotonic())):
-                raise self.unreachable()
+            if self._settled.wait(max(0.0, ends_at - time.monotonic())):
+                continue
+            if not (has_more_time and self.way.is_greeted):
+                raise self.way.error(self.place.address, self.place.found_in, is_foreign)
+            ends_at, has_more_time = ends_at + OPENING_S, False
         if self.is_closed:
             raise self.ending()
 
@@ -134,6 +144,17 @@ class Link:
     def refusal(self) -> OrbitError | None:
         """Why the broker will not have this participant, if that is so."""
         return self._refusal
+
+    @property
+    def is_turned_away(self) -> bool:
+        """Whether the broker does not admit this key at present."""
+        return not self.is_up and self.way.is_barred
+
+    def retry_soon(self) -> None:
+        """Make the next attempt to connect soon. In the keeper's thread."""
+        now = time.monotonic()
+        self.connection.hurry(now)
+        self._due_at = now
 
     def hurry(self, due_at: float) -> None:
         """Look again by then. In the keeper's thread."""
@@ -268,7 +289,7 @@ class Link:
             self.publishing.forget(now)
         is_away = self.connection.state in (State.DOWN, State.OPENING)
         if is_away and now - self.connection.down_since >= BROKER_AWAY_S:
-            self.caller.fail_older_than(now - BROKER_AWAY_S, self.unreachable())
+            self.caller.fail_older_than(now - BROKER_AWAY_S, self.obstacle())
 
     def handle(self, event: Event, now: float) -> None:
         """Something has happened to the connection."""
@@ -280,6 +301,8 @@ class Link:
             EFFECTS[effect](self, now)
 
     def _open(self, now: float) -> None:
+        self.place = self._places[(self._best + self.connection.attempts - 1) % len(self._places)]
+        self.way.on_opening()
         try:
             self._dealer, self._monitor = self._sockets.dealer(
                 self.place.address, server_key=self.place.server_key, keys=self.place.keys
@@ -303,6 +326,8 @@ class Link:
         self._push(CONTROL, Header(Kind.HELLO, flags=flags), body)
 
     def _resume(self, now: float) -> None:
+        self._best = self._places.index(self.place)
+        self.way.on_welcome()
         self._next_heartbeat = now
         self.caller.on_connected(now)
         self.ear.on_up()
@@ -336,12 +361,18 @@ class Link:
             return self._refusal
         if self.connection.state is State.CLOSED:
             return ShuttingDown("this client has been closed", hint="Make a new one.")
-        return ShuttingDown("the broker has been stopped")
+        return self.obstacle() if self.is_turned_away else ShuttingDown("the broker has been stopped")
 
-    def unreachable(self) -> BrokerUnreachable:
-        """What to say while the broker does not answer."""
-        where = f"{self.place.address} (from {self.place.found_in})"
-        return BrokerUnreachable(f"the broker at {where} does not answer: {self.reason}")
+    def obstacle(self) -> OrbitError:
+        """What stands in the way of a connection."""
+        return self.way.error(self.place.address, self.place.found_in)
+
+    def meet(self, obstacle: Obstacle, now: float) -> None:
+        """This attempt has failed. An endpoint says so once, until it fails in another way."""
+        if self.way.meet(self.place.address, obstacle) and self.server is not None:
+            error = error_of(obstacle, self.place.address)
+            log.warning("not-connected", reason=error.message, hint=error.hint)
+        self.handle(Event.NOT_ADMITTED if obstacle is Obstacle.NOT_ADMITTED else Event.BROKEN, now)
 
     def refuse(self, error: OrbitError, now: float) -> None:
         """The broker will not have this participant."""
@@ -362,7 +393,7 @@ class Link:
         if not self._outbox and self._try_send(frame, body):
             return
         if not self._outbox.push(priority, len(frame) + len(body), (frame, body)):
-            self.reason = "the queue to the broker was full"
+            self.way.reason = "the queue to the broker was full"
             self.keeper.queue(self.handle, Event.BROKEN, time.monotonic())  # the next connection says it again
 
     def _try_send(self, header: bytes, body: bytes | memoryview) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import secrets
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -24,6 +23,7 @@ from orbit_zmq.rules.heard import Heard, Missed
 from orbit_zmq.rules.subscriber import BROKER, EVERYBODY, Hearing, Subscriber
 from orbit_zmq.rules.topology import Topology, View
 from orbit_zmq.transport.mailbox import Item
+from orbit_zmq.transport.monitor import GREETED, REACHED, next_event
 from orbit_zmq.transport.sockets import Sockets, close_monitored, descriptor_of, has_arrived
 from orbit_zmq.wire.body import unpack_map
 from orbit_zmq.wire.header import Header
@@ -427,13 +427,8 @@ class Listener:
 
     def _watch(self, now: float) -> None:
         """What libzmq tells of the connection."""
-        while self._monitor is not None:
-            try:
-                frames = self._monitor.recv_multipart(DONTWAIT)
-            except zmq.Again:
-                return
-            event = struct.unpack("=H", frames[0][:2])[0]
-            if event != zmq.EVENT_HANDSHAKE_SUCCEEDED:
+        while self._monitor is not None and (seen := next_event(self._monitor)) is not None:
+            if seen[0] not in (REACHED, GREETED):
                 self._break("the connection was closed or refused", now)
 
 

@@ -59,7 +59,8 @@ SUBSCRIBER: dict[int, int] = {
     zmq.RCVHWM: 10_000,  # messages; a burst that fits needs no replay
 }
 MONITORED = (
-    zmq.EVENT_HANDSHAKE_SUCCEEDED
+    zmq.EVENT_CONNECTED
+    | zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_DISCONNECTED
     | zmq.EVENT_CLOSED
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
@@ -205,6 +206,38 @@ def cut_connection(descriptor: int, inode: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def origin_of(frame: zmq.Frame) -> tuple[int, int] | None:
+    """Descriptor and inode of the connection that a message came over, if it is still that connection."""
+    try:
+        descriptor = int(frame.get(zmq.SRCFD))
+        with socketlib.socket(fileno=os.dup(descriptor)) as connection:
+            inode = os.fstat(connection.fileno()).st_ino
+            if connection.family in (socketlib.AF_INET, socketlib.AF_INET6):
+                there, said = connection.getpeername()[0], frame.get("Peer-Address")
+                if plain_host(there) != plain_host(str(said)):
+                    return None
+    except (zmq.ZMQError, OSError):
+        return None
+    return descriptor, inode
+
+
+def plain_host(address: str) -> str:
+    """An address of a peer as it is written in one way only: IPv4 where it is that, without the name of an interface."""
+    return address.strip("[]").partition("%")[0].removeprefix("::ffff:")
+
+
+def local_port(descriptor: int) -> int | None:
+    """The TCP port at which a peer is connected to us; None for whatever else a descriptor is."""
+    try:
+        with socketlib.socket(fileno=os.dup(descriptor)) as connection:
+            if connection.family not in (socketlib.AF_INET, socketlib.AF_INET6):
+                return None
+            connection.getpeername()  # fails where the socket only listens
+            return int(connection.getsockname()[1])
+    except OSError:
+        return None
 
 
 def close_monitored(socket: zmq.Socket[bytes], monitor: zmq.Socket[bytes]) -> None:

@@ -60,7 +60,14 @@ FINAL: Final = 64  # bye: for good; without it: back soon
 TAGGED: Final = 128  # the body has integers outside 64 bits as tagged strings
 REWIND: Final = 256  # credit: send again from the chunk that is wanted next
 PROBE: Final = 512  # heartbeat: answer at once
-ADMIN: Final = 1024  # request: the caller is an admin; the broker sets it or takes it away
+
+# Rights, as bits: what a caller may do. An operation's effect needs the right of the same name.
+READ: Final = 1
+WRITE: Final = 2
+RUN: Final = 4
+ALL_RIGHTS: Final = READ | WRITE | RUN
+RIGHT_OF: Final = {"read": READ, "write": WRITE, "run": RUN}
+ADMIN: Final = 8  # beside them: the caller is an admin, who is shown what belongs to others, and may not use it
 
 
 @dataclass(slots=True)
@@ -80,6 +87,7 @@ class Header:
     left_s: float = 0.0  # 0 stands for absent
     flags: int = 0
     on_behalf_of: str = ""
+    rights: int = 0  # request: what the caller may do there; the broker stamps it
     trace: str = ""
     settled_below: int = 0
     settled: tuple[int, ...] = ()
@@ -134,6 +142,7 @@ FIELDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "l": ("left_s", _is_left),
     "f": ("flags", _is_small),
     "b": ("on_behalf_of", _is_text),
+    "r": ("rights", _is_small),
     "x": ("trace", _is_text),
     "d": ("settled_below", _is_id),
     "g": ("settled", _is_settled),

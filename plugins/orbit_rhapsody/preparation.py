@@ -17,6 +17,11 @@ from orbit_rhapsody.codec import EXECUTABLE, ReceivedBatch, decode_task
 from orbit_rhapsody.invocation import Function, Invocation
 from orbit_zmq.errors import InvalidArgument, NotPermitted
 
+WITHOUT_PICKLES = (
+    "Without pickles a task is an executable, or a function that the endpoint can import, named 'package.module:function', "
+    "with plain values as arguments. The endpoint's --pickle and the session's allow_pickled_tasks decide."
+)
+
 
 class Functions:
     """The functions of one session; batches that bring the same pickle share what it was loaded to."""
@@ -68,10 +73,7 @@ class Batch:
         if not isinstance(args, list) or not isinstance(kwargs, dict) or not isinstance(pickled, (bytes, type(None))):
             raise InvalidArgument("a task's args are a list, its kwargs a map, and pickled is bytes")
         if pickled is not None and not self._allow_pickled:
-            raise NotPermitted(
-                "the task has pickled arguments, and this session does not take pickles",
-                hint="Pass plain values: numbers, text, bytes, lists, and maps with text keys.",
-            )
+            raise NotPermitted("the task has pickled arguments, and pickles are not taken here", hint=WITHOUT_PICKLES)
         function = self._function(fields.get("function"))
         return {"function": Invocation(function, args, kwargs, pickled, self._python), "args": (), "kwargs": {}}
 
@@ -81,10 +83,7 @@ class Batch:
         if not isinstance(function, dict) or not isinstance(function.get("digest"), str):
             raise InvalidArgument("a task's function is {digest}, or text like 'package.module:function'")
         if not self._allow_pickled:
-            raise NotPermitted(
-                "the task has a pickled function, and this session does not take pickles",
-                hint="Name the function as 'package.module:function'.",
-            )
+            raise NotPermitted("the task has a pickled function, and pickles are not taken here", hint=WITHOUT_PICKLES)
         found = self._functions.get(function["digest"])
         if found is None:
             raise InvalidArgument("the task names a function that its batch does not bring along")

@@ -46,7 +46,7 @@ class RhapsodySession(PluginSession):
     ) -> None:
         super().__init__(sid)
         self.backends = chosen_backends(backends)
-        self.allow_pickled_tasks = allow_pickled_tasks
+        self.allow_pickled_tasks = allow_pickled_tasks  # narrows what the endpoint allows, and never widens it
         self.notify_batch_window = notify_batch_window  # upper bounds for events; fetching needs neither
         self.notify_batch_size = notify_batch_size
         self._results = Results()
@@ -71,7 +71,8 @@ class RhapsodySession(PluginSession):
     def _accept(self, body: bytes) -> Raw:
         received = decode_batch(body)
         submitted = time.time()
-        batch = Batch(received, self._functions, submitted=submitted, allow_pickled=self.allow_pickled_tasks)
+        takes_pickles = self.allow_pickled_tasks and self.host.takes_pickles
+        batch = Batch(received, self._functions, submitted=submitted, allow_pickled=takes_pickles)
         new, answer = self._results.admit(received.tasks, submitted)
         self._engine.submit([PackedTask(uid, kind, packed, batch) for uid, kind, packed in new])
         return Raw(answer.encode())

@@ -9,12 +9,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from orbit_testplugin import TestPlugin
+from orbit_zmq.endpoint.access import Access, Share
 from orbit_zmq.endpoint.service import Service
 from orbit_zmq.errors import OrbitError
 from orbit_zmq.plugin import Host, Plugin
 from orbit_zmq.wire.body import pack_body, unpack_body
-from orbit_zmq.wire.header import RAW, Header, Kind
+from orbit_zmq.wire.header import ALL_RIGHTS, RAW, Header, Kind
 
+EVERYBODY = Access("hpc1", {"*": Share(rights=("read", "write", "run"))}, lambda: "ann")
 PATIENCE_S = 10.0  # a deadline for tests that wait for a condition; it passes only when something is broken
 
 
@@ -71,7 +73,7 @@ class Bench:
 
     def __init__(self, plugins: Sequence[Plugin], **limits: Any) -> None:
         self.announced: list[dict[str, Any]] = []
-        self.service = Service(Host(name="hpc1"), plugins, announce=self.announced.append, **limits)
+        self.service = Service(Host(name="hpc1"), plugins, **{"access": EVERYBODY, "announce": self.announced.append, **limits})
         self._next_id = 0
 
     def start(
@@ -84,14 +86,14 @@ class Bench:
         user: str = "ann",
         source: str = "ann.1",
         left_s: float = PATIENCE_S,
-        flags: int = 0,
+        rights: int = ALL_RIGHTS,
         stream_in: AsyncIterator[bytes] | None = None,
     ) -> FakeCall:
         """Hand a call to the service."""
         self._next_id += 1
         header = Header(
             Kind.REQUEST, id=self._next_id, caller=incarnation_of(source), source=source, user=user, plugin=plugin,
-            session=session, operation=operation, left_s=left_s, flags=flags,
+            session=session, operation=operation, left_s=left_s, rights=rights,
         )  # fmt: skip
         body, body_flags = (arguments, RAW) if isinstance(arguments, bytes) else pack_body(arguments or {})
         call = FakeCall(header, body, body_flags, stream_in)

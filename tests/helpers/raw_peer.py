@@ -81,7 +81,9 @@ def running_broker(place: Path, *arguments: str, **settings: Any) -> Iterator[Br
 class Peer:
     """One connection and what it says. Frames are written and read here by hand."""
 
-    def __init__(self, context: zmq.Context[Any], address: str, curve: tuple[str, str, str] | None = None) -> None:
+    def __init__(
+        self, context: zmq.Context[Any], address: str, curve: tuple[str, str, str] | None = None, monitored: int = 0
+    ) -> None:
         self.socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.setsockopt(zmq.ROUTING_ID, b"\x01" + secrets.token_bytes(15))
@@ -91,6 +93,7 @@ class Peer:
             self.socket.curve_serverkey, self.socket.curve_publickey, self.socket.curve_secretkey = (
                 key.encode() for key in curve
             )
+        self.monitor = self.socket.get_monitor_socket(monitored) if monitored else None
         self.socket.connect(address)
         self.incarnation = secrets.token_bytes(16)
 
@@ -133,6 +136,8 @@ class Peer:
         return header
 
     def close(self) -> None:
+        if self.monitor is not None:
+            self.socket.disable_monitor()
         self.socket.close(0)
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from raw_peer import PATIENCE_S, BrokerProcess, Peer, running_broker, until
 
 from orbit_zmq.models import BrokerStatus
 from orbit_zmq.security.keylist import KeyList
-from orbit_zmq.security.keys import KEY_LIST, make_keypair, own_user
+from orbit_zmq.security.keys import KEY_LIST, OWNER_KEY, load_keypair, make_keypair, own_user
 
 Connect = Callable[..., Peer]
 
@@ -366,3 +367,56 @@ def test_after_a_kill_a_new_broker_serves_the_peers_that_come_back(tmp_path, con
 
         assert endpoint.serve_one()["f"] & 16
         assert client.receive()[0]["i"] == 5
+
+
+def test_a_damaged_list_of_keys_leaves_the_old_one_in_force_and_says_so(tmp_path, context):
+    with running_broker(tmp_path, "--tcp", "tcp://127.0.0.1:0") as broker:
+        path = broker.state_dir / KEY_LIST
+        listed = KeyList.load(path).admit("guest", "client")
+        whole = path.read_text()
+        curve = (broker.ready["public_key"], listed.public, listed.secret)
+        admin = Peer(context, broker.address)
+        admin.hello("admin")
+        assert "epoch" in Peer(context, broker.ready["tcp"], curve).hello()
+
+        def damage() -> str:
+            return str(read_all(admin, "status")["security"]["key_list_damage"])
+
+        path.write_text(whole[:-40])
+        assert "keys.json" in until(damage)
+        assert "epoch" in Peer(context, broker.ready["tcp"], curve).hello()
+        refused = admin.ask_broker(1_000, "revoke", {"name": "guest"})
+        assert refused["code"] == "conflict" and path.read_text() == whole[:-40]
+        assert "key-list-damaged" in broker.log.read_text()
+
+        path.write_text(whole)
+        until(lambda: not damage())
+        admin.call(1_001, "broker", "revoke", {"name": "guest"})
+        while (answer := admin.receive())[0].get("i") != 1_001:
+            pass
+        assert msgpack.unpackb(answer[1])["revoked"] == ["guest"]
+
+
+def test_connections_that_say_nothing_more_stay_whatever_their_address(tmp_path, context):
+    with running_broker(tmp_path, "--tcp", "tcp://*:0", intervals=("heartbeat_s=60", "suspect_s=60")) as broker:
+        owner = load_keypair(broker.state_dir / OWNER_KEY)
+        port = broker.ready["tcp"].rpartition(":")[2]
+        curve = (broker.ready["public_key"], owner.public, owner.secret)
+        context.setsockopt(zmq.IPV6, 1)
+        peers = [Peer(context, f"tcp://{host}:{port}", curve) for host in ("127.0.0.1", "[::1]") if can_reach(host, port)]
+        assert all("epoch" in peer.hello() for peer in peers)
+        later = Peer(context, f"tcp://127.0.0.1:{port}", curve)
+
+        until(lambda: read_all(peers[0], "status")["security"]["connections_reaped"])
+        later.close()
+        for peer in peers:
+            assert read_all(peer, "ping") == {}
+        assert read_all(peers[0], "status")["security"]["connections_reaped"] == 1
+
+
+def can_reach(host: str, port: str) -> bool:
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
+    except OSError:
+        return False
+    return True

@@ -8,7 +8,7 @@ the link's matter; what they do is the plugins'.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -24,6 +24,8 @@ from orbit_zmq.client.party import ClientParty
 from orbit_zmq.errors import EndpointLost, InvalidArgument, NotFound
 from orbit_zmq.place import find_broker
 from orbit_zmq.rules.heard import Missed
+from orbit_zmq.security.join import JoinString, invitation
+from orbit_zmq.security.keys import make_keypair
 from orbit_zmq.transport.link import Link
 from orbit_zmq.transport.port import Port
 from orbit_zmq.wire.body import pack_body, unpack_body
@@ -31,7 +33,8 @@ from orbit_zmq.wire.header import IDEMPOTENT, RAW, Header, Kind
 
 BROKER = "broker"
 BROKER_DEADLINE_S = 10.0
-CONNECT_S = 10.0
+CONNECT_S = 2.5  # whoever waits for a first connection then hears what stands in its way
+LISTEN_S = 10.0  # for a subscription to be in force
 HOMES = 10_000  # sessions whose endpoints are remembered
 UNKNOWN = OperationFacts()  # what is assumed of an operation that is in no catalogue
 
@@ -131,7 +134,10 @@ class Client:
         return self._link.name
 
     def connect(self) -> None:
-        """Connect now. BrokerUnreachable when nobody answers in time, AuthRequired when the key is not known."""
+        """Connect now. BrokerUnreachable or AuthRequired say what stands in the way once `connect_timeout_s` is over.
+
+        It may be called again: a client that was not admitted gets in when it has been invited.
+        """
         if not self._is_open:
             self._port.open(self._connect_timeout_s)
             self._is_open = True
@@ -167,6 +173,46 @@ class Client:
     def drain(self) -> None:
         """Stop the broker for good (role admin)."""
         self._ask_broker("drain", {})
+
+    def invite(
+        self,
+        name: str,
+        role: str = "client",
+        *,
+        user: str | None = None,
+        endpoints: Sequence[str] | None = None,
+        plugins: Sequence[str] | None = None,
+        rights: Sequence[str] | None = None,
+        expires_s: float | None = None,
+        hosts: Sequence[str] = (),
+    ) -> JoinString:
+        """A join string that admits one more party; its `encode()` is the text to hand over, and a secret.
+
+        The key pair is made here, and the broker is told its public half. For an admin's key; an endpoint's may do it for
+        endpoints below its own name (`hpc1.x`), never with more rights or a later expiry. `user`: whose it is, yours where
+        left out. `endpoints`, `plugins`: patterns of what it may call; all where left out. `hosts`: how the party reaches
+        the broker. Raises NotPermitted, Conflict for a name that is taken, InvalidArgument.
+        """
+        keys = make_keypair()
+        wanted: dict[str, Any] = {"key": keys.public, "name": name, "role": role, "user": user, "expires_s": expires_s}
+        for word, patterns in {"endpoints": endpoints, "plugins": plugins, "rights": rights}.items():
+            wanted[word] = None if patterns is None else list(patterns)
+        given = {word: value for word, value in wanted.items() if value is not None}
+        answer = self._ask_broker("invite", given, on_behalf_of="")
+        return invitation(answer, keys, name, role, hosts=hosts, seen_at=self._link.place.address)
+
+    def keys(self, name: str | None = None) -> list[dict[str, Any]]:
+        """The keys that are admitted, or the one of that name; an endpoint sees its own and those that it has minted."""
+        found: list[dict[str, Any]] = self._ask_broker("list_keys", {"name": name} if name else {}, on_behalf_of="")
+        return found
+
+    def revoke(self, name: str) -> dict[str, Any]:
+        """Admit a key no more, nor those that it has minted: `{revoked: [names], connections: how many were cut}`.
+
+        When this returns, none of them hears or calls anything any more.
+        """
+        struck: dict[str, Any] = self._ask_broker("revoke", {"name": name}, on_behalf_of="")
+        return struck
 
     def subscribe(
         self,
@@ -205,7 +251,7 @@ class Client:
         It gets the whole view each time; an endpoint that has gone is in it once, as `lost`.
         """
         self.connect()
-        listening, mailbox = self._port.listen(self._connect_timeout_s, is_topology=True)
+        listening, mailbox = self._port.listen(LISTEN_S, is_topology=True)
         subscription = Subscription(self._port, listening, mailbox, {"stream": "topology"})
         subscription.start(callback, None)
         return subscription
@@ -217,9 +263,7 @@ class Client:
 
     def _listen(self, *, topic: str, **filters: str) -> Subscription:
         self.connect()
-        listening, mailbox = self._port.listen(
-            self._connect_timeout_s, topics=wire_topics(topic), audience=self._on_behalf_of, **filters
-        )
+        listening, mailbox = self._port.listen(LISTEN_S, topics=wire_topics(topic), audience=self._on_behalf_of, **filters)
         heard = HeardSession(filters["session"], filters["endpoint"], filters["plugin"])
         if not heard.session:
             return Subscription(self._port, listening, mailbox, {**filters, "topic": topic})
@@ -317,10 +361,17 @@ class Client:
             self._catalogues[facts.catalogue] = operations_of(unpack_body(packed))
         return self._catalogues[facts.catalogue]
 
-    def _ask_broker(self, operation: str, arguments: dict[str, Any], deadline_s: float = BROKER_DEADLINE_S) -> Any:
+    def _ask_broker(
+        self,
+        operation: str,
+        arguments: dict[str, Any],
+        deadline_s: float = BROKER_DEADLINE_S,
+        on_behalf_of: str | None = None,
+    ) -> Any:
         self.connect()
         body, flags = pack_body(arguments)
-        header = Header(Kind.REQUEST, endpoint=BROKER, operation=operation, flags=IDEMPOTENT, on_behalf_of=self._on_behalf_of)
+        user = self._on_behalf_of if on_behalf_of is None else on_behalf_of
+        header = Header(Kind.REQUEST, endpoint=BROKER, operation=operation, flags=IDEMPOTENT, on_behalf_of=user)
         answer, _ = self._port.call(header, body, flags, deadline_s)
         return answer.body if answer.flags & RAW else unpack_body(answer.body, answer.flags)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import time
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from orbit_zmq.configuration import write_setting
+from orbit_zmq.contexts import store_context
 from orbit_zmq.errors import BrokerUnreachable, InvalidArgument, NotPermitted
 from orbit_zmq.place import find_broker
 from orbit_zmq.runtime_file import RuntimeFile, write_runtime_file
@@ -66,6 +69,9 @@ def test_the_order_is_argument_environment_context_own_broker(own: Path, monkeyp
     contexts = own / "orbit_config_dir" / "contexts"
     contexts.mkdir()
     join_of("from-context").write(contexts / "work")
+    store_context("home", join_of("from-current-context").encode())
+    write_setting("context", "home")
+    assert find_broker().address == "tcp://from-current-context:5670"
     monkeypatch.setenv("ORBIT_CONTEXT", "work")
     assert find_broker().address == "tcp://from-context:5670"
 
@@ -73,12 +79,35 @@ def test_the_order_is_argument_environment_context_own_broker(own: Path, monkeyp
     monkeypatch.setenv("ORBIT_JOIN_FILE", str(own / "join"))
     assert find_broker().address == "tcp://from-join-file:5670"
 
+    monkeypatch.setenv("ORBIT_JOIN", join_of("from-join-variable").encode())
+    assert find_broker().address == "tcp://from-join-variable:5670"
+
     monkeypatch.setenv("ORBIT_URL", "ipc:///from-url-variable")
     assert find_broker().address == "ipc:///from-url-variable"
 
     assert find_broker(join=join_of("from-join").encode()).address == "tcp://from-join:5670"
     assert find_broker(url="ipc:///from-url").address == "ipc:///from-url"
     assert find_broker(context="work").address == "tcp://from-context:5670"
+
+
+def test_a_join_string_may_come_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(join_of("bridge").encode() + "\n"))
+
+    assert find_broker(join="-").address == "tcp://bridge:5670"
+
+
+def test_all_addresses_of_a_join_string_are_tried_in_its_order() -> None:
+    addresses = ("tcp://a:1", "tcp://b:1", "tcp://c:1")
+    join = JoinString(addresses, ("tcp://a:2", "tcp://b:2"), make_keypair().public, make_keypair(), "laptop", "client")
+
+    tried = find_broker(join=join.encode()).in_order()
+
+    assert [(place.address, place.events) for place in tried] == [
+        ("tcp://a:1", "tcp://a:2"),
+        ("tcp://b:1", "tcp://b:2"),
+        ("tcp://c:1", None),
+    ]
+    assert {place.keys for place in tried} == {join.keys}
 
 
 def test_a_join_string_or_a_file_with_one_gives_keys(own: Path) -> None:

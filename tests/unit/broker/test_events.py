@@ -82,14 +82,27 @@ def test_clients_say_no_events_and_old_numbers_are_refused(world: World) -> None
     assert world.state.counters.drops == {"refused-event": 1, "old-event": 2}
 
 
-def test_an_endpoint_serves_the_users_whose_calls_it_was_given(world: World) -> None:
+def test_an_endpoint_tells_events_to_users_whom_it_serves_once_they_have_called_it(world: World) -> None:
     world.connect("bob", as_=identity("bob", "client"))
+    world.say("hpc", Kind.UPDATE, {"share": {"bob": {"plugins": ["*"], "rights": ["run"]}}})
     say(world, 1, audience="bob")
     assert world.out.publications == []
     world.call("bob", 1, "hpc")
     say(world, 1, audience="bob")
-
     assert len(opened(world, "bob")) == 1
+
+    world.say("hpc", Kind.UPDATE, {"share": {}})
+    say(world, 2, audience="bob")
+    assert world.out.publications == []
+    assert world.state.counters.drops["refused-event"] == 2
+
+
+def test_a_call_that_is_refused_makes_nobody_an_audience(world: World) -> None:
+    world.connect("bob", as_=identity("bob", "client"))
+    assert brief(world.call("bob", 1, "hpc")) == [("bob", "not-permitted")]
+    assert brief(world.call("bob", 2, "hpc", operation="replay", plugin="")) == [("bob", "not-permitted")]
+    say(world, 1, audience="bob")
+    assert world.out.publications == []
 
 
 def test_tips_are_told_to_those_who_hear_and_to_nobody_else(world: World) -> None:

@@ -54,6 +54,8 @@ def test_resolve_by_name_tells_the_incarnation_and_all_that_hello_said(world):
         "host": {"role": "login", "scheduler": "slurm"},
         "labels": {"site": "x"},
         "settings": {},
+        "user": "ada",
+        "share": {},
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orbit_zmq.rules.outbox import Outbox
-from orbit_zmq.wire.header import ADMIN, IDEMPOTENT, RESENT, Header, Kind, encode_header
+from orbit_zmq.wire.header import ADMIN, ALL_RIGHTS, IDEMPOTENT, RESENT, Header, Kind, encode_header
 from tests.unit.broker.world import World, brief, identity, incarnation
 
 
@@ -102,7 +102,8 @@ def test_a_request_that_cannot_be_passed_on_is_answered(world, fields, code):
 def test_a_gateway_and_a_key_with_the_right_may_act_for_others():
     world = World()
     world.connect("hpc", "endpoint")
-    world.connect("g", "gateway")
+    world.say("hpc", Kind.UPDATE, {"share": {"eve": {"plugins": ["*"], "rights": ["run"]}}})
+    world.connect("g", "gateway", as_=identity("web", "gateway", may_act_for=True))
     world.connect("k", as_=identity("bob", "client", may_act_for=True))
 
     for label in ("g", "k"):
@@ -119,17 +120,17 @@ def test_only_the_broker_says_who_is_an_admin():
     world.connect("b", as_=identity("bob", "client"))
 
     for label, is_admin in (("a", True), ("c", True), ("b", False), ("g", False), ("hpc", False)):
-        for call_id, claimed in ((1, 0), (2, ADMIN)):
+        for call_id, claimed in ((1, 0), (2, ADMIN | ALL_RIGHTS)):
             (request,) = world.call(label, call_id, "hpc", flags=claimed)
-            assert bool(request.header.flags & ADMIN) is is_admin, label
-    (request,) = world.call("g", 3, "hpc", on_behalf_of="bob", flags=ADMIN)
-    assert not request.header.flags & ADMIN
+            assert bool(request.header.rights & ADMIN) is is_admin, label
+    (request,) = world.call("g", 3, "hpc", on_behalf_of="bob", rights=ADMIN)
+    assert not request.header.rights & ADMIN
 
 
 def test_a_key_reaches_only_what_it_may():
     world = World()
     world.connect("hpc", "endpoint")
-    limited = identity("bob", "client", may_reach=lambda endpoint, plugin: plugin == "sysinfo")
+    limited = identity("ada", "client", may_reach=lambda endpoint, plugin: plugin == "sysinfo")
     world.connect("c", as_=limited)
 
     assert brief(world.call("c", 1, "hpc", plugin="rhapsody")) == [("c", "not-permitted")]
@@ -228,7 +229,7 @@ def test_a_resent_request_makes_the_flight_anew_after_its_reply_was_lost(world):
 
 
 def test_a_reply_for_a_full_queue_is_dropped_and_asked_for_again_when_it_has_drained(world):
-    world.participant("c").outbox = Outbox(max_messages=1)
+    world.participant("c").outbox = Outbox(max_messages=1, budget=world.state.queued)
     world.stuck.add("c")
     for call_id in (1, 2):
         world.call("c", call_id, "hpc")
@@ -242,7 +243,7 @@ def test_a_reply_for_a_full_queue_is_dropped_and_asked_for_again_when_it_has_dra
 
 
 def test_a_full_queue_to_the_endpoint_is_busy_for_the_caller(world):
-    world.participant("hpc").outbox = Outbox(max_messages=1)
+    world.participant("hpc").outbox = Outbox(max_messages=1, budget=world.state.queued)
     world.stuck.add("hpc")
 
     assert world.call("c", 1, "hpc") == []

@@ -90,7 +90,8 @@ def test_an_endpoint_lost_long_ago_is_shown_no_more():
 
 def test_the_busiest_sessions_come_first_and_only_the_askers_own():
     world = World()
-    world.connect("hpc", "endpoint", as_=identity(may_act_for=True))
+    everything = {"plugins": ["*"], "rights": ["read", "write", "run"]}
+    world.connect("hpc", "endpoint", as_=identity(may_act_for=True), share={"bob": everything})
     world.connect("ada")
     world.connect("bob", as_=identity("bob", "client"))
     world.pass_time(1.1)

@@ -33,6 +33,8 @@ def report(*participants: dict[str, Any], **facts: Any) -> BrokerStatus:
         "lost_endpoints": [], "busiest_sessions": [],
         "calls": {"in_flight": 1, "held": 2, "own_streams": 0},
         "events": {"audiences": 1, "streams": 1, "subscribers": 3, "replayed": 40, "missed": 50},
+        "security": {"keys": 1, "key_list_damage": "", "connections_reaped": 0, "audit_lines_lost": 0},
+        "loop": {"rounds": 1, "longest_round_s": 0.001, "longest_round_lately_s": 0.001},
         "sessions": 3, "catalogues": 1, "queues": {"messages": 1, "bytes": 1},
         "totals": dict.fromkeys(RATES, 1), "rates_1s": RATES, "rates_10s": RATES,
         "drops": {"late-answer": 3, "queue-full": 1}, **facts,

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from bench import chunks, run, served, until
+from bench import EVERYBODY, chunks, run, served, until
 
 from orbit_testplugin import TestPlugin, TestSession, executions
 from orbit_zmq.endpoint.raised import error_of
@@ -165,7 +165,7 @@ def test_a_call_by_bare_session_id_finds_the_plugin():
 def test_two_instances_of_one_name_are_refused():
     async def scenario() -> None:
         with pytest.raises(Conflict, match="two plugins have the instance name 'test'"):
-            Service(Host(), [TestPlugin(Host()), TestPlugin(Host())], announce=lambda fact: None)
+            Service(Host(), [TestPlugin(Host()), TestPlugin(Host())], access=EVERYBODY, announce=lambda fact: None)
 
     run(scenario)
 
@@ -440,7 +440,7 @@ def test_a_service_that_is_canceled_answers_its_calls():
     async def scenario() -> None:
         async with served() as outer:
             bench = outer  # only for its words
-            service = Service(Host(), [TestPlugin(Host())], announce=lambda fact: None)
+            service = Service(Host(), [TestPlugin(Host())], access=EVERYBODY, announce=lambda fact: None)
             bench.service, kept = service, bench.service
             running = asyncio.create_task(service.run())
             await asyncio.sleep(0)

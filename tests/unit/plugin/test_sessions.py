@@ -19,7 +19,7 @@ from orbit_zmq.errors import (
     SessionNotReady,
 )
 from orbit_zmq.plugin import Host, Plugin, PluginSession, operation
-from orbit_zmq.wire.header import ADMIN
+from orbit_zmq.wire.header import ADMIN, ALL_RIGHTS
 
 
 class Journal(PluginSession):
@@ -262,10 +262,10 @@ def test_an_admin_is_shown_the_sessions_of_all_users_and_may_use_only_their_own(
     async def scenario() -> None:
         async with served() as bench:
             sids = {user: await bench.session(user=user) for user in ("ann", "bob")}
-            listed = (await bench.call("list_sessions", user="root", source="root.1", flags=ADMIN))["sessions"]
+            listed = (await bench.call("list_sessions", user="root", source="root.1", rights=ADMIN | ALL_RIGHTS))["sessions"]
             assert {session["owner"]: session["sid"] for session in listed} == sids
             with pytest.raises(NotFound):
-                await bench.call("echo", {"text": "x"}, session=sids["ann"], user="root", flags=ADMIN)
+                await bench.call("echo", {"text": "x"}, session=sids["ann"], user="root", rights=ADMIN | ALL_RIGHTS)
 
     run(scenario)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orbit_zmq.rules.connection import OPENING_S, RULES, Connection, Effect, Event, State
+from orbit_zmq.rules.connection import HURRY_S, OPENING_S, REACH_S, RULES, Connection, Effect, Event, State
 
 
 def opened(now: float = 0.0) -> Connection:
@@ -64,3 +64,44 @@ def test_closing_says_bye_and_ends_calls():
     connection = opened()
     connection.handle(Event.WELCOMED, 0.0)
     assert connection.handle(Event.CLOSED, 1.0) == (Effect.SAY_BYE, Effect.SUSPEND, Effect.DROP, Effect.END_CALLS)
+
+
+def test_who_is_not_admitted_ends_its_calls_and_goes_on_trying():
+    connection = opened()
+    assert connection.handle(Event.NOT_ADMITTED, 0.1) == (Effect.SUSPEND, Effect.DROP, Effect.END_CALLS)
+    assert connection.tick(connection.next_tick()) == (Effect.OPEN, Effect.SAY_HELLO)
+
+
+def test_a_call_hurries_the_next_attempt_but_not_more_than_once_a_second():
+    connection, now = opened(), 0.0
+    for _ in range(8):
+        connection.handle(Event.NOT_ADMITTED, now)
+        now = connection.next_tick()
+        connection.tick(now)
+    connection.handle(Event.NOT_ADMITTED, now)
+    assert connection.next_tick() == now + 5.0
+
+    connection.hurry(now + 0.2)
+
+    assert connection.next_tick() == now + HURRY_S
+
+
+def test_every_address_has_its_turn_before_the_next_pause():
+    connection = Connection(0.0, addresses=3, draw=lambda low, high: high)
+    now, pauses = 0.0, []
+    for _ in range(7):
+        connection.tick(now)
+        connection.handle(Event.BROKEN, now)
+        pauses.append(connection.next_tick() - now)
+        now = connection.next_tick()
+
+    assert pauses == [0.0, 0.0, 0.25, 0.0, 0.0, 0.5, 0.0]
+
+
+def test_an_address_where_nobody_takes_the_connection_is_left_for_the_next_one():
+    connection = Connection(0.0, addresses=2)
+    connection.tick(0.0)
+    assert connection.tick(REACH_S) == (Effect.SUSPEND, Effect.DROP)
+    connection.tick(REACH_S)
+    connection.is_reached = True
+    assert connection.tick(REACH_S + OPENING_S - 0.1) == ()

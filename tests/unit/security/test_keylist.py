@@ -83,7 +83,7 @@ def test_a_revoked_key_is_unknown_and_named_in_the_answer(path: Path) -> None:
     keys = KeyList.load(path)
     pair = keys.admit("hpc1", "endpoint")
 
-    assert keys.revoke("hpc1").key == pair.public
+    assert [entry.key for entry in keys.revoke("hpc1")] == [pair.public]
     assert keys.lookup(pair.public, now_wall=0.0) is None
     assert KeyList.load(path).lookup(pair.public, now_wall=0.0) is None
 
@@ -131,6 +131,10 @@ def test_a_damaged_list_leaves_the_one_in_force(path: Path, damage: str, capsys:
     assert keys.reload() is False
     assert keys.lookup(pair.public, now_wall=0.0) is not None
     assert "key-list-damaged" in capsys.readouterr().err
+    assert "keys.json" in keys.damage
+    with pytest.raises(Conflict):
+        keys.admit("hpc2", "endpoint")
+    assert path.read_text() == damage
     with pytest.raises(InvalidArgument, match=r"keys\.json"):
         KeyList.load(path)
 

@@ -28,6 +28,7 @@ VALUES = {
     "settled_below": IDS,
     "happened_at": st.floats(1e-3, 1e11),
     "settled": st.lists(IDS, min_size=1, max_size=SETTLED_IDS).map(tuple),
+    "rights": st.integers(1, 7),
     "channel": st.integers(1, 3),
     "chunk": IDS,
     "up_to": IDS,
