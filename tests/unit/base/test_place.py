@@ -67,7 +67,7 @@ def test_the_order_is_argument_environment_context_own_broker(own: Path, monkeyp
     assert find_broker().address == "ipc:///run/b.sock"
 
     contexts = own / "orbit_config_dir" / "contexts"
-    contexts.mkdir()
+    contexts.mkdir(mode=0o700)
     join_of("from-context").write(contexts / "work")
     store_context("home", join_of("from-current-context").encode())
     write_setting("context", "home")
