@@ -101,7 +101,10 @@ def _place_at(level: Named) -> Place | None:
     named = zip((level.url, level.join, level.context), level.origins, strict=True)
     if not address:
         return None
-    place = _place_of(address, joined, next(origin for value, origin in named if value))
+    found_in = next(origin for value, origin in named if value)
+    if level.join and not level.url and not level.join.strip().startswith(PREFIX):
+        found_in = "standard input" if level.join == STANDARD_INPUT else level.join
+    place = _place_of(address, joined, found_in)
     return place if joined is None or address != joined.requests[0] else replace(place, others=_others_of(joined))
 
 

@@ -223,6 +223,7 @@ class Endpoint:
                 loop.add_signal_handler(number, self._ask_to_stop)
         serving = Serving(loop)
         link = self._link = Link(self._place, self, handler=serving, on_change=self._on_change)
+        link.tells_obstacles = within_s is None
         service = self._service = Service(
             self.host,
             self._plugins,

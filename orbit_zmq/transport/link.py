@@ -103,6 +103,7 @@ class Link:
         self._next_heartbeat = now
         self._next_second = now
         self.way = Way()
+        self.tells_obstacles = handler is not None  # in the log; who gives up soon says it by its error
         self._refusal: OrbitError | None = None
         self._settled = threading.Event()  # up, refused, or closed
         self._pid = os.getpid()
@@ -328,6 +329,7 @@ class Link:
     def _resume(self, now: float) -> None:
         self._best = self._places.index(self.place)
         self.way.on_welcome()
+        self.tells_obstacles = self.server is not None
         self._next_heartbeat = now
         self.caller.on_connected(now)
         self.ear.on_up()
@@ -369,7 +371,7 @@ class Link:
 
     def meet(self, obstacle: Obstacle, now: float) -> None:
         """This attempt has failed. An endpoint says so once, until it fails in another way."""
-        if self.way.meet(self.place.address, obstacle) and self.server is not None:
+        if self.way.meet(self.place.address, obstacle) and self.tells_obstacles:
             error = error_of(obstacle, self.place.address)
             log.warning("not-connected", reason=error.message, hint=error.hint)
         self.handle(Event.NOT_ADMITTED if obstacle is Obstacle.NOT_ADMITTED else Event.BROKEN, now)

@@ -10,7 +10,6 @@ import struct
 
 import zmq
 
-from orbit_zmq.rules.connection import REACH_S
 from orbit_zmq.rules.obstacles import Obstacle
 
 ZAP_REFUSED = 400  # the status that our brokers answer for a key that they do not admit
@@ -20,6 +19,7 @@ OBSTACLES: dict[int, Obstacle] = {
     zmq.EVENT_DISCONNECTED: Obstacle.FOREIGN,  # before any handshake: libzmq hangs up on what is not ZeroMQ
 }
 
+REFUSED_S = 2.0  # a connection that nobody takes ends after three seconds, one that is refused at once
 LOOK_S = 0.3  # for an answer to a greeting; whoever waits for the connection waits for it, too
 OUR_GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03"  # ZMTP: the signature and the version; the peer then says its mechanism
 GREETING_BYTES = 64
@@ -41,7 +41,7 @@ def obstacle_of(event: int, value: int, elapsed_s: float) -> Obstacle:
     if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH and value == ZAP_REFUSED:
         return Obstacle.NOT_ADMITTED
     if event == zmq.EVENT_CLOSED:  # without a connection before
-        return Obstacle.NOTHING_LISTENS if elapsed_s < REACH_S else Obstacle.UNREACHABLE
+        return Obstacle.NOTHING_LISTENS if elapsed_s < REFUSED_S else Obstacle.UNREACHABLE
     return OBSTACLES.get(event, Obstacle.NO_HANDSHAKE)
 
 

@@ -55,8 +55,9 @@ class Lab:
         self.tcp = self.broker.ready["tcp"] or ""
         return self.broker
 
-    def start_endpoint(self, name: str = "hpc1", *, url: str | None = None, plugins: str = "test") -> Child:
+    def start_endpoint(self, name: str = "hpc1", *, url: str | None = None, plugins: str = "test", share: str = "") -> Child:
         arguments = ["--url", url or self.url, "--name", name, "--plugins", plugins, "--plugin-module", "orbit_testplugin"]
+        arguments += ["--share", share] if share else []
         child = Child("orbit_zmq.endpoint", arguments, self.environment, self.place / f"{name}.log")
         self.stack.callback(child.end)
         child.wait_until_ready()

@@ -198,15 +198,15 @@ def test_invite_join_use_list_and_revoke_on_the_command_line(lab):
 
     stored = laptop.run("join", given=invited.stdout)
     assert stored.returncode == 0, stored.stderr
-    assert "contexts/laptop; it is used from now on." in stored.stdout
+    assert "the context laptop; it is used from now on." in stored.stdout
     assert (lab.place / "laptop" / "config" / "contexts" / "laptop").stat().st_mode & 0o777 == 0o600
-    assert json.loads(laptop.run("endpoint", "list", "--json").stdout) == []
+    assert json.loads(laptop.run("endpoint", "list", "--json").stdout)["items"] == []
 
-    (entry,) = [entry for entry in json.loads(bridge.run("key", "list", "--json").stdout) if entry["name"] == "laptop"]
+    (entry,) = [entry for entry in json.loads(bridge.run("key", "list", "--json").stdout)["items"] if entry["name"] == "laptop"]
     assert (entry["role"], entry["user"], entry["rights"]) == ("client", own_user(), ["read", "write"])
-    assert json.loads(bridge.run("key", "show", "laptop", "--json").stdout)["name"] == "laptop"
-    assert "never" in bridge.run("key", "list").stdout and "rights" in bridge.run("key", "show", "laptop").stdout
-    assert "revoked laptop" in bridge.run("revoke", "laptop").stdout
+    assert json.loads(bridge.run("key", "show", "laptop", "--json").stdout)["item"]["name"] == "laptop"
+    assert "rights" in bridge.run("key", "show", "laptop").stdout
+    assert json.loads(bridge.run("revoke", "laptop", "--json").stdout)["item"]["revoked"] == ["laptop"]
     assert laptop.run("endpoint", "list").returncode == 4
     assert bridge.run("revoke", "laptop").returncode == 1
     assert bridge.run("invite", "x", "--role", "client", "--expires", "soon").returncode == 2

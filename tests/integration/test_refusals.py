@@ -33,7 +33,7 @@ def invited(lab: Lab, name: str, role: str = "client", **options: object) -> Joi
 def admit(lab: Lab, joined: JoinString, role: str = "client") -> None:
     """Put a key on the list that was refused before."""
     facts = {"key": joined.keys.public, "name": joined.name, "role": role}
-    lab.client()._ask_broker("invite", facts, "")
+    lab.client()._ask_broker("invite", facts, on_behalf_of="")
 
 
 def stranger(lab: Lab, name: str = "stranger", role: str = "client") -> JoinString:

@@ -158,7 +158,7 @@ def join_string(lab: Lab, name: str, role: str) -> str:
 
 
 def test_an_admin_is_shown_the_sessions_of_all_users_and_others_their_own(lab: Lab) -> None:
-    lab.start_endpoint("hpc1")
+    lab.start_endpoint("hpc1", share="*")
     with (
         Client(join=join_string(lab, "bob", "client")) as bob,
         Client(join=join_string(lab, "eve", "client")) as eve,
