@@ -69,8 +69,11 @@ def on_tip(state: State, out: Out, peer: Participant, header: Header, body: byte
 
 
 def on_hello_tips(state: State, peer: Participant, tips: dict[str, int], now: float) -> None:
-    """Where the streams of an endpoint stand as it says hello. What a broker hears so of a stream first is old to it."""
-    for name, last in tips.items():
+    """Where the streams of an endpoint stand as it says hello. What a broker hears so of a stream first is old to it.
+
+    The stream of its own user is there from now on, so that who listens already misses none of it if this broker dies.
+    """
+    for name, last in ({peer.identity.user: 0} | tips).items():
         if may_serve(peer, name):
             audience = state.audiences.of(name, now)
             stream = audience.streams.get(peer.incarnation)

@@ -146,13 +146,18 @@ def test_a_killed_broker_is_started_again_at_the_same_place_and_its_endpoints_co
 
 def test_a_broker_that_dies_at_once_is_started_less_and_less_often(shell: Shell, place: Path) -> None:
     start_broker(shell, "--supervise")
-    for _ in range(3):
-        killed = wait_until(lambda: broker_pid(place))
-        os.kill(killed, signal.SIGKILL)
-        wait_until(partial(has_another_broker, place, killed), 15.0)
 
-    ends = [line for line in lines_of(place / "state" / "broker.log") if line["event"] == "broker-ended"]
-    assert [line["restart_in_s"] for line in ends] == [0.0, 0.5, 1.0]
+    def told(event: str) -> list[dict[str, Any]]:
+        return [line for line in lines_of(place / "state" / "broker.log") if line["event"] == event]
+
+    def has_told(restarts: int) -> bool:
+        return len(told("broker-restarted")) == restarts
+
+    for restarts in (1, 2, 3):
+        os.kill(wait_until(lambda: broker_pid(place)), signal.SIGKILL)
+        wait_until(partial(has_told, restarts), 15.0)
+
+    assert [line["restart_in_s"] for line in told("broker-ended")] == [0.0, 0.5, 1.0]
 
 
 def test_stopping_a_supervised_broker_stops_the_supervisor_too(shell: Shell, place: Path) -> None:
@@ -212,7 +217,7 @@ def test_an_endpoint_without_a_broker_says_so_soon(shell: Shell, place: Path) ->
     nowhere = ("--url", f"ipc://{place}/nobody", "--wait", "0.5s")
     for detach in ((), ("--detach",)):
         done = shell.run("endpoint", "start", "-n", "hpc1", *nowhere, *detach)
-        assert done.returncode == 3 and "does not answer" in done.stderr, done.stderr
+        assert done.returncode == 3 and "nothing listens" in done.stderr, done.stderr
 
 
 def test_stopping_the_broker_of_up_ends_up_in_order(shell: Shell) -> None:
