@@ -145,7 +145,7 @@ class Operation:
         try:
             return pack_body(result)
         except InvalidArgument as error:
-            raise InternalError(f"{self.label} returned {error.message}", hint="Return plain values.") from error
+            raise InternalError(f"{self.label} returned {error.message}", hint=error.hint) from error
 
     def describe(self) -> dict[str, Any]:
         """The entry in the catalogue."""

@@ -22,15 +22,19 @@ from orbit_zmq.wire.header import TAGGED
 _TAG = "\0i:"  # an integer outside 64 bits
 _ESCAPE = "\0s:"  # a string that begins with a NUL
 MAX_DEPTH = 64
+_SINGLE = frozenset((str, bytes, int, float, bool, type(None)))  # values that have no keys in them
 
 
 def pack_body(value: object) -> tuple[bytes, int]:
-    """The bytes of a value and the flags that its header needs; InvalidArgument names a type that cannot travel."""
+    """The bytes of a value and the flags that its header needs; InvalidArgument names a type or key that cannot travel."""
     try:
+        _check_keys(value)
         try:
-            return msgpack.packb(value, default=_plain), 0
+            return msgpack.packb(value, default=_known), 0
         except OverflowError:
-            return msgpack.packb(_tagged(value, 0), default=_plain), TAGGED
+            return msgpack.packb(_tagged(value, 0), default=_known), TAGGED
+    except _BadKeyError as error:
+        raise InvalidArgument(str(error), hint="Use text keys, such as str(key).") from None
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidArgument(f"a value that cannot be sent: {error}", hint="Send plain values, or bytes.") from error
 
@@ -54,6 +58,31 @@ def unpack_map(frame: bytes, flags: int = 0) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ProtocolError(f"a body of type {type(value).__name__} in place of a map")
     return value
+
+
+class _BadKeyError(Exception):
+    """A key that no receiver would take."""
+
+
+def _check_keys(value: object) -> None:
+    """Refuse here what unpacking refuses at the other side, where nobody is left to say whose fault it is."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if type(key) is not str and not isinstance(key, (str, bytes)):
+                raise _BadKeyError(f"a map that cannot be sent: its key {repr(key)[:80]} is {type(key).__name__}, not text")
+            if type(item) not in _SINGLE:
+                _check_keys(item)
+    elif isinstance(value, (list, tuple)) and not _SINGLE.issuperset(map(type, value)):
+        for item in value:
+            if type(item) not in _SINGLE:
+                _check_keys(item)
+
+
+def _known(value: object) -> object:
+    """The same for what msgpack does not know: it is seen only while it is packed."""
+    plain = _plain(value)
+    _check_keys(plain)
+    return plain
 
 
 def _plain(value: object) -> object:
@@ -90,7 +119,7 @@ def _tagged(value: object, depth: int) -> object:
         return [_tagged(item, depth + 1) for item in value]
     if isinstance(value, (bytes, bytearray, memoryview, float, int)) or value is None:
         return value
-    return _tagged(_plain(value), depth + 1)
+    return _tagged(_known(value), depth + 1)
 
 
 def _untagged(value: object, depth: int) -> object:

@@ -225,6 +225,10 @@ class Unprintable(Exception):
 
 
 class RaisesSession(PluginSession):
+    @operation(effect="read")
+    async def per_device(self) -> dict[int, float]:
+        return {0: 0.5}
+
     @operation(effect="run")
     async def go(self, kind: str) -> None:
         raise {
@@ -250,6 +254,9 @@ def test_a_result_that_cannot_be_sent_is_the_plugins_fault_and_says_which():
             sid = await bench.session(plugin="raises")
             with pytest.raises(InternalError, match=r"raises\.unsendable returned a value that cannot be sent"):
                 await bench.call("unsendable", plugin="raises", session=sid)
+            with pytest.raises(InternalError, match=r"raises\.per_device returned a map .* key 0 is int") as caught:
+                await bench.call("per_device", plugin="raises", session=sid)
+            assert "text keys" in str(caught.value.hint)
 
     run(scenario)
 

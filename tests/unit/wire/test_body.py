@@ -6,6 +6,8 @@ import datetime
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -63,3 +65,36 @@ def test_a_body_that_has_to_be_a_map_is_one_or_a_protocol_error():
     assert unpack_map(b"") == {}
     with pytest.raises(ProtocolError, match="list"):
         unpack_map(pack_body([1])[0])
+
+
+@dataclass
+class PerDevice:
+    load: dict[Any, float]
+
+
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [
+        ({0: "gpu0"}, "0 is int"),
+        ({"a": [{"b": ({None: 1},)}]}, "None is NoneType"),
+        ([PerDevice({0.5: 1.0})], "0.5 is float"),
+        ({"a": MappingProxyType({True: 1})}, "True is bool"),
+        ({"big": 1 << 100, "a": {(1, 2): 1}}, r"\(1, 2\) is tuple"),
+    ],
+)
+def test_a_key_that_no_receiver_would_take_is_refused_by_the_sender_who_is_told_which(value, key):
+    with pytest.raises(InvalidArgument, match=f"its key {key}, not text") as caught:
+        pack_body(value)
+    assert "text keys" in str(caught.value.hint)
+
+
+@given(
+    st.recursive(
+        st.integers() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.integers() | st.text() | st.binary(), inner),
+        max_leaves=20,
+    )
+)
+def test_what_is_packed_can_be_unpacked_whatever_its_keys_are(value):
+    with suppress(InvalidArgument):
+        assert unpack_body(*pack_body(value)) == value
