@@ -70,7 +70,7 @@ class Request:
 
 
 class Response:
-    """An answer with a status; from 400 on it is an error at the caller."""
+    """An answer with a status; from 400 on it is an error at the caller. InvalidArgument for a status that is none."""
 
     media_type = "application/octet-stream"
 
@@ -81,6 +81,12 @@ class Response:
         headers: Mapping[str, str] | None = None,
         media_type: str | None = None,
     ) -> None:
+        if not isinstance(status_code, int) or not 100 <= status_code <= 599:
+            raise InvalidArgument(
+                f"{type(self).__name__}: status_code is {status_code!r}, not a number from 100 to 599",
+                hint="Write status_code=400.",
+                details={"fields": ["status_code"]},
+            )
         self.content = content
         self.status_code = status_code
         self.headers = dict(headers or {})

@@ -186,6 +186,14 @@ def test_a_response_of_an_error_status_is_that_error():
     run(scenario)
 
 
+@pytest.mark.parametrize("status", ["400", None, 0, 1000, 200.0])
+def test_a_status_that_is_none_is_refused_where_the_response_is_made(status):
+    for kind in (Response, JSONResponse):
+        with pytest.raises(InvalidArgument, match=f"{kind.__name__}: status_code is {status!r}") as caught:
+            kind("text", status_code=status)
+        assert caught.value.details == {"fields": ["status_code"]}
+
+
 def test_what_is_forwarded_is_checked_as_in_a_call():
     async def scenario() -> None:
         async with served(Routed(Host())) as bench:
