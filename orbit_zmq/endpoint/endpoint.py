@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 NAME = re.compile(r"[a-z0-9._-]{1,255}")
 READY_S = 30.0  # how long `start` waits for the broker
 SEEN_S = 1.0  # how long a change of the plugins waits for the broker to know of it
+LEFT_S = 2.0  # how long `stop` waits for what plugins have left running; it ends with the process
 STOP_S = 5.0  # how long calls and sessions have to end
 
 log = get_logger(__name__)
@@ -120,6 +121,7 @@ class Endpoint:
         self._watch = LoopWatch()
         self._thread: threading.Thread | None = None
         self._ready = threading.Event()
+        self._over = threading.Event()  # it serves no more; what a plugin has left running may still be there
         self._failure: BaseException | None = None
 
     def __repr__(self) -> str:
@@ -183,7 +185,8 @@ class Endpoint:
         self._stopping = True  # said before the loop is there, too
         self._in_loop(self._ask_to_stop)
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(READY_S)
+            self._over.wait(READY_S)
+            self._thread.join(LEFT_S)
 
     def __enter__(self) -> Endpoint:
         return self.start()
@@ -209,11 +212,17 @@ class Endpoint:
 
     def _run_in_thread(self) -> None:
         try:
-            asyncio.run(self._main(lambda: None, with_signals=False))
+            asyncio.run(self._serve_in_thread())
         except BaseException as error:  # noqa: BLE001 - handed to the thread that started this one
             self._failure = error
         finally:
             self._ready.set()
+
+    async def _serve_in_thread(self) -> None:
+        try:
+            await self._main(lambda: None, with_signals=False)
+        finally:
+            self._over.set()
 
     async def _main(self, on_ready: Callable[[], None], *, with_signals: bool, within_s: float | None = None) -> None:
         loop = self._loop = asyncio.get_running_loop()

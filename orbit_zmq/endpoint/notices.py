@@ -1,7 +1,8 @@
 """Notices: what an endpoint's plugins tell the world, and what they are told of it.
 
 Events of sessions and plugins get their audience and time here and go to the link. Plugins that override
-`on_topology_change` are given every whole view in order, each in a task of its own; the endpoint listens only if there is one.
+`on_topology_change` are given the whole view, each in a task of its own, and the newest one where several came meanwhile;
+the endpoint listens only if there is such a plugin.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from orbit_zmq.endpoint.raised import is_canceled
 from orbit_zmq.endpoint.service import Service
 from orbit_zmq.errors import OrbitError
 from orbit_zmq.log import get_logger
@@ -32,11 +34,10 @@ class Notices:
         self._link = link
         self._service = service
         self._handover = Handover(loop, link.notify)
-        self._mailbox = AsyncMailbox(self._handover)
         self._listening: Listening | None = None
+        self._receiving: asyncio.Task[Any] | None = None
         self._view: View | None = None
-        self._told: dict[Plugin, asyncio.Queue[View]] = {}
-        self._tasks: list[asyncio.Task[Any]] = []
+        self._told: dict[Plugin, _Told] = {}
         service.sessions.publish = self.publish
         service.on_plugins_changed = self.look
 
@@ -53,42 +54,73 @@ class Notices:
         """Which plugins want to hear of the topology? To be called when they are others."""
         wanting = {plugin for plugin in self._service.plugins if _wants_topology(plugin)}
         for plugin in self._told.keys() - wanting:
-            del self._told[plugin]
+            self._told.pop(plugin).end()
         for plugin in wanting - self._told.keys():
-            views: asyncio.Queue[View] = asyncio.Queue()
-            self._told[plugin] = views
+            told = self._told[plugin] = _Told(plugin)
+            told.task = self._service.spawn(told.tell())
             if self._view is not None:
-                views.put_nowait(self._view)
-            self._tasks.append(self._service.spawn(self._tell(plugin, views)))
+                told.put(self._view)
         if wanting and self._listening is None:
-            self._listening = Listening(self._mailbox.put, _log_refusal, is_topology=True)
+            mailbox = AsyncMailbox(self._handover)
+            self._listening = Listening(mailbox.put, _log_refusal, is_topology=True)
             self._link.listen(self._listening)
-            self._tasks.append(self._service.spawn(self._receive()))
+            self._receiving = self._service.spawn(self._receive(mailbox))
         elif not wanting and self._listening is not None:
             self._link.unlisten(self._listening)
             self._listening = self._view = None
+            if self._receiving is not None:
+                self._receiving.cancel()
 
     def stop(self) -> None:
         """Tell plugins nothing more."""
-        for task in self._tasks:
-            task.cancel()
+        for told in self._told.values():
+            told.end()
+        if self._receiving is not None:
+            self._receiving.cancel()
 
-    async def _receive(self) -> None:
-        while self._listening is not None:
-            for item in await self._mailbox.take():
+    async def _receive(self, mailbox: AsyncMailbox) -> None:
+        while True:
+            for item in await mailbox.take():
                 if isinstance(item, dict):
                     self._view = item
-                    for views in self._told.values():
-                        views.put_nowait(item)
+                    for told in self._told.values():
+                        told.put(item)
 
-    async def _tell(self, plugin: Plugin, views: asyncio.Queue[View]) -> None:
-        while self._told.get(plugin) is views:
-            view = await views.get()
-            hook: Callable[[View], Coroutine[Any, Any, None]] = plugin.on_topology_change
+
+class _Told:
+    """One plugin that is told of the topology: the newest view that it has not seen, and the task that calls its hook."""
+
+    def __init__(self, plugin: Plugin) -> None:
+        self._plugin = plugin
+        self._view: View | None = None
+        self._has_view = asyncio.Event()
+        self._has_ended = False
+        self.task: asyncio.Task[Any] | None = None
+
+    def put(self, view: View) -> None:
+        """There is a newer view."""
+        self._view = view
+        self._has_view.set()
+
+    def end(self) -> None:
+        """Tell it nothing more. A hook that ends its own plugin is not canceled."""
+        self._has_ended = True
+        if self.task is not None and self.task is not asyncio.current_task():
+            self.task.cancel()
+
+    async def tell(self) -> None:
+        """Call the hook for as long as the plugin is served."""
+        hook: Callable[[View], Coroutine[Any, Any, None]] = self._plugin.on_topology_change
+        while not self._has_ended:
+            await self._has_view.wait()
+            self._has_view.clear()
+            view = self._view or {}
             try:
                 await hook({name: dict(facts) for name, facts in view.items()})
-            except (Exception, SystemExit):  # the plugin call
-                log.exception("topology-hook-failed", plugin=plugin.instance_name)
+            except (Exception, SystemExit, asyncio.CancelledError) as error:  # the plugin call
+                if isinstance(error, asyncio.CancelledError) and is_canceled():
+                    raise
+                log.exception("topology-hook-failed", plugin=self._plugin.instance_name)
 
 
 def _wants_topology(plugin: Plugin) -> bool:

@@ -5,6 +5,7 @@ It must never raise itself, whatever the exception is: it is what keeps one bad 
 
 from __future__ import annotations
 
+import asyncio
 import traceback
 
 import msgpack
@@ -31,6 +32,12 @@ def error_of(exception: BaseException) -> OrbitError:
         remote_type=f"{kind.__module__}.{kind.__qualname__}",
         remote_traceback=text,
     )
+
+
+def is_canceled() -> bool:
+    """Whether the present task is to end; else a CancelledError is the plugin's own, or of what it waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _message_of(exception: BaseException) -> str:

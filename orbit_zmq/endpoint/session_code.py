@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from orbit_zmq.endpoint.raised import is_canceled
 from orbit_zmq.endpoint.session_record import SessionRecord
 from orbit_zmq.errors import InternalError, InvalidArgument
 from orbit_zmq.log import get_logger
@@ -18,6 +19,7 @@ from orbit_zmq.plugin.session import PluginSession
 log = get_logger(__name__)
 
 CANCEL_S = 5.0  # for code that cleans up after it was canceled
+CLOSE_S = 15.0  # for `close`: with CANCEL_S it is less than a caller of unregister_session waits
 
 
 async def make_session(record: SessionRecord, arguments: dict[str, Any]) -> PluginSession:
@@ -45,15 +47,26 @@ async def release_session(record: SessionRecord) -> None:
 
 
 async def close_session(record: SessionRecord) -> None:
-    """Call the session's `close`; what that raises is logged."""
+    """Call the session's `close`; what that raises is logged, and one that takes longer than CLOSE_S is given up."""
     session = record.session
     if session is None:
         return
+    closing = asyncio.ensure_future(_close(record, session))  # on its own, for it may take no notice of being canceled
+    try:
+        await asyncio.wait((closing,), timeout=CLOSE_S)
+    finally:
+        session.is_active = False
+        if not closing.done():
+            log.warning("session-close-given-up", plugin=record.plugin.instance_name, session=record.sid)
+            closing.cancel()
+
+
+async def _close(record: SessionRecord, session: PluginSession) -> None:
     try:
         await session.close()
-    except asyncio.CancelledError:
-        raise
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, asyncio.CancelledError) and is_canceled():
+            raise
         log.exception("session-close-failed", plugin=record.plugin.instance_name, session=record.sid)
     finally:
         session.is_active = False

@@ -6,6 +6,8 @@ It changes nothing but itself, and calls nothing of a plugin author's but `has_u
 from __future__ import annotations
 
 import asyncio
+import operator
+from collections.abc import Callable
 from enum import Enum
 from typing import Any, Protocol
 
@@ -18,6 +20,7 @@ from orbit_zmq.plugin.session import Lifetime, PluginSession
 log = get_logger(__name__)
 
 RECLAIM_S = 300.0  # an ephemeral session outlives its holder by this: a laptop that sleeps for a while comes back to it
+MOST_TASKS = 1 << 32  # more than that no session has
 DEFAULT = "default"  # the id of the session that each user has at each plugin without asking for it
 
 
@@ -42,7 +45,8 @@ class SessionRecord:
     """All that is known of one session."""
 
     __slots__ = (
-        "calls", "changed", "error", "holder", "holder_lost_at", "last_used", "lifetime", "plugin", "process", "session",
+        "calls", "changed", "error", "has_complained",
+        "holder", "holder_lost_at", "last_used", "lifetime", "plugin", "process", "session",
         "sid", "status", "tasks", "ttl_s", "user",
     )  # fmt: skip
 
@@ -63,6 +67,8 @@ class SessionRecord:
         self.tasks: set[asyncio.Task[Any]] = set()
         self.changed = asyncio.Event()  # set once the status is no longer initializing
 
+        self.has_complained = False  # that its code cannot say what it does
+
     def has_expired(self, now: float) -> bool:
         """Whether its lifetime is over. A call that runs and unfinished work count as activity."""
         if self.lifetime == "ephemeral":
@@ -74,18 +80,24 @@ class SessionRecord:
         return now - self.last_used >= self.ttl_s
 
     def _is_working(self) -> bool:
-        try:
-            return self.session is not None and self.session.has_unfinished_work()
-        except Exception:  # the plugin call
-            log.exception("session-hook-failed", plugin=self.plugin.instance_name, session=self.sid)
-            return False
+        return self.session is not None and self._ask(self.session.has_unfinished_work, bool) > 0
 
     def unfinished_tasks(self) -> int:
         """How many tasks run for it; none where its own code cannot say."""
+        return 0 if self.session is None else self._ask(self.session.unfinished_tasks, operator.index)
+
+    def _ask(self, hook: Callable[[], object], number_of: Callable[[Any], int]) -> int:
+        """What its own code counts; 0 where that raises or answers what is no number, which is logged once."""
         try:
-            return 0 if self.session is None else self.session.unfinished_tasks()
-        except Exception:  # the plugin call
-            log.exception("session-hook-failed", plugin=self.plugin.instance_name, session=self.sid)
+            answer = hook()
+            if asyncio.iscoroutine(answer):
+                answer.close()
+                raise TypeError(f"{hook.__name__} must not be a coroutine")
+            return min(max(number_of(answer), 0), MOST_TASKS)
+        except (Exception, SystemExit):  # the plugin call
+            if not self.has_complained:
+                self.has_complained = True
+                log.exception("session-hook-failed", plugin=self.plugin.instance_name, session=self.sid, hook=hook.__name__)
             return 0
 
     @property

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any
 
-from orbit_zmq.endpoint.raised import error_of
+from orbit_zmq.endpoint.raised import error_of, is_canceled
 from orbit_zmq.endpoint.session_code import bound_arguments, close_session, make_session, release_session
 from orbit_zmq.endpoint.session_record import DEFAULT, SessionRecord, Status, key_of, lifetime_of, not_ready
 from orbit_zmq.errors import (
@@ -235,7 +235,10 @@ class Sessions:
         """Sweep until canceled."""
         while True:
             await asyncio.sleep(SWEEP_S)
-            self.sweep()
+            try:
+                self.sweep()
+            except Exception:  # lifetimes of the others go on
+                log.exception("sweep-failed")
 
     async def close_all(self, within_s: float) -> None:
         """End every session because the endpoint stops; what is not released in time is given up."""
@@ -314,9 +317,9 @@ class Sessions:
     async def _initialize(self, record: SessionRecord, initialize: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         try:
             await initialize()
-        except asyncio.CancelledError:
-            raise
         except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and is_canceled():
+                raise
             log.exception("session-initialize-failed", plugin=record.plugin.instance_name, session=record.sid)
             record.error = error_of(error)
             self._set(record, Status.FAILED)

@@ -9,7 +9,9 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -80,6 +82,87 @@ def test_a_plugin_that_is_added_or_removed_is_seen_by_all_within_a_second() -> N
         endpoint = running.endpoint
     with pytest.raises(ShuttingDown):
         endpoint.add_plugin(LabelPlugin)
+
+
+class WatchingPlugin(Plugin):
+    """Remembers what it was told of the topology, one view at a time, and fails each time."""
+
+    plugin_name = "watching"
+    session_class = LabelSession
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.seen: list[list[str]] = []
+        self.may_go_on = asyncio.Event()
+
+    async def on_topology_change(self, endpoints: dict[str, Any]) -> None:
+        self.seen.append(sorted(endpoints[NAME]["plugins"]))
+        await self.may_go_on.wait()
+        raise asyncio.CancelledError
+
+
+def knows(plugin: WatchingPlugin, name: str) -> bool:
+    return bool(plugin.seen) and name in plugin.seen[-1]
+
+
+def test_a_topology_hook_that_takes_long_is_given_the_newest_view_alone() -> None:
+    with serve(LabelPlugin) as running:
+        quick, slow = (running.endpoint.add_plugin(WatchingPlugin, name) for name in ("quick", "slow"))
+        assert isinstance(quick, WatchingPlugin) and isinstance(slow, WatchingPlugin)
+        quick.may_go_on.set()
+        wait_until(lambda: slow.seen and quick.seen)
+        for name in ("more1", "more2", "more3"):
+            running.endpoint.add_plugin(LabelPlugin, name)
+            wait_until(partial(knows, quick, name))
+        assert len(slow.seen) == 1
+        assert running.endpoint._loop is not None
+        running.endpoint._loop.call_soon_threadsafe(slow.may_go_on.set)
+        wait_until(lambda: len(slow.seen) == 2)
+        assert slow.seen[1] == ["label", "more1", "more2", "more3", "quick", "slow"]
+
+
+def test_plugins_with_a_topology_hook_leave_no_task_behind_when_they_go() -> None:
+    with serve(LabelPlugin) as running:
+
+        def tasks() -> int:
+            assert running.endpoint._loop is not None
+            return len(asyncio.all_tasks(running.endpoint._loop))
+
+        before = tasks()
+        for number in range(10):
+            made = running.endpoint.add_plugin(WatchingPlugin, f"watching{number}")
+            assert isinstance(made, WatchingPlugin)
+            wait_until(partial(knows, made, LabelPlugin.plugin_name))
+            running.endpoint.remove_plugin(f"watching{number}")
+        wait_until(lambda: tasks() <= before)
+
+
+class StubbornSession(PluginSession):
+    """Takes no notice of being canceled when it is closed."""
+
+    may_end = threading.Event()
+
+    async def close(self) -> dict[str, Any]:
+        while not self.may_end.is_set():
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.02)
+        return await super().close()
+
+
+class StubbornPlugin(Plugin):
+    plugin_name = "stubborn"
+    session_class = StubbornSession
+
+
+def test_a_session_that_will_not_close_does_not_hold_up_the_end_of_an_endpoint() -> None:
+    try:
+        with serve(LabelPlugin, StubbornPlugin) as running:
+            running.client.call(NAME, "stubborn", "register_session", {"lifetime": "persistent"})
+            started = time.monotonic()
+            running.endpoint.stop()
+            assert time.monotonic() - started < 20  # it would be 30 s
+    finally:
+        StubbornSession.may_end.set()
 
 
 def test_a_plugin_may_add_another_instance_from_within_a_call() -> None:

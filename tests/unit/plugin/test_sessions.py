@@ -1,6 +1,7 @@
 """Sessions: opened, attached to, initialized, owned, expired, closed."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -146,6 +147,27 @@ def test_a_session_that_fails_to_initialize_says_why_in_status_and_to_calls():
             with pytest.raises(SessionNotReady, match="could not be set up: no queue") as caught:
                 await bench.call("echo", {"text": "x"}, session=sid)
             assert not caught.value.transient
+
+    run(scenario)
+
+
+def test_a_session_whose_initialize_is_canceled_by_what_it_waits_for_has_failed():
+    class Canceling(Journal):
+        async def initialize(self) -> None:
+            waited_for = asyncio.ensure_future(asyncio.sleep(60))
+            waited_for.cancel()
+            await waited_for
+
+    class CancelingPlugin(Plugin):
+        plugin_name = "canceling"
+        session_class = Canceling
+
+    async def scenario() -> None:
+        async with served(CancelingPlugin(Host())) as bench:
+            sid = (await bench.call("register_session", plugin="canceling"))["sid"]
+            status = await bench.call("session_status", {"wait_s": 5}, plugin="canceling", session=sid)
+            assert status["status"] == "failed"
+            assert status["error"]["type"] == "asyncio.exceptions.CancelledError"
 
     run(scenario)
 
@@ -423,6 +445,68 @@ def test_the_timer_sweeps_by_itself(monkeypatch):
     run(scenario)
 
 
+async def no_number() -> int:
+    return 1
+
+
+def end_the_process() -> int:
+    raise SystemExit(1)
+
+
+@pytest.mark.parametrize(
+    "answer", [lambda: None, lambda: [1], lambda: float("nan"), no_number, end_the_process], ids=lambda one: one.__name__
+)
+@pytest.mark.parametrize("hook", ["unfinished_tasks", "has_unfinished_work"])
+def test_a_hook_that_answers_no_number_counts_for_nothing_and_ends_nobody(monkeypatch, hook, answer):
+    monkeypatch.setattr(sessions_module, "SWEEP_S", 0.005)
+    counted = []
+
+    class Counted(Journal):
+        def unfinished_tasks(self) -> int:
+            counted.append(1)
+            return 3
+
+        def has_unfinished_work(self) -> bool:
+            return False
+
+    class CountedPlugin(JournalPlugin):
+        plugin_name = "counted"
+        session_class = Counted
+
+        async def create_session(self, sid: str, color: str = "blue") -> Journal:
+            return Counted(sid, color)
+
+    async def scenario() -> None:
+        plugin = JournalPlugin(Host())
+        async with served(plugin, CountedPlugin(Host())) as bench:
+            await bench.session(plugin="counted")
+            await bench.session(plugin="journal", ttl=600)
+            monkeypatch.setattr(plugin.made[0], hook, answer)
+            counted.clear()
+            await until(lambda: len(counted) > 3)
+            assert bench.service.sessions.unfinished_tasks == 3
+            assert await bench.call("ping", plugin="journal") == {}
+
+    run(scenario)
+
+
+def test_a_sweep_that_fails_is_not_the_last(monkeypatch):
+    monkeypatch.setattr(sessions_module, "SWEEP_S", 0.005)
+
+    async def scenario() -> None:
+        async with served(JournalPlugin(Host())) as bench:
+            sweeps = []
+
+            def sweep() -> None:
+                sweeps.append(1)
+                raise RuntimeError("the first")
+
+            monkeypatch.setattr(bench.service.sessions, "sweep", sweep)
+            await until(lambda: len(sweeps) > 2)
+
+    run(scenario)
+
+
 def test_ttl_defaults_to_the_plugins_and_zero_is_never():
     class Immortal(JournalPlugin):
         session_ttl = 0
@@ -510,5 +594,49 @@ def test_a_session_whose_close_hangs_does_not_hold_up_the_stop(monkeypatch):
             await bench.session(plugin="hanging")
             async with asyncio.timeout(5):
                 await bench.service.stop()
+
+    run(scenario)
+
+
+class Stubborn(PluginSession):
+    """Does not end when it is told to."""
+
+    may_end = False
+
+    async def close(self) -> dict[str, Any]:
+        while not self.may_end:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.01)
+        return await super().close()
+
+
+class StubbornPlugin(Plugin):
+    plugin_name = "stubborn"
+    session_class = Stubborn
+
+
+def test_a_close_that_never_ends_is_given_up(monkeypatch):
+    monkeypatch.setattr("orbit_zmq.endpoint.session_code.CLOSE_S", 0.05)
+    monkeypatch.setattr(Stubborn, "may_end", False)
+
+    async def scenario() -> None:
+        async with served(StubbornPlugin(Host())) as bench:
+            sid = await bench.session(plugin="stubborn")
+            assert await bench.call("unregister_session", plugin="stubborn", session=sid) == {}
+        Stubborn.may_end = True
+
+    run(scenario)
+
+
+def test_a_close_that_takes_no_notice_of_being_canceled_does_not_hold_up_the_stop(monkeypatch):
+    monkeypatch.setattr("orbit_zmq.endpoint.service.CLOSE_WITHIN_S", 0.05)
+    monkeypatch.setattr(Stubborn, "may_end", False)
+
+    async def scenario() -> None:
+        async with served(StubbornPlugin(Host())) as bench:
+            await bench.session(plugin="stubborn")
+            async with asyncio.timeout(5):
+                await bench.service.stop()
+        Stubborn.may_end = True
 
     run(scenario)
