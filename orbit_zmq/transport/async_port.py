@@ -10,7 +10,7 @@ import inspect
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from orbit_zmq.errors import OrbitError
+from orbit_zmq.errors import Canceled, OrbitError
 from orbit_zmq.rules.caller import OpenCall
 from orbit_zmq.transport.asking import END, Answer, check_call, checked, deaf, feed, listening_of, start
 from orbit_zmq.transport.handover import Handover
@@ -97,8 +97,9 @@ class AsyncPort:
         for listening, mailbox in tuple(self._listening.items()):
             self.unlisten(listening)
             mailbox.close()
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=CALLBACKS_S)
+        others = self._tasks - {asyncio.current_task()}  # a callback may close its client
+        if others:
+            _, late = await asyncio.wait(others, timeout=CALLBACKS_S)
             for task in late:
                 task.cancel()
 
@@ -161,10 +162,17 @@ class AsyncPort:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def settle(self, result: object) -> None:
-        """Wait for what a callback has answered, if that is to be waited for."""
-        if inspect.isawaitable(result):
-            await result
+    async def call_back(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Call a callback, and wait for what it answers if that can be waited for. Canceled where it raises CancelledError."""
+        try:
+            result = function(*arguments)
+            if inspect.isawaitable(result):
+                await result
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise Canceled("the callback was canceled, or what it waited for") from error
 
     def _waiter(self) -> _LoopWaiter:
         return _LoopWaiter(self._handover_here(), asyncio.get_running_loop())

@@ -29,6 +29,7 @@ class _Bounds:
         self._taken = [0, 0]
         self._lost: dict[str, int] = {}
         self._lock = threading.Lock()  # for `_lost` alone
+        self.is_closed = False
 
     def put(self, item: Item) -> bool:
         """In the link's thread: put an item in, or count it as lost (False)."""
@@ -84,6 +85,7 @@ class Mailbox(_Bounds):
 
     def close(self) -> None:
         """Nothing follows. From any thread."""
+        self.is_closed = True
         self._put[0] += 1
         self._queue.put(None)
 
@@ -110,6 +112,7 @@ class AsyncMailbox(_Bounds):
 
     def close(self) -> None:
         """Nothing follows. In the loop."""
+        self.is_closed = True
         self._put[0] += 1
         self._queue.put_nowait(None)
 

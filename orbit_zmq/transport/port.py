@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from asyncio import CancelledError
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from types import TracebackType
@@ -158,8 +159,12 @@ class Port:
         """Run a function in a thread of its own."""
         threading.Thread(target=function, args=arguments, name="orbit-events", daemon=True).start()
 
-    def settle(self, result: object) -> None:
-        """What a callback has answered is of no interest."""
+    def call_back(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Call a callback; what it answers is of no interest. Canceled where it raises CancelledError."""
+        try:
+            function(*arguments)
+        except CancelledError as error:
+            raise Canceled("the callback was canceled, or what it waited for") from error
 
     def call(
         self, header: Header, body: bytes, flags: int, deadline_s: float, stream: Iterable[bytes] | None = None

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from lab import Lab, wait_until
 
 from orbit_zmq import AsyncClient, Client, Endpoint, Plugin, PluginSession, operation
-from orbit_zmq.errors import TooLarge
+from orbit_zmq.errors import InvalidArgument, TooLarge
 from orbit_zmq.paths import state_dir
 from orbit_zmq.place import find_broker
 from orbit_zmq.security.join import JoinString
@@ -47,6 +47,15 @@ class NoisySession(PluginSession):
     @operation(effect="write")
     async def say_too_much(self) -> None:
         self.notify("news", b"x" * 40_000)
+
+    @operation(effect="write")
+    async def say_number_keys(self) -> None:
+        self.notify("news", {0: "gpu0"})
+
+    @operation(effect="write")
+    async def say_nonsense(self, count: int) -> None:
+        for _ in range(count):
+            self.notify_packed("news", msgpack.packb({0: "gpu0"}))
 
     @operation(effect="write")
     async def say_batch(self, numbers: list[int]) -> None:
@@ -147,6 +156,92 @@ def test_a_callback_that_raises_hears_the_next_event(lab: Lab, endpoint: Endpoin
     client.get_plugin("hpc1", "noisy").say(count=2)
 
     wait_until(lambda: len(heard) == 2)
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), asyncio.CancelledError()], ids=repr)
+def test_a_callback_that_ends_its_thread_or_task_hears_the_next_event(
+    lab: Lab, endpoint: Endpoint, error: BaseException
+) -> None:
+    client = lab.client()
+    noisy = client.get_plugin("hpc1", "noisy")
+    heard = Heard()
+
+    def callback(*event: Any) -> None:
+        heard(*event)
+        raise error
+
+    async def callback_of_task(*event: Any) -> None:
+        callback(*event)
+
+    client.subscribe(callback)
+    noisy.say(count=2)
+    wait_until(lambda: len(heard) == 2)
+
+    async def listen() -> None:
+        async with AsyncClient(url=lab.url) as other:
+            await other.subscribe(callback_of_task)
+            await asyncio.to_thread(noisy.say, count=2)
+            await asyncio.to_thread(wait_until, lambda: len(heard) == 6)
+
+    asyncio.run(listen())
+
+
+def test_a_client_that_is_closed_calls_back_no_more(lab: Lab, endpoint: Endpoint) -> None:
+    noisy = lab.client().get_plugin("hpc1", "noisy")
+    client = lab.client()
+    heard, begun, release = Heard(), threading.Event(), threading.Event()
+
+    def callback(*event: Any) -> None:
+        heard(*event)
+        begun.set()
+        release.wait(30)
+
+    def threads() -> int:
+        return sum(thread.name == "orbit-events" for thread in threading.enumerate())
+
+    before = threads()
+    subscription = client.subscribe(callback)
+    noisy.say(count=20)
+    assert begun.wait(10)
+    client.close()
+    assert "ended" in repr(subscription)
+    release.set()
+    wait_until(lambda: threads() == before)
+    assert len(heard) == 1
+
+
+def test_a_callback_may_close_its_client(lab: Lab, endpoint: Endpoint) -> None:
+    noisy = lab.client().get_plugin("hpc1", "noisy")
+
+    async def listen() -> None:
+        client, heard, closed = AsyncClient(url=lab.url), Heard(), asyncio.Event()
+
+        async def callback(*event: Any) -> None:
+            heard(*event)
+            await client.close()
+            closed.set()
+
+        subscription = await client.subscribe(callback)
+        await asyncio.to_thread(noisy.say, count=3)
+        await asyncio.wait_for(closed.wait(), 10)
+        assert len(heard) == 1 and "ended" in repr(subscription)
+
+    asyncio.run(listen())
+
+
+def test_an_event_that_cannot_be_read_is_refused_where_it_is_sent_or_counted_as_missed(lab: Lab, endpoint: Endpoint) -> None:
+    client = lab.client()
+    heard, missed = Heard(), Heard()
+    subscription = client.subscribe(heard, on_missed=missed)
+    noisy = client.get_plugin("hpc1", "noisy")
+    with pytest.raises(InvalidArgument, match="its key 0 is int, not text"):
+        noisy.say_number_keys()
+    noisy.say_nonsense(count=2)
+    noisy.say()
+
+    wait_until(lambda: heard)
+    assert heard.numbers() == [0]
+    assert subscription.missed == 2 and missed == [("hpc1", 1)] * 2
 
 
 def test_sessions_notify_from_any_thread_and_plugins_as_well(lab: Lab, endpoint: Endpoint) -> None:

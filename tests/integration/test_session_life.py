@@ -13,7 +13,7 @@ import pytest
 from lab import Lab, wait_until
 
 from orbit_zmq import AsyncClient, Client, Plugin, PluginSession, operation
-from orbit_zmq.errors import InvalidArgument, NotFound, SessionExpired
+from orbit_zmq.errors import DeadlineExceeded, InvalidArgument, NotFound, SessionExpired
 from orbit_zmq.paths import state_dir
 from orbit_zmq.security.join import JoinString
 from orbit_zmq.security.keylist import KeyList
@@ -33,6 +33,22 @@ class SpeakingSession(PluginSession):
 class SpeakingPlugin(Plugin):
     plugin_name = "speaking"
     session_class = SpeakingSession
+
+
+class FailingSession(PluginSession):
+    def __init__(self, sid: str, hangs: bool = False) -> None:
+        super().__init__(sid)
+        self.hangs = hangs
+
+    async def initialize(self) -> None:
+        if self.hangs:
+            await asyncio.sleep(600)
+        raise ValueError("no licence")
+
+
+class FailingPlugin(Plugin):
+    plugin_name = "failing"
+    session_class = FailingSession
 
 
 def open_session(running: Running, **arguments: Any) -> str:
@@ -96,6 +112,25 @@ def test_a_session_that_is_opened_after_it_was_listened_to_is_heard() -> None:
             planned.say("hello")
             wait_until(lambda: heard)
         assert heard == [(NAME, "speaking", "said", "hello")]
+
+
+def test_a_plugin_that_could_not_be_had_leaves_no_session() -> None:
+    with serve(SpeakingPlugin, FailingPlugin) as running:
+
+        def sessions() -> list[str]:
+            return [one["sid"] for one in running.client.call(NAME, "failing", "list_sessions")["sessions"]]
+
+        for arguments in ({}, {"sid": "mine"}, {"lifetime": "persistent"}):
+            with pytest.raises(ValueError, match="no licence"):
+                running.client.get_plugin(NAME, "failing", **arguments)
+            assert sessions() == []
+        with pytest.raises(DeadlineExceeded):
+            running.client.get_plugin(NAME, "failing", hangs=True, init_timeout=0.1)
+        assert sessions() == []
+        running.client.call(NAME, "failing", "register_session", {"sid": "slow", "hangs": True})
+        with pytest.raises(DeadlineExceeded):
+            running.client.get_plugin(NAME, "failing", sid="slow", init_timeout=0.1)
+        assert sessions() == ["slow"]  # it was there before, and may be somebody else's
 
 
 def test_a_plugin_client_hears_its_own_session_and_no_other() -> None:

@@ -14,7 +14,7 @@ from orbit_zmq.client.events import Event, events_of
 from orbit_zmq.client.page import facts_table
 from orbit_zmq.errors import ProtocolError
 from orbit_zmq.log import get_logger
-from orbit_zmq.rules.heard import Missed
+from orbit_zmq.rules.heard import Heard, Missed
 from orbit_zmq.transport.async_port import AsyncPort
 from orbit_zmq.transport.mailbox import AsyncMailbox
 
@@ -44,8 +44,12 @@ class AsyncSubscription:
         self._mailbox = mailbox
         self._topic = filters.get("topic", "")
         self._on_end = on_end
-        self._is_open = True
         self._told_at = -math.inf
+
+    @property
+    def _is_open(self) -> bool:
+        """It ends when it is unsubscribed, and when the client is closed."""
+        return not self._mailbox.is_closed
 
     def __repr__(self) -> str:
         wanted = ", ".join(f"{name} {value}" for name, value in self.filters.items()) or "everything"
@@ -57,7 +61,6 @@ class AsyncSubscription:
     async def unsubscribe(self) -> None:
         """Hear no more. The callback may be in the middle of one event, and gets no other one. Harmless when it has ended."""
         if self._is_open:
-            self._is_open = False
             self._port.unlisten(self._listening)
             self._mailbox.close()
             if self._on_end is not None:
@@ -80,8 +83,10 @@ class AsyncSubscription:
                     events = list(events_of(item, self._topic))
                 except ProtocolError as error:
                     log.warning("event-dropped", reason=error.message)
-                    continue
+                    events = [Missed(item.endpoint, 1)] if isinstance(item, Heard) else []
                 for event in events:
+                    if not self._is_open:
+                        return
                     yield event
 
     def _count(self, missed: Missed) -> None:
@@ -96,12 +101,12 @@ class AsyncSubscription:
         async for item in self.items():
             try:
                 if not isinstance(item, Missed):
-                    await self._port.settle(tell(item))
+                    await self._port.call_back(tell, item)
                     continue
                 self._count(item)
                 if on_missed is not None:
-                    await self._port.settle(on_missed(item.endpoint, item.count))
-            except Exception:  # the user's callback
+                    await self._port.call_back(on_missed, item.endpoint, item.count)
+            except (Exception, SystemExit):  # the user's callback
                 log.exception("callback-failed")
 
 

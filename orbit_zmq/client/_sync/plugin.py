@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 INIT_TIMEOUT_S = 120.0  # Dragon takes many seconds to start
 SILENT_S = 1.0  # an endpoint that lives answers a ping sooner, unless a plugin blocks its loop
+DISCARD_S = 2.0  # for the end of a session that did not become ready
 POLL_S = 10.0  # one wait for a session to become ready; the endpoint answers the moment it does
 
 
@@ -81,9 +82,24 @@ class PluginClient:
         opened = self._client.call(self.endpoint, self.plugin, "register_session", arguments)
         self.sid = str(opened["sid"])
         self._ends_session = not {"sid", "lifetime", "ttl"} & {name for name in arguments if arguments[name] is not None}
-        if opened.get("status") == "initializing":
-            self._wait_until_ready(init_timeout)
+        if opened.get("status") in ("initializing", "failed"):
+            try:
+                self._wait_until_ready(init_timeout)
+            except BaseException:
+                self._discard(is_new=arguments.get("sid") is None)
+                raise
         return self.sid
+
+    def _discard(self, *, is_new: bool) -> None:
+        """Leave no session behind that nobody will use: a new one, or one that could not be set up."""
+        sid, self.sid = self.sid, ""
+        with suppress(OrbitError):
+            if is_new or self._has_failed(sid):
+                self._client.call(self.endpoint, self.plugin, "unregister_session", session=sid, deadline_s=DISCARD_S)
+
+    def _has_failed(self, sid: str) -> bool:
+        answer = self._client.call(self.endpoint, self.plugin, "session_status", session=sid, deadline_s=DISCARD_S)
+        return bool(answer["status"] == "failed")
 
     def unregister_session(self) -> None:
         """Close the session on the endpoint; does nothing without one."""
