@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
+import psutil
+
 ORBIT = [sys.executable, "-m", "orbit_zmq.cli"]
 
 
@@ -54,10 +56,19 @@ class Shell:
         return started
 
     def stop_all(self) -> None:
-        """End what was left in the background."""
-        for record in self.run("endpoint", "list", "-q").stdout.split():
-            self.run("endpoint", "stop", record)
+        """End what was left in the background, whether it can be asked to or not."""
         self.run("broker", "stop")
+        left = [process for process in psutil.process_iter() if self._has_made(process)]
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(left, 10)
+
+    def _has_made(self, process: psutil.Process) -> bool:
+        try:
+            return process.environ().get("ORBIT_STATE_DIR") == self.environment["ORBIT_STATE_DIR"]
+        except psutil.Error:
+            return False
 
 
 class Terminal:
