@@ -17,6 +17,7 @@ VARIABLES = {
     "ORBIT_RUNTIME_DIR": "directory of sockets and of the running broker's record",
     "ORBIT_LOG_LEVEL": "debug, info, warning, error or critical",
     "ORBIT_RHAPSODY_BACKEND": "default execution backend of Rhapsody sessions",
+    "ORBIT_FAULTPOINTS": "for tests alone: where a process is to die, stop, or be slow",
 }
 
 

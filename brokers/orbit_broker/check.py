@@ -19,6 +19,8 @@ def check(state: State) -> list[str]:
             problems.append(f"held request {held.header.id} has no caller")
         if key in state.flights:
             problems.append(f"request {held.header.id} is both held and in flight")
+    if state.held != {key: held for waiting in state.held_for.values() for key, held in waiting.items()}:
+        problems.append("held requests are not found by what they wait for")
     if state.held_bytes != sum(len(held.body) for held in state.held.values()):
         problems.append("the bytes of held requests are miscounted")
     for routing_id, newcomer in state.newcomers.items():

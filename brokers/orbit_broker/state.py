@@ -22,8 +22,9 @@ from orbit_zmq.wire.header import IDEMPOTENT, RESENT, Header
 from orbit_zmq.wire.limits import Intervals, Limits
 
 FLIGHTS = 65_536  # calls open at once, in all
-HELD_REQUESTS = 1_024  # requests that wait for an endpoint or a catalogue to appear
-HELD_BYTES = 16 << 20
+HELD_REQUESTS = FLIGHTS  # that wait for an endpoint or a catalogue: after a start, callers may be back before all endpoints
+HELD_BYTES = 64 << 20
+ANY = "*"  # what a request waits for that the return of any endpoint may fulfil
 SETTLE_S = 10.0  # after a start, endpoints need so long to find the broker again: their longest pause is 5 s
 
 
@@ -74,6 +75,7 @@ class Participant:
     routing_id: bytes = b""  # of the present connection, empty without one
     outbox: Outbox[Message] = field(default_factory=Outbox)
     sent_at: float = 0.0
+    is_returning: bool = False  # it knew the broker before this one, and what that one knew
     owes_resend: bool = False  # an answer to it was dropped because its queue was full
     made: set[Flight] = field(default_factory=set)
     serving: set[Flight] = field(default_factory=set)
@@ -138,7 +140,7 @@ class Held:
     caller: Participant
     header: Header
     body: bytes
-    waits_for: str | bytes  # name of an endpoint, or hash of a catalogue
+    waits_for: str | bytes  # name of an endpoint, ANY of them, or hash of a catalogue
     until: float
     deadline: float
 
@@ -185,6 +187,7 @@ class State:
     is_settled: bool = False  # settle_s have passed since the start
     catalogues: dict[bytes, bytes] = field(default_factory=dict)  # by hash
     held: dict[tuple[bytes, int], Held] = field(default_factory=dict)
+    held_for: dict[str | bytes, dict[tuple[bytes, int], Held]] = field(default_factory=dict)  # by what they wait for
     held_bytes: int = 0
     newcomers: dict[bytes, Newcomer] = field(default_factory=dict)  # by routing id
     asked: dict[bytes, float] = field(default_factory=dict)  # strangers' routing id -> when they were asked who they are
@@ -302,13 +305,16 @@ class State:
         key = (held.caller.incarnation, held.header.id)
         if key in self.held:
             self.release(self.held[key])
-        self.held[key] = held
+        self.held[key] = self.held_for.setdefault(held.waits_for, {})[key] = held
         self.held_bytes += len(held.body)
         return True
 
     def release(self, held: Held) -> None:
         """The one place where a held request goes."""
-        del self.held[held.caller.incarnation, held.header.id]
+        key, waiting = (held.caller.incarnation, held.header.id), self.held_for[held.waits_for]
+        del self.held[key], waiting[key]
+        if not waiting:
+            del self.held_for[held.waits_for]
         self.held_bytes -= len(held.body)
 
     # Sessions and catalogues

@@ -15,17 +15,21 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from orbit_zmq.batch import detect_batch_system
+from orbit_zmq.endpoint.keeping import Keeping
 from orbit_zmq.endpoint.loopwatch import LoopWatch
 from orbit_zmq.endpoint.notices import Notices
 from orbit_zmq.endpoint.service import Service
 from orbit_zmq.endpoint.serving import Serving
+from orbit_zmq.endpoint.store import Store
 from orbit_zmq.environment import environment_facts
 from orbit_zmq.errors import InvalidArgument, NotFound, OrbitError, ShuttingDown
 from orbit_zmq.log import get_logger
+from orbit_zmq.paths import state_dir
 from orbit_zmq.place import Place, find_broker
 from orbit_zmq.plugin.host import Host, detect_role
 from orbit_zmq.plugin.plugin import Plugin
@@ -75,8 +79,8 @@ class Endpoint:
     """One endpoint of this process.
 
     `plugins` are names, `name:instance`, globs, `default`, `all`, Plugin classes, or instances. The broker is found as a
-    client finds it. Raises InvalidArgument for a bad name or role, NotFound for a plugin that nobody knows, Conflict for
-    two instances of one name.
+    client finds it. `store_in` is the directory of its store, else the state directory. Raises InvalidArgument for a bad name
+    or role, NotFound for a plugin that nobody knows, Conflict for two instances of one name.
     """
 
     def __init__(
@@ -89,6 +93,7 @@ class Endpoint:
         plugins: str | Iterable[Token] = "default",
         role: str | None = None,
         labels: Mapping[str, str] | None = None,
+        store_in: Path | None = None,
     ) -> None:
         self.name = name or default_name()
         if not NAME.fullmatch(self.name):
@@ -98,6 +103,7 @@ class Endpoint:
         wanted, unknown = select(plugins, self.host.role)
         self._plugins, refused = make_plugins(wanted, self.host)
         self._absent = [*unknown, *refused]
+        self._store_in = store_in
         self._service: Service | None = None
         self._link: Link | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -199,6 +205,13 @@ class Endpoint:
             self._ready.set()
 
     async def _main(self, on_ready: Callable[[], None], *, with_signals: bool) -> None:
+        keeping = Keeping(await asyncio.to_thread(Store.open, self._store_in or state_dir(), self.name))
+        try:
+            await self._serve(keeping, on_ready, with_signals=with_signals)
+        finally:
+            await asyncio.to_thread(keeping.close)
+
+    async def _serve(self, keeping: Keeping, on_ready: Callable[[], None], *, with_signals: bool) -> None:
         loop = self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
         if with_signals:
@@ -209,11 +222,14 @@ class Endpoint:
         service = self._service = Service(
             self.host, self._plugins, announce=link.send_update, absent=self._absent, connect=_connector(link)
         )
+        service.sessions.keeping = keeping
         serving.connect(service, link)
         notices = Notices(link, service, loop)
         self._watch.start()
         serves = loop.create_task(service.run())  # not in a group: a plugin that will not end must not hold up the end
         serves.add_done_callback(lambda _: self._ask_to_stop())
+        await asyncio.sleep(0)  # it runs from here on
+        await service.restore()
         link.start()
         link.attach(loop)
         loop.call_soon(notices.look)  # once the service runs

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from orbit_zmq import faultpoint
 from orbit_zmq.endpoint.raised import error_of
 from orbit_zmq.endpoint.sessions import DEFAULT, SessionRecord, Sessions
 from orbit_zmq.endpoint.streams import StreamIn, StreamOut
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-MAX_RUNNING = 128  # calls at once; past that a caller hears `busy` rather than waiting in a queue that nobody sees
+MAX_RUNNING = 1024  # calls at once, as many as one caller may have open: after a break they come together; past that `busy`
 MAX_WAITING = 4096  # long polls at once; they cost a task each and no work
 CLOSE_WITHIN_S = 2.0  # for all sessions together when the endpoint stops
 
@@ -156,6 +157,13 @@ class Service:
         if self._group is not None:
             await self._stopped.wait()
 
+    async def restore(self) -> None:
+        """Make the kept sessions again; while `run` runs, and before the first call."""
+        await asyncio.to_thread(self.sessions.keeping.read)
+        for plugin in self.plugins:
+            await self.sessions.restore(plugin)
+        self.sessions.keeping.say_absent()
+
     def facts(self) -> dict[str, Any]:
         """What hello says of the plugins; from any thread."""
         return {
@@ -171,9 +179,10 @@ class Service:
         """Run a coroutine until it ends or the service stops; a failure is logged. In the loop's thread."""
         return self._spawn(coroutine)
 
-    def load(self) -> dict[str, int]:
-        """How much there is to do; from any thread."""
-        return {"running": len(self._running) - self._waiting, "sessions": len(self.sessions)}
+    def load(self) -> dict[str, Any]:
+        """How much there is to do, and why nothing is kept where that is so; from any thread."""
+        load: dict[str, Any] = {"running": len(self._running) - self._waiting, "sessions": len(self.sessions)}
+        return {**load, "store_fault": self.sessions.keeping.fault} if self.sessions.keeping.fault else load
 
     @property
     def plugins(self) -> list[Plugin]:
@@ -188,6 +197,8 @@ class Service:
         self._plugins, self._described = plugins, described
         self._announce(dict(described))
         self.on_plugins_changed()
+        if self._group is not None:
+            self._spawn(self.sessions.restore(plugin))
 
     def remove(self, instance: str) -> None:
         """Serve a plugin instance no longer: its calls end, its sessions are closed, the broker is told."""
@@ -288,9 +299,11 @@ class Service:
             return
         if operation.stream_in or operation.caller or call.stream_in is not None:
             self._add_special(arguments, running)
+        faultpoint.reach("endpoint.executing")
         result = getattr(running.target, operation.attribute)(**arguments)
         if not operation.is_generator:
             result = await result
+        faultpoint.reach("endpoint.executed")
         if not operation.stream_out:
             call.reply(*operation.pack(result))
             return

@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
+from orbit_zmq.endpoint.keeping import Keeping, arguments_of, log_failure
 from orbit_zmq.endpoint.raised import error_of
 from orbit_zmq.errors import (
     Conflict,
@@ -32,7 +33,7 @@ from orbit_zmq.log import get_logger
 from orbit_zmq.plugin.arguments import Caller
 from orbit_zmq.plugin.current import CURRENT, current_call
 from orbit_zmq.plugin.plugin import Plugin
-from orbit_zmq.plugin.session import Lifetime, PluginSession, Spawn
+from orbit_zmq.plugin.session import HolderLost, Lifetime, PluginSession, Spawn
 from orbit_zmq.wire.body import pack_body
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 SWEEP_S = 1.0  # lifetimes are seconds to days; one pass over thousands of records takes a millisecond
+RESTORE_S = 60.0  # for one session to be made again; the endpoint serves nothing until then
 RECLAIM_S = 300.0  # an ephemeral session outlives its holder by this: a laptop that sleeps for a while comes back to it
 CANCEL_S = 5.0  # for code that cleans up after it was canceled
 DEFAULT = "default"  # the id of the session that each user has at each plugin without asking for it
@@ -71,8 +73,8 @@ class SessionRecord:
     """All that is known of one session."""
 
     __slots__ = (
-        "calls", "changed", "error", "holder", "holder_lost_at", "last_used", "lifetime", "plugin", "process", "session",
-        "sid", "status", "tasks", "ttl_s", "user",
+        "calls", "changed", "error", "holder", "holder_lost_at", "last_used", "lifetime", "on_holder_lost", "plugin", "process",
+        "session", "sid", "status", "tasks", "ttl_s", "user",
     )  # fmt: skip
 
     def __init__(self, sid: str, plugin: Plugin, caller: Caller, lifetime: Lifetime, ttl_s: float, now: float) -> None:
@@ -83,6 +85,7 @@ class SessionRecord:
         self.process = caller.incarnation  # of the holder
         self.lifetime: Lifetime = lifetime
         self.ttl_s = ttl_s  # 0: never
+        self.on_holder_lost: HolderLost = "cancel" if lifetime == "ephemeral" else "keep"
         self.last_used = now
         self.holder_lost_at: float | None = None
         self.status = Status.INITIALIZING
@@ -102,6 +105,11 @@ class SessionRecord:
             self.last_used = now
         return now - self.last_used >= self.ttl_s
 
+    def has_lost_holder(self, now: float) -> bool:
+        """Whether it goes on without its holder, and its work is to be canceled now."""
+        is_lost = self.holder_lost_at is not None and now - self.holder_lost_at >= RECLAIM_S
+        return is_lost and self.on_holder_lost == "cancel" and self.lifetime != "ephemeral"
+
     def _is_working(self) -> bool:
         try:
             return self.session is not None and self.session.has_unfinished_work()
@@ -117,7 +125,7 @@ class SessionRecord:
     def fact(self) -> dict[str, Any]:
         """What the broker is told; the holder, where the session does not outlive it."""
         fact = {"id": self.sid, "plugin": self.plugin.instance_name, "user": self.user, "lifetime": self.lifetime}
-        return {**fact, "holder": self.process} if self.lifetime == "ephemeral" else fact
+        return {**fact, "holder": self.process} if self.on_holder_lost == "cancel" else fact
 
 
 def key_of(sid: str, plugin: Plugin | None, user: str) -> str:
@@ -143,6 +151,7 @@ class Sessions:
         self._ended: OrderedDict[str, tuple[str, type[OrbitError]]] = OrderedDict()  # sid -> (user, what it answers)
         self._announce = announce
         self.publish: Publish | None = None  # set while the endpoint has a link
+        self.keeping = Keeping()  # an endpoint that has a store sets another one before it serves
         self._spawn = spawn
         self._clock = clock
 
@@ -170,7 +179,13 @@ class Sessions:
     def list_of(self, plugin: Plugin, user: str) -> list[dict[str, Any]]:
         """What list_sessions answers."""
         return [
-            {"sid": record.sid, "status": record.status.value, "lifetime": record.lifetime, "holder": record.holder}
+            {
+                "sid": record.sid,
+                "status": record.status.value,
+                "lifetime": record.lifetime,
+                "holder": record.holder,
+                "kept": self.keeping.is_kept(record),
+            }
             for record in self._records.values()
             if record.plugin is plugin and record.user == user
         ]
@@ -256,15 +271,20 @@ class Sessions:
         lifetime: Lifetime | None,
         ttl: float | None,
         arguments: dict[str, Any],
+        on_holder_lost: HolderLost | None = None,
     ) -> dict[str, str]:
         """Open a session, or attach to the caller's own of that id."""
         known = self._records.get(key_of(sid, plugin, caller.user)) if sid is not None else None
         if known is not None:
-            return self._attach(known, plugin, caller, *_lifetime_of(lifetime, ttl))
+            return self._attach(known, plugin, caller, *_lifetime_of(lifetime, ttl), on_holder_lost)
+        _check_holder_lost(on_holder_lost, lifetime, ttl, sid)
         # Before the first await: a second register of the same id attaches.
         record = self._new_record(sid or self._fresh_id(), plugin, caller, lifetime, ttl)
+        record.on_holder_lost = on_holder_lost or record.on_holder_lost
         try:
             await self._create(record, arguments)
+            if record.lifetime != "ephemeral":
+                await self.keeping.written()
         except BaseException as error:
             self._forget_failed(record, error)
             raise
@@ -273,8 +293,11 @@ class Sessions:
     async def unregister(self, plugin: Plugin, caller: Caller) -> None:
         """Close a session; returns when what it held has been released."""
         record = self.find(caller.session, caller.user, plugin)
+        self.keeping.end(record, for_good=True)
         released = self._remove(record, SessionClosed)
         await asyncio.shield(released)
+        if record.lifetime != "ephemeral":
+            await self.keeping.written()
 
     async def status(self, plugin: Plugin, caller: Caller, wait_s: float) -> dict[str, Any]:
         """What session_status answers, at the latest after `wait_s`."""
@@ -285,7 +308,12 @@ class Sessions:
                 await asyncio.wait_for(record.changed.wait(), wait_s)
         if record.status is Status.ENDED:
             record = self.find(caller.session, caller.user, plugin)
-        answer: dict[str, Any] = {"sid": record.sid, "status": record.status.value}
+        answer: dict[str, Any] = {
+            "sid": record.sid,
+            "status": record.status.value,
+            "plugin": record.plugin.instance_name,
+            "kept": self.keeping.is_kept(record),
+        }
         if record.error is not None:
             answer["error"] = record.error.to_body()
         return answer
@@ -299,6 +327,21 @@ class Sessions:
             elif record.process in there:
                 record.holder_lost_at = None
 
+    async def restore(self, plugin: Plugin) -> None:
+        """Make the kept sessions of a plugin again, with what they were registered with."""
+        for kept in self.keeping.take(plugin):
+            if key_of(kept.sid, plugin, kept.caller.user) in self._records:
+                continue
+            record = self._new_record(kept.sid, plugin, kept.caller, kept.lifetime, kept.ttl_s or None)
+            record.on_holder_lost = kept.on_holder_lost
+            try:
+                async with asyncio.timeout(RESTORE_S):
+                    await self._create(record, arguments_of(plugin, kept))
+            except Exception as error:  # noqa: BLE001 - the plugin call
+                self.keeping.end(record, for_good=False)
+                self._forget_failed(record, error)
+                log_failure(kept, error_of(error))
+
     def close_plugin(self, plugin: Plugin) -> None:
         """End the sessions of a plugin that is removed; what they hold is released in the background."""
         for record in [record for record in self._records.values() if record.plugin is plugin]:
@@ -307,8 +350,12 @@ class Sessions:
     def sweep(self) -> None:
         """End the sessions whose lifetime is over."""
         now = self._clock()
-        for record in [record for record in self._records.values() if record.has_expired(now)]:
-            self._remove(record, SessionExpired)
+        for record in list(self._records.values()):
+            if record.has_expired(now):
+                self._remove(record, SessionExpired)
+            elif record.has_lost_holder(now) and record.session is not None:
+                record.holder_lost_at = None
+                self._spawn_in(record, record.session.cancel_work(f"the session's holder {record.holder} was lost"))
 
     async def sweep_always(self) -> None:
         """Sweep until canceled."""
@@ -327,7 +374,13 @@ class Sessions:
             task.cancel()
 
     def _attach(
-        self, record: SessionRecord, plugin: Plugin, caller: Caller, lifetime: Lifetime | None, ttl: float | None
+        self,
+        record: SessionRecord,
+        plugin: Plugin,
+        caller: Caller,
+        lifetime: Lifetime | None,
+        ttl: float | None,
+        on_holder_lost: HolderLost | None,
     ) -> dict[str, str]:
         if record.user != caller.user or record.plugin is not plugin:
             raise Conflict(f"session id {record.sid} is taken", details={"sid": record.sid})
@@ -336,18 +389,22 @@ class Sessions:
                 f"session {record.sid} exists with lifetime {record.lifetime}, ttl {record.ttl_s:g}",
                 hint="Attach without lifetime and ttl, or with the same ones.",
             )
+        _check_holder_lost(on_holder_lost, record.lifetime, None, record.sid)
+        before = record.fact()
         record.holder, record.holder_lost_at = caller.name, None
+        record.on_holder_lost = on_holder_lost or record.on_holder_lost
         record.last_used = self._clock()
+        record.process = caller.incarnation
         if record.session is not None:
             record.session.holder = caller.name
-        if record.process != caller.incarnation:
-            record.process = caller.incarnation
-            if record.session is not None and record.lifetime == "ephemeral":
+            self.keeping.write(record)
+            if record.fact() != before:
                 self._announce_opened(record)
         return {"sid": record.sid, "status": record.status.value}
 
     async def _create(self, record: SessionRecord, arguments: dict[str, Any]) -> None:
         plugin = record.plugin
+        self.keeping.begin(record, arguments)
         session = plugin.create_session(record.sid, **arguments)
         if inspect.isawaitable(session):
             session = await session
@@ -365,6 +422,7 @@ class Sessions:
             self._set(record, Status.READY)
         else:
             self._spawn_in(record, self._initialize(record, initialize))
+        self.keeping.write(record)
         self._announce_opened(record)
 
     def _new_record(
@@ -384,6 +442,7 @@ class Sessions:
     def _equip(self, record: SessionRecord, session: PluginSession) -> None:
         """Give a session what the endpoint has for it."""
         session.owner, session.holder = record.user, record.holder
+        session.store = self.keeping.store_of(record)
         session.notifier = lambda topic, body, flags: self._notify(record, topic, body, flags)
         session.spawner = lambda coroutine: self._spawn_in(record, coroutine)
         session.connect = lambda: self._client_for(record.user)
@@ -430,6 +489,7 @@ class Sessions:
     def _remove(self, record: SessionRecord, kind: type[OrbitError]) -> asyncio.Task[Any]:
         """End a session for good, and release what it holds in the background."""
         self._drop(record)
+        self.keeping.end(record, for_good=kind is not ShuttingDown and record.status is not Status.FAILED)
         record.status = Status.ENDED
         record.changed.set()
         self._ended[record.key] = (record.user, SessionClosed if kind is ShuttingDown else kind)
@@ -452,6 +512,7 @@ class Sessions:
     def _forget_failed(self, record: SessionRecord, error: BaseException) -> None:
         """A session that could not be made was never there; who waits for its status still hears why."""
         self._drop(record)
+        self.keeping.end(record, for_good=True)
         record.error = error_of(error)
         self._set(record, Status.FAILED)
 
@@ -496,6 +557,15 @@ def _lifetime_of(lifetime: Lifetime | None, ttl: float | None) -> tuple[Lifetime
     if ttl is not None and lifetime not in (None, "ttl"):
         raise InvalidArgument(f"ttl goes with lifetime 'ttl', not {lifetime!r}", details={"fields": ["ttl"]})
     return lifetime or ("ttl" if ttl else None), ttl
+
+
+def _check_holder_lost(wanted: HolderLost | None, lifetime: Lifetime | None, ttl: float | None, sid: str | None) -> None:
+    if wanted == "keep" and (lifetime or ("ttl" if ttl or sid == DEFAULT else "ephemeral")) == "ephemeral":
+        raise InvalidArgument(
+            "an ephemeral session ends with its holder, so on_holder_lost cannot be 'keep'",
+            hint="Give a lifetime of 'ttl' or 'persistent'.",
+            details={"fields": ["on_holder_lost"]},
+        )
 
 
 def _not_ready(record: SessionRecord) -> OrbitError:

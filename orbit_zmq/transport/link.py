@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import zmq
 
+from orbit_zmq import faultpoint
 from orbit_zmq.errors import (
     AuthRequired,
     BrokerUnreachable,
@@ -303,6 +304,8 @@ class Link:
             "limits": Limits().to_body(),
             **self._party.hello(),
         }
+        if self.epoch:
+            facts["epoch"] = self.epoch  # another broker than this one has been restarted, and its endpoints will be back
         if self.publisher is not None:
             facts["tips"] = self.publisher.on_hello()
         body, flags = pack_body(facts)
@@ -371,6 +374,8 @@ class Link:
     def _try_send(self, header: bytes, body: bytes | memoryview) -> bool:
         if self._dealer is None:
             return False
+        if faultpoint.is_armed:
+            faultpoint.reach("client.sending")
         try:
             self._dealer.send(header, FIRST_FRAME)
         except zmq.Again:
@@ -432,6 +437,7 @@ class Link:
             self._next_heartbeat = self._due_at = now
 
     def _on_request(self, header: Header, body: bytes, now: float) -> None:
+        faultpoint.reach("endpoint.received")
         if self.server is None or not header.caller:
             self._answer_unsupported(header, "requests")
         else:
@@ -441,6 +447,7 @@ class Link:
         if header.id == 0 and header.kind == Kind.ERROR:
             self._on_refusal(header, body, now)
         else:
+            faultpoint.reach("client.answered")
             self.caller.on_answer(header, body, now)
 
     def _on_refusal(self, header: Header, body: bytes, now: float) -> None:

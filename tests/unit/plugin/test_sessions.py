@@ -122,7 +122,7 @@ def test_calls_before_ready_are_refused_for_now_and_status_waits_for_the_change(
             assert (await bench.call("session_status", session=sid))["status"] == "initializing"
             async with asyncio.timeout(5):
                 answer = await bench.call("session_status", {"wait_s": 60}, session=sid, left_s=60)
-            assert answer == {"sid": sid, "status": "ready"}
+            assert answer == {"sid": sid, "status": "ready", "plugin": "test", "kept": False}
             assert await bench.call("echo", {"text": "x"}, session=sid) == "x"
 
     run(scenario)
@@ -254,7 +254,9 @@ def test_another_users_session_is_as_unknown_as_none():
                     await bench.call(operation_name, session=sid, user="bob")
             assert await bench.call("list_sessions", user="bob") == {"sessions": []}
             mine = await bench.call("list_sessions")
-            assert mine == {"sessions": [{"sid": sid, "status": "ready", "lifetime": "ephemeral", "holder": "ann.1"}]}
+            assert mine == {
+                "sessions": [{"sid": sid, "status": "ready", "lifetime": "ephemeral", "holder": "ann.1", "kept": False}]
+            }
 
     run(scenario)
 
