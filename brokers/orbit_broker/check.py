@@ -61,6 +61,8 @@ def _check_parties(state: State) -> list[str]:
             problems.append(f"the key {user_id} has participants that are not there")
         if party.calls != sum(len(one.made) for one in party.participants):
             problems.append(f"the calls of the key {user_id} are miscounted")
+        if party.held != sum(held.caller.party is party for held in state.held.values()):
+            problems.append(f"the requests of the key {user_id} that wait are miscounted")
     for participant in state.participants.values():
         if state.parties.get(participant.identity.user_id) is not participant.party:
             problems.append(f"{participant.name} belongs to a key that is not there")

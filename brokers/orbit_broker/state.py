@@ -64,6 +64,7 @@ class Party:
 
     participants: set[Participant] = field(default_factory=set)
     calls: int = 0  # open ones
+    held: int = 0  # requests that wait
 
 
 @dataclass(slots=True)
@@ -393,11 +394,14 @@ class State:
         """False when there is no room."""
         if len(self.held) >= HELD_REQUESTS or self.held_bytes + len(held.body) > HELD_BYTES:
             return False
+        if held.caller.party.held >= FLIGHTS_OF_A_KEY:
+            return False
         key = (held.caller.incarnation, held.header.id)
         if key in self.held:
             self.release(self.held[key])
         self.held[key] = self.held_for.setdefault(held.waits_for, {})[key] = held
         self.held_bytes += len(held.body)
+        held.caller.party.held += 1
         return True
 
     def release(self, held: Held) -> None:
@@ -407,6 +411,7 @@ class State:
         if not waiting:
             del self.held_for[held.waits_for]
         self.held_bytes -= len(held.body)
+        held.caller.party.held -= 1
 
     # Sessions and catalogues
 

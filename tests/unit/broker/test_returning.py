@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orbit_zmq.wire.header import IDEMPOTENT, Kind
-from tests.unit.broker.world import World, brief
+from tests.unit.broker.world import World, brief, identity
 
 PLUGINS = {"echo": {"plugin": "echo", "version": "1"}}
 FORMER = b"f" * 16
@@ -50,3 +50,15 @@ def test_an_endpoint_that_may_come_back_is_found_where_nothing_better_is():
     world.cut("hpc")
     (answer,) = world.call("c", 7, "broker", {"plugin": "echo"}, operation="resolve")
     assert answer.value["endpoint"] == "hpc"
+
+
+def test_no_key_takes_all_the_room_of_those_who_wait(monkeypatch):
+    monkeypatch.setattr("orbit_broker.state.FLIGHTS_OF_A_KEY", 2)
+    world = World(settle_s=10.0)
+    world.connect("c", as_=identity("ada"), epoch=FORMER)
+    world.connect("d", as_=identity("bob"), epoch=FORMER)
+    for number in (1, 2):
+        assert world.call("c", number, "hpc", {}, operation="echo") == []
+
+    assert brief(world.call("c", 3, "hpc", {}, operation="echo")) == [("c", "busy")]
+    assert world.call("d", 1, "hpc", {}, operation="echo") == []

@@ -18,8 +18,11 @@ from orbit_rhapsody.journal import Journal
 from orbit_rhapsody.preparation import Functions
 from orbit_rhapsody.restoring import MOST_STARTS, restore
 from orbit_rhapsody.results import Results
+from orbit_rhapsody.service import RhapsodySession
+from orbit_rhapsody.values import unpack_error
 from orbit_zmq.endpoint.store import Store
-from orbit_zmq.errors import InvalidArgument, OutcomeUnknown, ResultExpired
+from orbit_zmq.errors import InvalidArgument, NotPermitted, OutcomeUnknown, ResultExpired
+from orbit_zmq.plugin import Host
 from orbit_zmq.plugin.store import SessionStore
 
 PATIENCE_S = 10.0
@@ -340,3 +343,26 @@ def test_many_tasks_are_kept_in_little_time(directory):
     assert life.to_run == []
     assert life.results.statistics()["states"]["DONE"] == 20_000
     life.end()
+
+
+def test_an_endpoint_that_is_started_anew_without_pickles_runs_none_of_those_that_it_kept(tmp_path):
+    life = Life(tmp_path)
+    (encoded,) = encode_batches([("t1", {"function": lambda: 1})])
+    new, _ = life.results.admit(decode_batch(encoded.body).tasks, 5.0)
+    life.journal.batch(encoded.body, 5.0, "fail", [uid for uid, _, _ in new])
+    life.flush()
+    life.store.close()
+
+    async def scenario() -> list[tuple[str, type]]:
+        store = Store.open(tmp_path, "hpc1")
+        session = RhapsodySession("s", backends=["concurrent"])
+        session.host = Host("hpc1", settings={"pickle": False})
+        session.store = SessionStore(store, "s")
+        session.spawner = asyncio.get_running_loop().create_task
+        await session.initialize()
+        portion = Portion.decode(await session.fetch("c", wait_s=PATIENCE_S))
+        await session.close()
+        await asyncio.to_thread(store.close)
+        return [(record["state"], type(unpack_error(record["exception"]))) for record in portion.records]
+
+    assert asyncio.run(scenario()) == [("FAILED", NotPermitted)]
