@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from orbit_zmq.plugin import Plugin as Plugin
     from orbit_zmq.plugin import PluginSession as PluginSession
     from orbit_zmq.plugin import Raw as Raw
-    from orbit_zmq.plugin import operation as operation
+    from orbit_zmq.plugin.operation import operation as operation
 
 _HOMES = {
     "AsyncClient": "orbit_zmq.client._async.client",

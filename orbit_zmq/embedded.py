@@ -77,7 +77,8 @@ class LocalOrbit:
         if here or len(names) < len(tokens):
             from orbit_zmq.endpoint.endpoint import Endpoint
 
-            self.served_here = self._stack.enter_context(Endpoint(self.endpoint, url=self.url, plugins=tokens))
+            made = Endpoint(self.endpoint, url=self.url, plugins=tokens, store_in=self.directory)
+            self.served_here = self._stack.enter_context(made)
             return
         log = self.directory / "endpoint.log"
         self._keep(start_endpoint(url=self.url, name=self.endpoint, plugins=names, environment=self._environment(), log=log))

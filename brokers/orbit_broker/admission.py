@@ -15,7 +15,7 @@ from orbit_broker.hello import Hello, read_hello
 from orbit_broker.out import Out
 from orbit_broker.presence import lose
 from orbit_broker.routing import release_held
-from orbit_broker.state import Identity, Newcomer, Participant, Party, State
+from orbit_broker.state import ANY, Identity, Newcomer, Participant, Party, State
 from orbit_broker.updates import take_facts
 from orbit_zmq.errors import AuthRequired, Busy, NameTaken, NotPermitted, OrbitError, ProtocolError, ShuttingDown
 from orbit_zmq.rules.liveness import Liveness
@@ -209,6 +209,7 @@ def _welcome(state: State, out: Out, participant: Participant, routing_id: bytes
     state.asked.pop(routing_id, None)
     state.attach(participant, routing_id)
     participant.owes_resend = False  # it sends everything again anyway
+    participant.is_returning |= bool(hello.epoch) and hello.epoch != state.epoch
     participant.limits = state.limits.agreed_with(hello.limits)
     if participant.is_endpoint:
         participant.environment, participant.host, participant.labels = hello.environment, hello.host, hello.labels
@@ -237,3 +238,4 @@ def _welcome(state: State, out: Out, participant: Participant, routing_id: bytes
     if participant.is_endpoint:
         holdings.on_return(state, out, participant)
         release_held(state, out, participant.name, now)
+        release_held(state, out, ANY, now)

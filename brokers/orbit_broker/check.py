@@ -15,18 +15,26 @@ def check(state: State) -> list[str]:
     for digest in state.catalogues:
         if not any(endpoint.catalogue == digest for endpoint in state.endpoints.values()):
             problems.append(f"catalogue {digest.hex()} belongs to nobody")
+    problems += _check_held(state)
+    if state.queued.used_bytes != sum(participant.outbox.bytes for participant in state.participants.values()):
+        problems.append("the bytes in queues are miscounted")
+    for routing_id, newcomer in state.newcomers.items():
+        if routing_id != newcomer.routing_id or routing_id in state.peers:
+            problems.append("a newcomer is connected already")
+    return problems
+
+
+def _check_held(state: State) -> list[str]:
+    problems = []
     for key, held in state.held.items():
         if key != (held.caller.incarnation, held.header.id) or state.participants.get(key[0]) is not held.caller:
             problems.append(f"held request {held.header.id} has no caller")
         if key in state.flights:
             problems.append(f"request {held.header.id} is both held and in flight")
-    if state.queued.used_bytes != sum(participant.outbox.bytes for participant in state.participants.values()):
-        problems.append("the bytes in queues are miscounted")
+    if state.held != {key: held for waiting in state.held_for.values() for key, held in waiting.items()}:
+        problems.append("held requests are not found by what they wait for")
     if state.held_bytes != sum(len(held.body) for held in state.held.values()):
         problems.append("the bytes of held requests are miscounted")
-    for routing_id, newcomer in state.newcomers.items():
-        if routing_id != newcomer.routing_id or routing_id in state.peers:
-            problems.append("a newcomer is connected already")
     return problems
 
 
@@ -53,6 +61,8 @@ def _check_parties(state: State) -> list[str]:
             problems.append(f"the key {user_id} has participants that are not there")
         if party.calls != sum(len(one.made) for one in party.participants):
             problems.append(f"the calls of the key {user_id} are miscounted")
+        if party.held != sum(held.caller.party is party for held in state.held.values()):
+            problems.append(f"the requests of the key {user_id} that wait are miscounted")
     for participant in state.participants.values():
         if state.parties.get(participant.identity.user_id) is not participant.party:
             problems.append(f"{participant.name} belongs to a key that is not there")

@@ -59,6 +59,7 @@ class Hello:
     labels: dict[str, str]
     settings: dict[str, Any]
     tips: dict[str, int]  # the last numbers of its streams of events
+    epoch: bytes  # of the broker that welcomed it last, if one has
 
 
 def read_hello(body: bytes, flags: int) -> Hello:
@@ -90,6 +91,7 @@ def read_hello(body: bytes, flags: int) -> Hello:
         labels=_labels(said.get("labels") or {}),
         settings=_map(said, "settings") or {},
         tips=read_tips(said.get("tips") or {}),
+        epoch=_epoch(said.get("epoch")),
     )
 
 
@@ -106,6 +108,12 @@ def check_endpoint_name(name: str) -> None:
             hint=f"Names are of a-z 0-9 . _ - and none of {', '.join(sorted(RESERVED))}.",
             details={"field": "name"},
         )
+
+
+def _epoch(said: object) -> bytes:
+    if said is not None and (not isinstance(said, bytes) or len(said) != 16):
+        raise ProtocolError("an epoch is 16 bytes")
+    return said or b""
 
 
 def _read(body: bytes, flags: int) -> dict[str, Any]:

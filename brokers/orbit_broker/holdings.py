@@ -1,7 +1,8 @@
 """Rules: telling endpoints which of the processes that hold their sessions are lost, and which are there again.
 
-An endpoint says with each ephemeral session which process holds it. It is told when that process is lost, when the same
-process comes back, and after its own return or the broker's start how things stand. What follows is the endpoint's matter.
+An endpoint says with each session that does not outlive its holder, or whose work does not, which process that is. It is told
+when that process is lost, when the same process comes back, and after its own return or the broker's start how things stand.
+What follows is the endpoint's matter.
 """
 
 from __future__ import annotations

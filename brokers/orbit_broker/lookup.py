@@ -52,17 +52,18 @@ def by_capability(
     scheduler: str = "",
     labels: Mapping[str, str] | None = None,
 ) -> Participant:
-    """The less loaded of two random endpoints that fit, of those that are there and do not hang if there are any."""
+    """The less loaded of two random endpoints that fit: of those that are there and do not hang if there are any, else of
+    those that hang, else of those that may come back."""
     fitting = [
         endpoint
         for endpoint in state.endpoints.values()
-        if endpoint.liveness.presence is Presence.PRESENT
-        and offers(endpoint, plugin, caller, user)
+        if offers(endpoint, plugin, caller, user)
         and (not role or endpoint.host.get("role") == role)
         and (not scheduler or endpoint.host.get("scheduler") == scheduler)
         and all(endpoint.labels.get(key) == value for key, value in (labels or {}).items())
     ]
-    awake = [endpoint for endpoint in fitting if presence_of(state, endpoint) != BUSY] or fitting
+    present = [endpoint for endpoint in fitting if endpoint.liveness.presence is Presence.PRESENT] or fitting
+    awake = [endpoint for endpoint in present if presence_of(state, endpoint) != BUSY] or present
     if not awake:
         wanted = {"plugin": plugin, "role": role, "scheduler": scheduler, **(labels or {})}
         asked = ", ".join(f"{key}={value}" for key, value in wanted.items() if value)

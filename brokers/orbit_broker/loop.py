@@ -20,6 +20,7 @@ from orbit_broker.fanout import Fanout, user_id_of
 from orbit_broker.keyring import Keyring
 from orbit_broker.out import Out, next_message, was_sent
 from orbit_broker.state import Participant, State
+from orbit_zmq import faultpoint
 from orbit_zmq.log import get_logger
 from orbit_zmq.transport.sockets import has_arrived
 from orbit_zmq.transport.zap import ZapHandler
@@ -145,6 +146,8 @@ class Loop:
         for _ in range(BATCH):
             routing_id = router.recv(LAST_FRAME)
             peer = peers.get(routing_id)
+            if faultpoint.is_armed:
+                faultpoint.reach("broker.received")
             now = time.monotonic()
             try:
                 if peer is not None:
@@ -192,6 +195,8 @@ class Loop:
         router, counters = self._router, self.state.counters
         self._blocked.pop(peer, None)
         while (message := next_message(peer, now)) is not None:
+            if faultpoint.is_armed:
+                faultpoint.reach("broker.sending")
             try:
                 router.send(peer.routing_id, FIRST_FRAMES)
                 router.send(message.frame, FIRST_FRAMES)
@@ -204,6 +209,8 @@ class Loop:
                     raise
                 presence.on_gone(self.state, self.out, peer, now)
                 return
+            if faultpoint.is_armed:
+                faultpoint.reach("broker.sent")
             was_sent(peer, now)
             counters.messages_out += 1
             counters.bytes_out += len(message.frame) + len(message.body)

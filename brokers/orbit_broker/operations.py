@@ -11,7 +11,7 @@ from typing import Any
 
 from orbit_broker import events, key_operations, lookup, topology
 from orbit_broker.out import BROKER, Out
-from orbit_broker.state import CATALOGUE_WAIT_S, DueAnswer, Flight, Held, Participant, State
+from orbit_broker.state import ANY, CATALOGUE_WAIT_S, DueAnswer, Flight, Held, Participant, State
 from orbit_broker.status import status_of
 from orbit_broker.streams import begin_own_stream
 from orbit_zmq.errors import Busy, InvalidArgument, NotFound, NotPermitted, ProtocolError
@@ -151,15 +151,18 @@ def _resolve(call: Call) -> object:
         raise InvalidArgument("labels are a map of texts", details={"field": "labels"})
     if bool(name) + bool(session) + bool(labels or any(wanted.values())) > 1:
         raise InvalidArgument("resolve takes an endpoint, or a session, or what the endpoint has to offer")
-    if name:
-        settled_at = state.started_at + state.settle_s
-        if name not in state.endpoints and call.header.flags & RESENT and call.now < settled_at:
-            return Awaited(name, settled_at)
-        endpoint = lookup.by_name(state, name)
-    elif session:
-        endpoint = lookup.by_session(state, session, caller, user)
-    else:
-        endpoint = lookup.by_capability(state, caller, user, labels=labels, **wanted)
+    settled_at = state.started_at + state.settle_s
+    try:
+        if name:
+            endpoint = lookup.by_name(state, name)
+        elif session:
+            endpoint = lookup.by_session(state, session, caller, user)
+        else:
+            endpoint = lookup.by_capability(state, caller, user, labels=labels, **wanted)
+    except NotFound:  # a caller that knew the broker before this one is not to notice that endpoints are on their way
+        if call.now >= settled_at or not (caller.is_returning or call.header.flags & RESENT):
+            raise
+        return Awaited(name or ANY, settled_at)
     return _facts_of(call, endpoint)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from orbit_broker import lookup, operations, permissions
 from orbit_broker.out import BROKER, LEAST_LEFT_S, Out
-from orbit_broker.state import CATALOGUE_WAIT_S, FLIGHTS, FLIGHTS_OF_A_KEY, Flight, Held, Participant, State
+from orbit_broker.state import ANY, CATALOGUE_WAIT_S, FLIGHTS, FLIGHTS_OF_A_KEY, Flight, Held, Participant, State
 from orbit_zmq.errors import (
     Busy,
     DeadlineExceeded,
@@ -68,7 +68,7 @@ def _cancel(caller: Participant, call_id: int) -> Header:
 
 def release_held(state: State, out: Out, waited_for: str | bytes, now: float) -> None:
     """What the requests waited for is here."""
-    for held in [held for held in state.held.values() if held.waits_for == waited_for]:
+    for held in tuple(state.held_for.get(waited_for, {}).values()):
         state.release(held)
         held.header.left_s = max(held.deadline - now, LEAST_LEFT_S)
         on_request(state, out, held.caller, held.header, held.body, now)
@@ -80,6 +80,9 @@ def on_held_tick(state: State, out: Out, now: float) -> None:
         state.release(held)
         if now >= held.deadline:
             out.error(held.caller, held.header.id, DeadlineExceeded("the endpoint did not come back in time"))
+        elif held.waits_for == ANY:
+            held.header.left_s = held.deadline - now
+            on_request(state, out, held.caller, held.header, held.body, now)  # it is answered by what there is
         else:
             out.error(held.caller, held.header.id, _gone(held.header, held.waits_for))
 
@@ -165,7 +168,7 @@ def _gone(header: Header, waited_for: str | bytes) -> OrbitError:
 def _hold(state: State, caller: Participant, header: Header, body: bytes, now: float) -> bool:
     """Shortly after a start, callers that know an endpoint are back before it is."""
     settled_at = state.started_at + state.settle_s
-    if now >= settled_at or not (header.target or header.flags & RESENT):
+    if now >= settled_at or not (header.target or header.flags & RESENT or caller.is_returning):
         return False
     _keep(state, caller, header, body, header.endpoint, settled_at, now)
     return True

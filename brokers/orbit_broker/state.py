@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 FLIGHTS = 65_536  # calls open at once, in all
 FLIGHTS_OF_A_KEY = 16_384  # so that no key takes all of them
-HELD_REQUESTS = 1_024  # requests that wait for an endpoint or a catalogue to appear
-HELD_BYTES = 16 << 20
+HELD_REQUESTS = FLIGHTS  # that wait for an endpoint or a catalogue: after a start, callers may be back before all endpoints
+HELD_BYTES = 64 << 20
+ANY = "*"  # what a request waits for that the return of any endpoint may fulfil
 DEPARTED = 256  # lost endpoints that monitors are told of
 QUEUED_BYTES = 256 << 20  # in the queues of all participants together
 CATALOGUE_WAIT_S = 5.0  # an endpoint that has just said hello sends its catalogue within a round trip
@@ -63,6 +64,7 @@ class Party:
 
     participants: set[Participant] = field(default_factory=set)
     calls: int = 0  # open ones
+    held: int = 0  # requests that wait
 
 
 @dataclass(slots=True)
@@ -101,6 +103,7 @@ class Participant:
     routing_id: bytes = b""  # of the present connection, empty without one
     outbox: Outbox[Message] = field(default_factory=Outbox)
     sent_at: float = 0.0
+    is_returning: bool = False  # it knew the broker before this one, and what that one knew
     owes_resend: bool = False  # an answer to it was dropped because its queue was full
     made: set[Flight] = field(default_factory=set)
     serving: set[Flight] = field(default_factory=set)
@@ -174,7 +177,7 @@ class Held:
     caller: Participant
     header: Header
     body: bytes
-    waits_for: str | bytes  # name of an endpoint, or hash of a catalogue
+    waits_for: str | bytes  # name of an endpoint, ANY of them, or hash of a catalogue
     until: float
     deadline: float
 
@@ -250,6 +253,7 @@ class State:
     reachable: Callable[[str], list[str]] = lambda address: [address]  # where others find what listens at an address
     due_answers: list[DueAnswer] = field(default_factory=list)
     held: dict[tuple[bytes, int], Held] = field(default_factory=dict)
+    held_for: dict[str | bytes, dict[tuple[bytes, int], Held]] = field(default_factory=dict)  # by what they wait for
     held_bytes: int = 0
     newcomers: dict[bytes, Newcomer] = field(default_factory=dict)  # by routing id
     asked: dict[bytes, float] = field(default_factory=dict)  # strangers' routing id -> when they were asked who they are
@@ -390,17 +394,24 @@ class State:
         """False when there is no room."""
         if len(self.held) >= HELD_REQUESTS or self.held_bytes + len(held.body) > HELD_BYTES:
             return False
+        if held.caller.party.held >= FLIGHTS_OF_A_KEY:
+            return False
         key = (held.caller.incarnation, held.header.id)
         if key in self.held:
             self.release(self.held[key])
-        self.held[key] = held
+        self.held[key] = self.held_for.setdefault(held.waits_for, {})[key] = held
         self.held_bytes += len(held.body)
+        held.caller.party.held += 1
         return True
 
     def release(self, held: Held) -> None:
         """The one place where a held request goes."""
-        del self.held[held.caller.incarnation, held.header.id]
+        key, waiting = (held.caller.incarnation, held.header.id), self.held_for[held.waits_for]
+        del self.held[key], waiting[key]
+        if not waiting:
+            del self.held_for[held.waits_for]
         self.held_bytes -= len(held.body)
+        held.caller.party.held -= 1
 
     # Sessions and catalogues
 

@@ -15,18 +15,22 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from orbit_zmq.batch import detect_batch_system
 from orbit_zmq.endpoint.access import Access, parse_shares
+from orbit_zmq.endpoint.keeping import Keeping
 from orbit_zmq.endpoint.loopwatch import LoopWatch
 from orbit_zmq.endpoint.notices import Notices
 from orbit_zmq.endpoint.service import Service
 from orbit_zmq.endpoint.serving import Serving
+from orbit_zmq.endpoint.store import Store
 from orbit_zmq.environment import environment_facts
 from orbit_zmq.errors import InvalidArgument, NotFound, OrbitError, ShuttingDown
 from orbit_zmq.log import get_logger
+from orbit_zmq.paths import state_dir
 from orbit_zmq.place import Place, find_broker
 from orbit_zmq.plugin.host import Host, detect_role
 from orbit_zmq.plugin.plugin import Plugin
@@ -86,8 +90,9 @@ class Endpoint:
     `plugins` are names, `name:instance`, globs, `default`, `all`, Plugin classes, or instances; one needs no list. The broker
     is found as a client finds it; without a name it takes the one that its key is for, else the host's. Its own user is
     served, and others as `share` says: `USER[:plugin,plugin[:read,write,run]]` each, to read and write where no right is
-    named, `*` for everybody. Without `pickle` no plugin unpickles what a caller sends. Raises InvalidArgument for a bad name,
-    role or share, NotFound for a plugin that nobody knows, Conflict for two instances of one name.
+    named, `*` for everybody. Without `pickle` no plugin unpickles what a caller sends. `store_in` is the directory of its
+    store, else the state directory. Raises InvalidArgument for a bad name, role or share, NotFound for a plugin that nobody
+    knows, Conflict for two instances of one name.
     """
 
     def __init__(
@@ -102,6 +107,7 @@ class Endpoint:
         labels: Mapping[str, str] | None = None,
         share: Iterable[str] = (),
         pickle: bool = True,
+        store_in: Path | None = None,
     ) -> None:
         self._place: Place = find_broker(url, join, context)
         self.name = name or self._place.name or default_name()
@@ -111,6 +117,7 @@ class Endpoint:
         wanted, unknown = select(plugins, self.host.role)
         self._plugins, refused = make_plugins(wanted, self.host)
         self._absent = [*unknown, *refused]
+        self._store_in = store_in
         self._service: Service | None = None
         self._link: Link | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -225,6 +232,15 @@ class Endpoint:
             self._over.set()
 
     async def _main(self, on_ready: Callable[[], None], *, with_signals: bool, within_s: float | None = None) -> None:
+        keeping = Keeping(await asyncio.to_thread(Store.open, self._store_in or state_dir(), self.name))
+        try:
+            await self._serve(keeping, on_ready, with_signals=with_signals, within_s=within_s)
+        finally:
+            await asyncio.to_thread(keeping.close)
+
+    async def _serve(
+        self, keeping: Keeping, on_ready: Callable[[], None], *, with_signals: bool, within_s: float | None
+    ) -> None:
         loop = self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
         if with_signals:
@@ -241,11 +257,14 @@ class Endpoint:
             absent=self._absent,
             connect=_connector(link),
         )
+        service.sessions.keeping = keeping
         serving.connect(service, link)
         notices = Notices(link, service, loop)
         self._watch.start()
         serves = loop.create_task(service.run())  # not in a group: a plugin that will not end must not hold up the end
         serves.add_done_callback(lambda _: self._ask_to_stop())
+        await asyncio.sleep(0)  # it runs from here on
+        await service.restore()
         link.start()
         link.attach(loop)
         loop.call_soon(notices.look)  # once the service runs

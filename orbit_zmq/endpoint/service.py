@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from orbit_zmq import faultpoint
 from orbit_zmq.endpoint.access import Access
 from orbit_zmq.endpoint.account import host_load, settings
 from orbit_zmq.endpoint.raised import error_of
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-MAX_RUNNING = 128  # calls at once; past that a caller hears `busy` rather than waiting in a queue that nobody sees
+MAX_RUNNING = 1024  # calls at once, as many as one caller may have open: after a break they come together; past that `busy`
 MAX_WAITING = 4096  # long polls at once; they cost a task each and no work
 CLOSE_WITHIN_S = 2.0  # for all sessions together when the endpoint stops
 
@@ -111,6 +112,13 @@ class Service:
         if self._group is not None:
             await self._stopped.wait()
 
+    async def restore(self) -> None:
+        """Make the kept sessions again; while `run` runs, and before the first call."""
+        await asyncio.to_thread(self.sessions.keeping.read)
+        for plugin in self.plugins:
+            await self.sessions.restore(plugin)
+        self.sessions.keeping.say_absent()
+
     def facts(self) -> dict[str, Any]:
         """What hello says of the plugins; from any thread."""
         return {
@@ -128,14 +136,16 @@ class Service:
         """Run a coroutine until it ends or the service stops; a failure is logged. In the loop's thread."""
         return self._spawn(coroutine)
 
-    def load(self) -> dict[str, float]:
-        """How much there is to do; from any thread."""
+    def load(self) -> dict[str, Any]:
+        """How much there is to do, and why nothing is kept where that is so; from any thread."""
+        fault = self.sessions.keeping.fault
         return {
             "running": len(self._running) - self._waiting,
             "waiting": self._waiting,
             "sessions": len(self.sessions),
             "tasks": self.sessions.unfinished_tasks,
             "host_load": host_load(),
+            **({"store_fault": fault} if fault else {}),
         }
 
     @property
@@ -151,6 +161,8 @@ class Service:
         self._plugins, self._described = plugins, described
         self._announce(dict(described))
         self.on_plugins_changed()
+        if self._group is not None:
+            self._spawn(self.sessions.restore(plugin))
 
     def remove(self, instance: str) -> None:
         """Serve a plugin instance no longer: its calls end, its sessions are closed, the broker is told."""
@@ -254,9 +266,11 @@ class Service:
             return
         if operation.stream_in or operation.caller or call.stream_in is not None:
             self._add_special(arguments, running)
+        faultpoint.reach("endpoint.executing")
         result = getattr(running.target, operation.attribute)(**arguments)
         if not operation.is_generator:
             result = await result
+        faultpoint.reach("endpoint.executed")
         if not operation.stream_out:
             call.reply(*operation.pack(result))
             return

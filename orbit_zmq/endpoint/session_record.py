@@ -15,7 +15,7 @@ from orbit_zmq.errors import InvalidArgument, OrbitError, SessionNotReady
 from orbit_zmq.log import get_logger
 from orbit_zmq.plugin.arguments import Caller
 from orbit_zmq.plugin.plugin import Plugin
-from orbit_zmq.plugin.session import Lifetime, PluginSession
+from orbit_zmq.plugin.session import HolderLost, Lifetime, PluginSession
 
 log = get_logger(__name__)
 
@@ -46,7 +46,7 @@ class SessionRecord:
 
     __slots__ = (
         "calls", "changed", "error", "has_complained",
-        "holder", "holder_lost_at", "last_used", "lifetime", "plugin", "process", "session",
+        "holder", "holder_lost_at", "last_used", "lifetime", "on_holder_lost", "plugin", "process", "session",
         "sid", "status", "tasks", "ttl_s", "user",
     )  # fmt: skip
 
@@ -58,6 +58,7 @@ class SessionRecord:
         self.process = caller.incarnation  # of the holder
         self.lifetime: Lifetime = lifetime
         self.ttl_s = ttl_s  # 0: never
+        self.on_holder_lost: HolderLost = "cancel" if lifetime == "ephemeral" else "keep"
         self.last_used = now
         self.holder_lost_at: float | None = None
         self.status = Status.INITIALIZING
@@ -78,6 +79,11 @@ class SessionRecord:
         if self.calls or self.status is Status.INITIALIZING or self._is_working():
             self.last_used = now
         return now - self.last_used >= self.ttl_s
+
+    def has_lost_holder(self, now: float) -> bool:
+        """Whether it goes on without its holder, and its work is to be canceled now."""
+        is_lost = self.holder_lost_at is not None and now - self.holder_lost_at >= RECLAIM_S
+        return is_lost and self.on_holder_lost == "cancel" and self.lifetime != "ephemeral"
 
     def _is_working(self) -> bool:
         return self.session is not None and self._ask(self.session.has_unfinished_work, bool) > 0
@@ -109,6 +115,7 @@ class SessionRecord:
         """What list_sessions and session_status say of it."""
         return {
             "sid": self.sid,
+            "plugin": self.plugin.instance_name,
             "status": self.status.value,
             "owner": self.user,
             "holder": self.holder,
@@ -119,7 +126,7 @@ class SessionRecord:
     def fact(self) -> dict[str, Any]:
         """What the broker is told; the holder, where the session does not outlive it."""
         fact = {"id": self.sid, "plugin": self.plugin.instance_name, "user": self.user, "lifetime": self.lifetime}
-        return {**fact, "holder": self.process} if self.lifetime == "ephemeral" else fact
+        return {**fact, "holder": self.process} if self.on_holder_lost == "cancel" else fact
 
 
 def key_of(sid: str, plugin: Plugin | None, user: str) -> str:
@@ -133,6 +140,16 @@ def lifetime_of(lifetime: Lifetime | None, ttl: float | None) -> tuple[Lifetime 
     if ttl is not None and lifetime not in (None, "ttl"):
         raise InvalidArgument(f"ttl goes with lifetime 'ttl', not {lifetime!r}", details={"fields": ["ttl"]})
     return lifetime or ("ttl" if ttl else None), ttl
+
+
+def check_holder_lost(wanted: HolderLost | None, lifetime: Lifetime | None, ttl: float | None, sid: str | None) -> None:
+    """InvalidArgument where a session that ends with its holder is to go on without it."""
+    if wanted == "keep" and (lifetime or ("ttl" if ttl or sid == DEFAULT else "ephemeral")) == "ephemeral":
+        raise InvalidArgument(
+            "an ephemeral session ends with its holder, so on_holder_lost cannot be 'keep'",
+            hint="Give a lifetime of 'ttl' or 'persistent'.",
+            details={"fields": ["on_holder_lost"]},
+        )
 
 
 def not_ready(record: SessionRecord) -> OrbitError:

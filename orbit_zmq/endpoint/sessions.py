@@ -14,9 +14,18 @@ from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any
 
+from orbit_zmq.endpoint.keeping import Keeping, arguments_of, log_failure
 from orbit_zmq.endpoint.raised import error_of, is_canceled
 from orbit_zmq.endpoint.session_code import bound_arguments, close_session, make_session, release_session
-from orbit_zmq.endpoint.session_record import DEFAULT, SessionRecord, Status, key_of, lifetime_of, not_ready
+from orbit_zmq.endpoint.session_record import (
+    DEFAULT,
+    SessionRecord,
+    Status,
+    check_holder_lost,
+    key_of,
+    lifetime_of,
+    not_ready,
+)
 from orbit_zmq.errors import (
     Conflict,
     InternalError,
@@ -30,7 +39,7 @@ from orbit_zmq.log import get_logger
 from orbit_zmq.plugin.arguments import Caller
 from orbit_zmq.plugin.current import CURRENT, current_call
 from orbit_zmq.plugin.plugin import Plugin
-from orbit_zmq.plugin.session import Lifetime, PluginSession, Spawn
+from orbit_zmq.plugin.session import HolderLost, Lifetime, PluginSession, Spawn
 from orbit_zmq.wire.body import pack_body
 
 if TYPE_CHECKING:
@@ -39,6 +48,7 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 SWEEP_S = 1.0  # lifetimes are seconds to days; one pass over thousands of records takes a millisecond
+RESTORE_S = 60.0  # for one session to be made again; the endpoint serves nothing until then
 ENDED_IDS = 10_000  # ids that are still told closed or expired from unknown; the oldest is forgotten first
 
 Publish = Callable[[set[str], str, str, str, bytes, int], None]  # audiences, plugin, session, topic, body, flags
@@ -61,6 +71,7 @@ class Sessions:
         self._ended: OrderedDict[str, tuple[str, type[OrbitError]]] = OrderedDict()  # sid -> (user, what it answers)
         self._announce = announce
         self.publish: Publish | None = None  # set while the endpoint has a link
+        self.keeping = Keeping()  # an endpoint that has a store sets another one before it serves
         self._spawn = spawn
         self._clock = clock
 
@@ -88,10 +99,13 @@ class Sessions:
     def list_of(self, plugin: Plugin, caller: Caller) -> list[dict[str, Any]]:
         """What list_sessions answers: the sessions of the caller, or of everybody to an admin."""
         return [
-            record.describe()
+            self._describe(record)
             for record in self._records.values()
             if record.plugin is plugin and (caller.is_admin or record.user == caller.user)
         ]
+
+    def _describe(self, record: SessionRecord) -> dict[str, Any]:
+        return {**record.describe(), "kept": self.keeping.is_kept(record)}
 
     def find(self, sid: str, user: str, plugin: Plugin | None = None) -> SessionRecord:
         """The record of a user's session; another user's is as unknown as one that never was."""
@@ -176,15 +190,20 @@ class Sessions:
         lifetime: Lifetime | None,
         ttl: float | None,
         arguments: dict[str, Any],
+        on_holder_lost: HolderLost | None = None,
     ) -> dict[str, str]:
         """Open a session, or attach to the caller's own of that id."""
         known = self._records.get(key_of(sid, plugin, caller.user)) if sid is not None else None
         if known is not None:
-            return self._attach(known, plugin, caller, *lifetime_of(lifetime, ttl))
+            return self._attach(known, plugin, caller, *lifetime_of(lifetime, ttl), on_holder_lost)
+        check_holder_lost(on_holder_lost, lifetime, ttl, sid)
         # Before the first await: a second register of the same id attaches.
         record = self._new_record(sid or self._fresh_id(), plugin, caller, lifetime, ttl)
+        record.on_holder_lost = on_holder_lost or record.on_holder_lost
         try:
             await self._create(record, arguments)
+            if record.lifetime != "ephemeral":
+                await self.keeping.written()
         except BaseException as error:
             self._forget_failed(record, error)
             raise
@@ -193,8 +212,11 @@ class Sessions:
     async def unregister(self, plugin: Plugin, caller: Caller) -> None:
         """Close a session; returns when what it held has been released."""
         record = self.find(caller.session, caller.user, plugin)
+        self.keeping.end(record, for_good=True)
         released = self._remove(record, SessionClosed)
         await asyncio.shield(released)
+        if record.lifetime != "ephemeral":
+            await self.keeping.written()
 
     async def status(self, plugin: Plugin, caller: Caller, wait_s: float) -> dict[str, Any]:
         """What session_status answers, at the latest after `wait_s`."""
@@ -205,7 +227,7 @@ class Sessions:
                 await asyncio.wait_for(record.changed.wait(), wait_s)
         if record.status is Status.ENDED:
             record = self.find(caller.session, caller.user, plugin)
-        answer = record.describe()
+        answer = self._describe(record)
         if record.error is not None:
             answer["error"] = record.error.to_body()
         return answer
@@ -219,6 +241,21 @@ class Sessions:
             elif record.process in there:
                 record.holder_lost_at = None
 
+    async def restore(self, plugin: Plugin) -> None:
+        """Make the kept sessions of a plugin again, with what they were registered with."""
+        for kept in self.keeping.take(plugin):
+            if key_of(kept.sid, plugin, kept.caller.user) in self._records:
+                continue
+            record = self._new_record(kept.sid, plugin, kept.caller, kept.lifetime, kept.ttl_s or None)
+            record.on_holder_lost = kept.on_holder_lost
+            try:
+                async with asyncio.timeout(RESTORE_S):
+                    await self._create(record, arguments_of(plugin, kept))
+            except Exception as error:  # noqa: BLE001 - the plugin call
+                self.keeping.end(record, for_good=False)
+                self._forget_failed(record, error)
+                log_failure(kept, error_of(error))
+
     def close_plugin(self, plugin: Plugin) -> None:
         """End the sessions of a plugin that is removed; what they hold is released in the background."""
         for record in [record for record in self._records.values() if record.plugin is plugin]:
@@ -227,8 +264,12 @@ class Sessions:
     def sweep(self) -> None:
         """End the sessions whose lifetime is over, and count the tasks of the others."""
         now = self._clock()
-        for record in [record for record in self._records.values() if record.has_expired(now)]:
-            self._remove(record, SessionExpired)
+        for record in list(self._records.values()):
+            if record.has_expired(now):
+                self._remove(record, SessionExpired)
+            elif record.has_lost_holder(now) and record.session is not None:
+                record.holder_lost_at = None
+                self._spawn_in(record, record.session.cancel_work(f"the session's holder {record.holder} was lost"))
         self.unfinished_tasks = sum(record.unfinished_tasks() for record in self._records.values())
 
     async def sweep_always(self) -> None:
@@ -251,7 +292,13 @@ class Sessions:
             task.cancel()
 
     def _attach(
-        self, record: SessionRecord, plugin: Plugin, caller: Caller, lifetime: Lifetime | None, ttl: float | None
+        self,
+        record: SessionRecord,
+        plugin: Plugin,
+        caller: Caller,
+        lifetime: Lifetime | None,
+        ttl: float | None,
+        on_holder_lost: HolderLost | None,
     ) -> dict[str, str]:
         if record.user != caller.user or record.plugin is not plugin:
             raise Conflict(f"session id {record.sid} is taken", details={"sid": record.sid})
@@ -260,17 +307,21 @@ class Sessions:
                 f"session {record.sid} exists with lifetime {record.lifetime}, ttl {record.ttl_s:g}",
                 hint="Attach without lifetime and ttl, or with the same ones.",
             )
+        check_holder_lost(on_holder_lost, record.lifetime, None, record.sid)
+        before = record.fact()
         record.holder, record.holder_lost_at = caller.name, None
+        record.on_holder_lost = on_holder_lost or record.on_holder_lost
         record.last_used = self._clock()
+        record.process = caller.incarnation
         if record.session is not None:
             record.session.holder = caller.name
-        if record.process != caller.incarnation:
-            record.process = caller.incarnation
-            if record.session is not None and record.lifetime == "ephemeral":
+            self.keeping.write(record)
+            if record.fact() != before:
                 self._announce_opened(record)
         return {"sid": record.sid, "status": record.status.value}
 
     async def _create(self, record: SessionRecord, arguments: dict[str, Any]) -> None:
+        self.keeping.begin(record, arguments)
         session = await make_session(record, arguments)
         self._equip(record, session)
         if record.status is Status.ENDED:  # closed by somebody who attached while it was being made
@@ -281,6 +332,7 @@ class Sessions:
             self._set(record, Status.READY)
         else:
             self._spawn_in(record, self._initialize(record, initialize))
+        self.keeping.write(record)
         self._announce_opened(record)
 
     def _new_record(
@@ -300,6 +352,7 @@ class Sessions:
     def _equip(self, record: SessionRecord, session: PluginSession) -> None:
         """Give a session what the endpoint has for it."""
         session.owner, session.holder, session.host = record.user, record.holder, record.plugin.host
+        session.store = self.keeping.store_of(record)
         session.notifier = lambda topic, body, flags: self._notify(record, topic, body, flags)
         session.spawner = lambda coroutine: self._spawn_in(record, coroutine)
         session.connect = lambda: self._client_for(record.user)
@@ -346,6 +399,7 @@ class Sessions:
     def _remove(self, record: SessionRecord, kind: type[OrbitError]) -> asyncio.Task[Any]:
         """End a session for good, and release what it holds in the background."""
         self._drop(record)
+        self.keeping.end(record, for_good=kind is not ShuttingDown and record.status is not Status.FAILED)
         record.status = Status.ENDED
         record.changed.set()
         self._ended[record.key] = (record.user, SessionClosed if kind is ShuttingDown else kind)
@@ -360,6 +414,7 @@ class Sessions:
     def _forget_failed(self, record: SessionRecord, error: BaseException) -> None:
         """A session that could not be made was never there; who waits for its status still hears why."""
         self._drop(record)
+        self.keeping.end(record, for_good=True)
         record.error = error_of(error)
         self._set(record, Status.FAILED)
 

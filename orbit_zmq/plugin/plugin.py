@@ -21,7 +21,7 @@ from orbit_zmq.plugin.arguments import Caller
 from orbit_zmq.plugin.definition import NAME, check_class, operations_of, with_route
 from orbit_zmq.plugin.host import Host
 from orbit_zmq.plugin.operation import Operation, declare, operation
-from orbit_zmq.plugin.session import Lifetime, PluginSession
+from orbit_zmq.plugin.session import HolderLost, Lifetime, PluginSession
 from orbit_zmq.plugin.ui import UIConfig, ui_file_of, ui_of
 from orbit_zmq.wire.body import pack_body
 
@@ -147,13 +147,14 @@ class Plugin:
     @declare(effect="read", name="health")
     async def health_check(self) -> dict[str, Any]:
         """Whether the plugin works: status ok, degraded or failed, and what it has to do."""
+        fault = self.sessions.keeping.fault
         return {
-            "status": "ok",
+            "status": "degraded" if fault else "ok",
             "plugin": self.plugin_name,
             "version": self.version,
             "uptime_seconds": time.monotonic() - self.started,
             "active_sessions": self.sessions.count(self),
-            "detail": "",
+            "detail": f"sessions and results end with the process: {fault}" if fault else "",
         }
 
     @declare(effect="read", name="ui_config")
@@ -185,14 +186,18 @@ class Plugin:
         sid: SessionId | None = None,
         lifetime: Lifetime | None = None,
         ttl: TtlSeconds | None = None,
+        on_holder_lost: HolderLost | None = None,
         **arguments: Any,
     ) -> dict[str, str]:
         """Open a session, or attach to one of one's own by its id; the id `default` stands for one that is always there.
 
         `lifetime` is `ephemeral` (ends some time after its holder is gone; the default), `ttl` (ends `ttl` seconds
-        after the last activity) or `persistent`. The session may still be `initializing` when this answers.
+        after the last activity) or `persistent`. `on_holder_lost` is `cancel` (its work is ended some time after its holder
+        is gone) or `keep` (it goes on; the default of those two). The session may still be `initializing` when this answers.
         """
-        return await self.sessions.register(self, caller, sid=sid, lifetime=lifetime, ttl=ttl, arguments=arguments)
+        return await self.sessions.register(
+            self, caller, sid=sid, lifetime=lifetime, ttl=ttl, on_holder_lost=on_holder_lost, arguments=arguments
+        )
 
     @declare(effect="write", idempotent=True, session_id=True)
     async def unregister_session(self, caller: Caller) -> dict[str, Any]:

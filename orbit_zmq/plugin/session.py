@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from orbit_zmq.errors import SessionClosed, SessionNotReady
 from orbit_zmq.plugin.host import Host
 from orbit_zmq.plugin.operation import HOOKS, check_is_async, collect
+from orbit_zmq.plugin.store import SessionStore
 from orbit_zmq.wire.body import pack_body
 
 if TYPE_CHECKING:
     from orbit_zmq.client._async.client import AsyncClient
 
 Lifetime = Literal["ephemeral", "ttl", "persistent"]
+HolderLost = Literal["keep", "cancel"]  # what becomes of a session's work when its holder is lost
 Spawn = Callable[[Coroutine[Any, Any, Any]], "asyncio.Task[Any]"]
 
 
@@ -39,6 +41,7 @@ class PluginSession:
     spawner: Spawn | None = None  # set by the endpoint while the session is registered
     notifier: Notifier | None = None  # likewise
     connect: Callable[[], AsyncClient] | None = None  # likewise: makes `client`
+    store: SessionStore = SessionStore()  # likewise: what the session keeps beyond the life of the process
     _client: AsyncClient | None = None
 
     def __init__(self, sid: str) -> None:
@@ -103,6 +106,13 @@ class PluginSession:
     def unfinished_tasks(self) -> int:
         """How many tasks have not ended, for monitors; asked about once a second, so it must be cheap."""
         return 0
+
+    async def cancel_work(self, reason: str) -> dict[str, int]:
+        """End what runs on for this session, which itself stays; `{canceled, requested, unstoppable}`.
+
+        The endpoint calls this when the holder of a session with `on_holder_lost="cancel"` has been lost for some time.
+        """
+        return {"canceled": 0, "requested": 0, "unstoppable": 0}
 
     async def close(self) -> dict[str, Any]:
         """Release what the session holds. Spawned tasks and open calls have been cancelled before."""

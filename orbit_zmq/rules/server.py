@@ -20,6 +20,7 @@ from orbit_zmq.wire.body import pack_body
 from orbit_zmq.wire.header import IDEMPOTENT, LAST, RAW, RESENT, REWIND, STREAM, STREAMED, Channel, Header, Kind
 from orbit_zmq.wire.limits import MAX_LEFT_S, Limits
 
+EXPIRIES = 1_024  # that may belong to requests that are over, beside as many as three for each that is not
 REPLIES_BYTES = 256 << 20  # kept replies of one endpoint; past it the oldest is forgotten and answered outcome-unknown
 SLACK_S = 2.0  # how long past its deadline a request may still be on its way here
 
@@ -66,6 +67,7 @@ class Server:
         self.limits = limits
         self._callers: dict[bytes, dict[int, Entry]] = {}  # what each caller may still ask for
         self._expiries: list[tuple[float, bytes, int]] = []
+        self._tidy_at = EXPIRIES
         self._replies: OrderedDict[tuple[bytes, int], int] = OrderedDict()  # size of each kept reply, oldest first
         self._replies_bytes = 0
         self._replies_limit = replies_bytes
@@ -188,7 +190,7 @@ class Server:
     def _begin(self, header: Header, body: bytes, now: float) -> None:
         entry = Entry(header, now + header.left_s + SLACK_S, header.left_s)
         self._callers.setdefault(header.caller, {})[header.id] = entry
-        heapq.heappush(self._expiries, (entry.expires, header.caller, header.id))
+        self._remember_expiry(entry)
         resent = bool(header.flags & RESENT)
         if header.flags & STREAM:
             entry.stream_in = ChunkReceiver(self.limits.credit_chunks)
@@ -198,6 +200,14 @@ class Server:
             self._ask(entry, Channel.ARGUMENTS, entry.arguments.receiver, resent)
         else:
             self._handler.execute(entry, body)
+
+    def _remember_expiry(self, entry: Entry) -> None:
+        heapq.heappush(self._expiries, (entry.expires, *entry.key))
+        if len(self._expiries) >= self._tidy_at:  # most of it belongs to requests that have been answered
+            open_entries = [entry for entries in self._callers.values() for entry in entries.values()]
+            self._expiries = [(entry.expires, *entry.key) for entry in open_entries]
+            heapq.heapify(self._expiries)
+            self._tidy_at = 4 * len(self._expiries) + EXPIRIES
 
     def _take_chunk(self, entry: Entry, header: Header, body: bytes) -> None:
         last = bool(header.flags & LAST)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import zmq
 
+from orbit_zmq import faultpoint
 from orbit_zmq.errors import AuthRequired, InternalError, ProtocolError, Unsupported, error_from_body
 from orbit_zmq.log import get_logger
 from orbit_zmq.rules.connection import Event, State
@@ -94,6 +95,7 @@ def _on_heartbeat(link: Link, header: Header, body: bytes, now: float) -> None:
 
 
 def _on_request(link: Link, header: Header, body: bytes, now: float) -> None:
+    faultpoint.reach("endpoint.received")
     if link.server is None or not header.caller:
         _answer_unsupported(link, header, "requests")
     else:
@@ -104,6 +106,7 @@ def _on_answer(link: Link, header: Header, body: bytes, now: float) -> None:
     if header.id == 0 and header.kind == Kind.ERROR:
         _on_refusal(link, header, body, now)
     else:
+        faultpoint.reach("client.answered")
         link.caller.on_answer(header, body, now)
 
 

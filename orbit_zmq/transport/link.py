@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import zmq
 
+from orbit_zmq import faultpoint
 from orbit_zmq.errors import (
     Canceled,
     InternalError,
@@ -321,6 +322,8 @@ class Link:
             "limits": Limits().to_body(),
             **self.party.hello(),
         }
+        if self.epoch:
+            facts["epoch"] = self.epoch  # another broker than this one has been restarted, and its endpoints will be back
         if self.publishing is not None:
             facts["tips"] = self.publishing.on_hello()
         body, flags = pack_body(facts)
@@ -401,6 +404,8 @@ class Link:
     def _try_send(self, header: bytes, body: bytes | memoryview) -> bool:
         if self._dealer is None:
             return False
+        if faultpoint.is_armed:
+            faultpoint.reach("client.sending")
         try:
             self._dealer.send(header, FIRST_FRAME)
             self._dealer.send(body, LAST_FRAME)

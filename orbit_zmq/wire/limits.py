@@ -69,7 +69,7 @@ class Intervals:
     suspect_s: float = 10.0  # silence on a connection that stays open
     lost_s: float = 30.0
     closed_lost_s: float = 3.0  # after a connection that closed while traffic flowed
-    probe_open_s: float = 0.4  # peers with calls open
+    probe_open_s: float = 0.25  # peers with calls open
     probe_idle_s: float = 5.0  # all others
     name_probe_s: float = 1.0  # how long a connected holder of a name has to answer
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from contextlib import suppress
 
 
@@ -27,6 +28,10 @@ class AsyncFetchTurn:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), timeout_s)
             return False
+
+    async def pause(self, pause_s: float) -> None:
+        """Let some time pass before asking again."""
+        await asyncio.sleep(pause_s)
 
     async def give_back(self) -> None:
         """Results have come, or failed to come: all who wait look again."""
@@ -49,6 +54,9 @@ class FetchTurn:
                 return True
             self._changed.wait(timeout_s)
             return False
+
+    def pause(self, pause_s: float) -> None:
+        time.sleep(pause_s)
 
     def give_back(self) -> None:
         with self._changed:

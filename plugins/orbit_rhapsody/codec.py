@@ -18,6 +18,7 @@ import msgpack
 
 from orbit_rhapsody.values import (
     PYTHON_VERSION,
+    check_python,
     pickle_function,
     pickle_value,
     strict_packer,
@@ -31,6 +32,7 @@ STATES = (SUBMITTED, RUNNING, DONE, FAILED, CANCELED)
 FINAL_STATES = frozenset({DONE, FAILED, CANCELED})
 
 FUNCTION, EXECUTABLE = 0, 1
+ON_UNKNOWN = ("fail", "rerun")  # a task that had been started when the endpoint ended
 
 BATCH_BYTES = 1 << 20  # keeps the endpoint's and the client's work overlapped; larger ones are not faster
 BATCH_TASKS = 16_384
@@ -47,7 +49,7 @@ _RESULT_FIELDS = frozenset(
 )
 _NOTHING: dict[str, Any] = {
     "uid": "", "state": "", "raw_state": "", "exit_code": None, "stdout": "", "stderr": "", "exception": None,
-    "traceback": "", "times": {}, "return_value": None,
+    "traceback": "", "times": {}, "return_value": None, "reason": "",
 }  # fmt: skip
 _BROKEN = (ValueError, TypeError, RecursionError, msgpack.UnpackException)
 
@@ -68,12 +70,15 @@ class ReceivedBatch:
     tasks: list[tuple[str, int, bytes]]
     functions: dict[str, bytes]
     python: str
+    on_unknown: str = ""  # what becomes of tasks of unknown fate; empty: as the session has it
 
 
 class _Functions:
     """The pickles of the functions of one call: each distinct function is pickled once."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_unknown: str, python_there: str) -> None:
+        self.on_unknown = on_unknown
+        self._python_there = ".".join(python_there.split(".")[:2])
         self._known: dict[int, tuple[object, str]] = {}  # keeps the function, so that its id stays its own
         self.pickles: dict[str, bytes] = {}
 
@@ -81,6 +86,7 @@ class _Functions:
         known = self._known.get(id(function))
         if known is not None:
             return known[1]
+        check_python(PYTHON_VERSION, self._python_there or PYTHON_VERSION)
         pickled = pickle_function(function)
         digest = hashlib.blake2b(pickled, digest_size=12).hexdigest()
         self.pickles[digest] = pickled
@@ -89,10 +95,18 @@ class _Functions:
 
 
 def encode_batches(
-    tasks: Iterable[tuple[str, Mapping[str, Any]]], *, batch_bytes: int = BATCH_BYTES, batch_tasks: int = BATCH_TASKS
+    tasks: Iterable[tuple[str, Mapping[str, Any]]],
+    *,
+    batch_bytes: int = BATCH_BYTES,
+    batch_tasks: int = BATCH_TASKS,
+    on_unknown: str = "",
+    python_there: str = "",
 ) -> Iterator[EncodedBatch]:
-    """The batches that carry these (uid, task) pairs, in order. A task that cannot be encoded is refused alone."""
-    functions = _Functions()
+    """The batches that carry these (uid, task) pairs, in order. A task that cannot be encoded is refused alone.
+
+    `on_unknown` is said of all of them; `python_there` is the endpoint's version, where that is known.
+    """
+    functions = _Functions(on_unknown, python_there)
     batch, entries, used, size = EncodedBatch(), list[tuple[str, int, bytes]](), set[str](), 0
     for position, (uid, task) in enumerate(tasks):
         try:
@@ -118,7 +132,8 @@ def encode_batches(
 def _sealed(batch: EncodedBatch, entries: list[tuple[str, int, bytes]], used: set[str], functions: _Functions) -> EncodedBatch:
     if entries:
         pickles = {digest: functions.pickles[digest] for digest in used}
-        batch.body = msgpack.packb({"python": PYTHON_VERSION, "functions": pickles, "tasks": entries})
+        said = {"on_unknown": functions.on_unknown} if functions.on_unknown else {}
+        batch.body = msgpack.packb({"python": PYTHON_VERSION, "functions": pickles, "tasks": entries, **said})
     return batch
 
 
@@ -187,7 +202,10 @@ def decode_batch(body: bytes) -> ReceivedBatch:
         functions, tasks = batch.get("functions") or {}, batch["tasks"]
         if not all(type(pickled) is bytes for pickled in functions.values()):
             raise TypeError("a function that is not bytes")
-        return ReceivedBatch([_entry(task) for task in tasks], functions, str(batch.get("python", "")))
+        on_unknown = batch.get("on_unknown", "")
+        if on_unknown not in ("", *ON_UNKNOWN):
+            raise ValueError(f"on_unknown is {on_unknown!r}, not one of {', '.join(ON_UNKNOWN)}")
+        return ReceivedBatch([_entry(task) for task in tasks], functions, str(batch.get("python", "")), on_unknown)
     except (*_BROKEN, AttributeError, KeyError) as error:
         raise InvalidArgument(
             f"a batch that is not a map with functions and tasks: {type(error).__name__}: {error}",
@@ -270,6 +288,14 @@ class Portion:
             raise ProtocolError(f"a portion of results that cannot be read: {error}") from error
 
 
+def with_value(record: dict[str, Any], data: bytes) -> dict[str, Any]:
+    """A record with the value that its `return_ref` stands for."""
+    reference = record["return_ref"]
+    if reference["is_pickle"]:
+        return {**record, "return_pickle": data, "python": reference["python"]}
+    return {**record, "return_value": msgpack.unpackb(data)}
+
+
 def task_result(record: dict[str, Any]) -> dict[str, Any]:
     """What a user sees of a record: all fields, pickles loaded, the exception an object where that is possible."""
     record = _NOTHING | record
@@ -277,6 +303,7 @@ def task_result(record: dict[str, Any]) -> dict[str, Any]:
     if isinstance(error, dict):
         record["traceback"] = error.get("traceback", "")
         record["exception"] = unpack_error(error)
+    record.pop("return_ref", None)
     pickled, python = record.pop("return_pickle", None), record.pop("python", PYTHON_VERSION)
     if pickled is not None:
         try:

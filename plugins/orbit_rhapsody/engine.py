@@ -12,7 +12,7 @@ import resource
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -22,10 +22,10 @@ from orbit_rhapsody.codec import CANCELED, DONE, EXECUTABLE, FAILED, FUNCTION
 from orbit_rhapsody.invocation import Invocation
 from orbit_rhapsody.news import News
 from orbit_rhapsody.preparation import PackedTask
-from orbit_rhapsody.records import failed_task, finished_task
+from orbit_rhapsody.records import failed_task, finished_task, with_value_apart
 from orbit_rhapsody.results import Results
 from orbit_rhapsody.values import describe
-from orbit_rhapsody.workers import KILL_GRACE_S, TERM_GRACE_S, ProcessLoop, end_process
+from orbit_rhapsody.workers import GRACE_S, KILL_GRACE_S, ProcessLoop, end_process
 from orbit_zmq.errors import InternalError, OrbitError, SessionClosed
 from orbit_zmq.log import get_logger
 
@@ -36,7 +36,7 @@ SLICES = (256, 16)  # functions and executables handed over between two turns of
 MAX_EXECUTABLES = 1_024
 FUNCTIONS_IN_FLIGHT = 4_096  # a backend keeps a task object for each; the rest waits packed
 CLOSE_S = 10.0  # after it the thread is left to itself
-CLOSE_GRACE_S = 0.5  # between SIGTERM and SIGKILL when all ends: an endpoint that stops waits two seconds for its sessions
+CLOSE_GRACE_S = 0.25  # the same when all ends: an endpoint that stops waits two seconds for its sessions
 BACKEND_CLOSE_S = 1.0
 
 
@@ -56,6 +56,7 @@ class _Flight:
     kind: int
     task: dict[str, Any]
     times: dict[str, Any]
+    reason: str = ""  # why it is canceled
     ended: asyncio.Task[None] | None = None  # while the processes of a canceled task are being ended
 
 
@@ -71,13 +72,22 @@ class _Backend:
 class Engine:
     """Backends of one session on their thread. The coroutines are called from another loop."""
 
-    def __init__(self, backends: Sequence[str], results: Results, news: News | None = None) -> None:
+    def __init__(
+        self,
+        backends: Sequence[str],
+        results: Results,
+        news: News | None = None,
+        starting: Callable[[Sequence[str]], Awaitable[bool]] | None = None,  # asked before tasks start whether they may
+    ) -> None:
         self._names = list(backends)
         self._results = results
         self._news = news
+        self._starting = starting
+        self._about_to_start: dict[str, PackedTask] = {}  # neither queued nor in flight
         self._telling = False  # a batch of news will be told soon
         self._backends: dict[str, _Backend] = {}
         self._queued: tuple[OrderedDict[str, PackedTask], ...] = (OrderedDict(), OrderedDict())
+        self.queued_bytes = 0  # of the tasks that wait here, packed
         self._flying = [0, 0]
         self._limits = (FUNCTIONS_IN_FLIGHT, executables_in_flight())
         self._flights: dict[str, _Flight] = {}
@@ -89,7 +99,7 @@ class Engine:
         self._closing = False
         self._over = False  # the thread has come to its end
         self._closed: Callable[[BaseException | None], None] = lambda error: None
-        self._grace_s = TERM_GRACE_S
+        self._grace_s = GRACE_S
         self._stop = asyncio.Event()
         self._arrived = asyncio.Event()
 
@@ -105,13 +115,17 @@ class Engine:
         """Queue tasks that have been admitted; from any thread."""
         self._tell(self._enqueue, tasks)
 
-    async def cancel(self, uid: str) -> bool:
-        """End a task; True when it was still to end, and then its processes are gone. From any loop."""
-        return await self._ask(self._cancel(uid))
+    async def cancel(self, uid: str, reason: str = "") -> dict[str, int]:
+        """End a task that is still to end; its processes are gone when this returns. From any loop.
 
-    async def cancel_all(self) -> dict[str, int]:
-        """End all tasks. `unstoppable` counts functions that run on in their thread, though their task is canceled."""
-        return await self._ask(self._cancel_all())
+        Answers, as `cancel_all` does for all: how many were asked to end, how many have, and of how many the function runs on
+        in its thread, though the task is canceled, for a thread cannot be ended.
+        """
+        return await self._ask(self._cancel(uid, reason))
+
+    async def cancel_all(self, reason: str = "") -> dict[str, int]:
+        """End all tasks; `{canceled, requested, unstoppable}`."""
+        return await self._ask(self._cancel_all(reason))
 
     async def close(self) -> None:
         """End everything within CLOSE_S, whatever the tasks do."""
@@ -161,6 +175,7 @@ class Engine:
             return
         loop = asyncio.get_running_loop()
         self._loop = loop if isinstance(loop, ProcessLoop) else None
+        self._results.on_room = lambda: self._tell(self._arrived.set)
         ready(None)
         if self._closing:
             self._stop.set()
@@ -181,7 +196,7 @@ class Engine:
         self._backends[name] = _Backend(name, driver, states, getattr(driver, "tasks", {}))
 
     async def _shut_down(self) -> None:
-        await self._cancel_all()
+        await self._cancel_all("the session was closed")
         for backend in self._backends.values():
             try:
                 async with asyncio.timeout(BACKEND_CLOSE_S):
@@ -192,6 +207,7 @@ class Engine:
     def _enqueue(self, tasks: Iterable[PackedTask]) -> None:
         for task in tasks:
             self._queued[task.kind][task.uid] = task
+            self.queued_bytes += len(task.packed)
         self._arrived.set()
 
     async def _feed(self) -> None:
@@ -201,6 +217,12 @@ class Engine:
             if not taken:
                 self._arrived.clear()
                 continue
+            if self._starting is not None:
+                self._about_to_start = {task.uid: task for task in taken}
+                if not await self._starting(list(self._about_to_start)):
+                    return  # the session is being closed, and nothing starts any more
+                taken = list(self._about_to_start.values())  # those that nobody has canceled meanwhile
+                self._about_to_start = {}
             for backend, tasks in self._prepare(taken).items():
                 await self._hand_over(self._backends[backend], tasks)
             await asyncio.sleep(0)
@@ -208,7 +230,11 @@ class Engine:
     def _take(self, kind: int) -> list[PackedTask]:
         queue = self._queued[kind]
         count = min(len(queue), SLICES[kind], self._limits[kind] - self._flying[kind])
-        return [queue.popitem(last=False)[1] for _ in range(count)]
+        if count <= 0 or not self._results.has_room():  # who fetches results makes room, and wakes the feeder
+            return []
+        taken = [queue.popitem(last=False)[1] for _ in range(count)]
+        self.queued_bytes -= sum(len(task.packed) for task in taken)
+        return taken
 
     def _prepare(self, packed: list[PackedTask]) -> dict[str, list[dict[str, Any]]]:
         """The tasks as their backends want them, by backend. One that cannot be prepared fails alone."""
@@ -276,7 +302,10 @@ class Engine:
         flight = self._flights.pop(uid)
         self._flying[flight.kind] -= 1
         flight.times["finished"] = time.time()
+        if flight.reason and state == CANCELED:
+            outcome = {**outcome, "reason": flight.reason}
         flight.backend.held.pop(uid, None)  # the concurrent backend would keep it for ever
+        outcome = with_value_apart(uid, outcome, self._results.spool)
         state, record, brief = finished_task(uid, state, raw_state, outcome, flight.times)
         flight.task.pop("exception", None)  # its traceback refers to the task
         flight.backend.counts[state] += 1
@@ -318,16 +347,30 @@ class Engine:
             self._telling = True
             self._loop.call_later(due_s, self._tell_news, news)
 
-    async def _cancel(self, uid: str) -> bool:
-        for queue in self._queued:
-            if uid in queue:
-                self._drop(queue.pop(uid))
-                self._flush()
-                return True
+    async def _cancel(self, uid: str, reason: str) -> dict[str, int]:
+        if self._cancel_waiting(uid, reason):
+            self._flush()
+            return {"canceled": 1, "requested": 1, "unstoppable": 0}
         flight = self._flights.get(uid)
         if flight is None:
-            return False
+            return {"canceled": 0, "requested": 0, "unstoppable": 0}
+        runs_on = _runs_in_a_thread(flight.task)
+        await self._cancel_flight(uid, flight, reason)
+        return {"canceled": int(uid not in self._flights), "requested": 1, "unstoppable": int(runs_on)}
+
+    def _cancel_waiting(self, uid: str, reason: str) -> bool:
+        """Cancel a task that has not been started, if it is one."""
+        for queue in (*self._queued, self._about_to_start):
+            if uid in queue:
+                task = queue.pop(uid)
+                self.queued_bytes -= len(task.packed) if queue is not self._about_to_start else 0
+                self._drop(task, reason)
+                return True
+        return False
+
+    async def _cancel_flight(self, uid: str, flight: _Flight, reason: str) -> None:
         if flight.ended is None:
+            flight.reason = reason
             try:
                 await flight.backend.driver.cancel_task(uid)
             except Exception as error:
@@ -335,24 +378,24 @@ class Engine:
         if flight.ended is not None:
             await asyncio.shield(flight.ended)
         self._flush()
-        return uid not in self._flights
 
-    def _drop(self, packed: PackedTask) -> None:
+    def _drop(self, packed: PackedTask, reason: str) -> None:
         times = {"submitted": packed.batch.submitted, "started": None, "finished": time.time()}
-        self._finish(packed.uid, *finished_task(packed.uid, CANCELED, CANCELED, {}, times))
+        self._finish(packed.uid, *finished_task(packed.uid, CANCELED, CANCELED, {"reason": reason}, times))
 
-    async def _cancel_all(self) -> dict[str, int]:
-        queued = 0
-        for queue in self._queued:
-            queued += len(queue)
-            while queue:
-                self._drop(queue.popitem(last=False)[1])
+    async def _cancel_all(self, reason: str) -> dict[str, int]:
+        waiting = [uid for queue in (*self._queued, self._about_to_start) for uid in queue]
+        for uid in waiting:
+            self._cancel_waiting(uid, reason)
         flying = list(self._flights)
-        running = sum(_runs_in_a_thread(flight.task) for flight in self._flights.values())
-        ended = await asyncio.gather(*map(self._cancel, flying), return_exceptions=True)
-        canceled = sum(answer is True for answer in ended)
+        ended = await asyncio.gather(*(self._cancel(uid, reason) for uid in flying), return_exceptions=True)
+        answers = [answer for answer in ended if isinstance(answer, dict)]
         self._flush()
-        return {"canceled": queued + canceled, "requested": queued + len(flying), "unstoppable": running}
+        return {
+            "canceled": len(waiting) + sum(answer["canceled"] for answer in answers),
+            "requested": len(waiting) + len(flying),
+            "unstoppable": sum(answer["unstoppable"] for answer in answers),
+        }
 
     def _abandon(self) -> None:
         """The loop ends: what has not come back by now never will."""

@@ -15,9 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from orbit_rhapsody.codec import MAX_TASK_BYTES
-from orbit_rhapsody.values import PYTHON_VERSION, describe, pack_error, pack_plain, pickle_value, unpickle
+from orbit_rhapsody.values import PYTHON_VERSION, check_python, describe, pack_error, pack_plain, pickle_value, unpickle
 from orbit_zmq.errors import InvalidArgument, OrbitError, TooLarge
+
+MAX_VALUE_BYTES = 4 << 30  # of what a function returns; it is in memory several times
 
 
 class Function:
@@ -52,11 +53,7 @@ class Function:
         return _checked(found, self._path)
 
     def _unpickle(self) -> Callable[..., Any]:
-        if self._python != PYTHON_VERSION:
-            raise InvalidArgument(
-                f"a function pickled by Python {self._python} cannot run under Python {PYTHON_VERSION}",
-                hint="Use the same minor version of Python on both sides, or 'package.module:function'.",
-            )
+        check_python(self._python, PYTHON_VERSION)
         return _checked(unpickle(self._pickled, "the task's function"), "the pickled function")
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -80,6 +77,7 @@ class Outcome:
     plain: bytes | None = None
     pickled: bytes | None = None
     error: dict[str, Any] | None = None
+    large: dict[str, Any] | None = None  # in place of a value that is kept elsewhere: its bytes, and whether they are a pickle
     started: float = 0.0
     finished: float = 0.0
 
@@ -157,6 +155,6 @@ def outcome_of(value: object) -> Outcome:
         except InvalidArgument as error:
             return Outcome(error=pack_error(error))
     size = len(outcome.plain or outcome.pickled or b"")
-    if size > MAX_TASK_BYTES:
-        return Outcome(error=pack_error(TooLarge(f"a return value of {size} bytes; at most {MAX_TASK_BYTES} travel")))
+    if size > MAX_VALUE_BYTES:
+        return Outcome(error=pack_error(TooLarge(f"a return value of {size} bytes; at most {MAX_VALUE_BYTES} travel")))
     return outcome

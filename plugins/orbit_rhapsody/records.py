@@ -6,13 +6,15 @@ later changes to a shared object do not show. This module must not touch sockets
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
-from orbit_rhapsody.codec import DONE, FAILED
+from orbit_rhapsody.codec import DONE, FAILED, MAX_TASK_BYTES
 from orbit_rhapsody.invocation import Outcome, TaskFailed, outcome_of
 from orbit_rhapsody.news import brief
+from orbit_rhapsody.spool import Spool
 from orbit_rhapsody.values import PYTHON_VERSION, pack_error, printable, strict_packer
-from orbit_zmq.errors import OrbitError
+from orbit_zmq.errors import InternalError, OrbitError, OutcomeUnknown, ResultExpired
 
 MAX_OUTPUT_CHARS = 4 << 20  # of stdout and of stderr, the end is kept: many thousands of results share one memory
 
@@ -41,8 +43,10 @@ def finished_task(
     if outcome is not None and outcome.started:
         times.update(started=outcome.started, finished=outcome.finished)
     exit_code = task.get("exit_code")
+    reason = {"reason": task["reason"]} if task.get("reason") else {}
     record = _pack(
         {
+            **reason,
             "uid": uid,
             "state": state,
             "raw_state": raw_state,
@@ -58,9 +62,40 @@ def finished_task(
     return state, record, brief(uid, state, exit_code, error_line, outcome.plain if outcome is not None else None)
 
 
+def with_value_apart(uid: str, task: dict[str, Any], spool: Spool) -> dict[str, Any]:
+    """The outcome of a task with its return value put into the spool, if that is too large for a message."""
+    value = task.get("return_value")
+    data = (value.plain or value.pickled or b"") if isinstance(value, Outcome) else b""
+    if not isinstance(value, Outcome) or len(data) <= MAX_TASK_BYTES:
+        return task
+    apart = Outcome(started=value.started, finished=value.finished)
+    try:
+        spool.put(uid, data)
+        apart.large = {"bytes": len(data), "is_pickle": value.plain is None, "python": PYTHON_VERSION}
+    except InternalError as error:
+        apart.error = pack_error(error)
+    return {**task, "return_value": apart}
+
+
 def failed_task(uid: str, error: OrbitError, times: dict[str, Any]) -> tuple[str, bytes, bytes]:
     """State, record and news of a task that never reached a backend."""
     return finished_task(uid, FAILED, "", {"exception": error, "exit_code": None}, times)
+
+
+def expired_record(uid: str) -> bytes:
+    """The record of a task whose result was kept and is gone."""
+    error = ResultExpired("the task ended, and its result could not be kept")
+    return failed_task(uid, error, {})[1]
+
+
+def unknown_task(uid: str, submitted: float, reason: str) -> tuple[str, str, bytes]:
+    """Uid, state and record of a task that had been started when the endpoint ended."""
+    error = OutcomeUnknown(
+        f"task {uid} had been started when the endpoint ended: {reason}",
+        hint="Look at what it left behind; on_unknown='rerun' has such tasks run again.",
+    )
+    times = {"submitted": submitted, "started": None, "finished": time.time()}
+    return (uid, *failed_task(uid, error, times)[:2])
 
 
 def _line_of(packed_error: dict[str, Any]) -> str:
@@ -73,6 +108,8 @@ def _outcome(value: object) -> Outcome:
 
 
 def _pack(fields: dict[str, Any], outcome: Outcome | None) -> bytes:
+    if outcome is not None and outcome.large is not None:
+        fields["return_ref"] = outcome.large
     if outcome is not None and outcome.pickled is not None:
         fields["return_pickle"] = outcome.pickled
         fields["python"] = PYTHON_VERSION

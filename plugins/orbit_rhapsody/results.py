@@ -1,8 +1,9 @@
 """The tasks and results of one session, shared by the engine's thread and the endpoint's loop.
 
 Everything that is remembered is behind one lock, held for short slices. `fetch` answers at once when there is anything,
-else as soon as the first result arrives: results that come in a burst wake the loop once. This module must not run,
-decode or cancel tasks.
+else as soon as the first result arrives: results that come in a burst wake the loop once. In a lasting session a result is
+kept by the journal before it can be fetched, and beyond some size it is on disk alone. This module must not run, decode or
+cancel tasks.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Any
@@ -18,11 +19,16 @@ from typing import Any
 import msgpack
 
 from orbit_rhapsody.codec import FINAL_STATES, RUNNING, Acknowledgement, Portion
-from orbit_rhapsody.rules import ResultLog, TaskEntry, TaskTable
-from orbit_zmq.errors import Conflict, InvalidArgument, SessionClosed
+from orbit_rhapsody.journal import Journal, KeptResult, Record
+from orbit_rhapsody.records import expired_record
+from orbit_rhapsody.rules import KEPT_S, ResultLog, Spilled, TaskEntry, TaskTable
+from orbit_rhapsody.spool import Spool
+from orbit_zmq.errors import Conflict, InternalError, InvalidArgument, SessionClosed
 
 MAX_PORTION_BYTES = 16 << 20
 MAX_WAIT_S = 60.0
+UNFETCHED_BYTES = 256 << 20  # results that wait in memory; past it no further task is started until some are fetched
+SPILL_BYTES = 64 << 20  # the same of a lasting session, whose results are on disk as well
 SNAPSHOT_BYTES = 16 << 20  # past it, a snapshot names finished tasks without their results
 ADMIT_SLICE = 256  # tasks admitted under one hold of the lock, so that a fetch does not wait for a whole batch
 
@@ -30,8 +36,16 @@ ADMIT_SLICE = 256  # tasks admitted under one hold of the lock, so that a fetch 
 class Results:
     """Table and log of one session; `fetch` belongs to the endpoint's loop, everything else to any thread."""
 
-    def __init__(self, log: ResultLog | None = None) -> None:
-        self._log = ResultLog() if log is None else log
+    def __init__(self, log: ResultLog | None = None, journal: Journal | None = None) -> None:
+        if log is None:
+            log = ResultLog() if journal is None else ResultLog(consumer_away_s=KEPT_S)
+        self._log = log
+        self._journal = journal
+        self._being_kept: dict[str, int] = {}  # tasks that have ended, until that is on disk, with the size of their records
+        self._being_kept_bytes = 0
+        self.spool = Spool()  # what is too large for a message
+        self.on_room: Callable[[], None] = lambda: None  # told when `has_room` is so again; from any thread
+        self._was_full = False
         self._tasks = TaskTable()
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -66,13 +80,49 @@ class Results:
             for uid in uids:
                 self._tasks.move(uid, RUNNING)
 
-    def finished(self, records: Iterable[tuple[str, str, bytes]]) -> None:
+    def resume(self, kept: Sequence[KeptResult], cursors: dict[str, int]) -> None:
+        """Go on from the results and cursors that a journal had; their tasks follow by `readmit`."""
+        now, wall_now = time.monotonic(), time.time()
+        found = [(one.number, one.uid, one.size_bytes, max(0.0, wall_now - one.at)) for one in kept]
+        with self._lock:
+            self._log.resume(found, cursors, now)
+
+    def readmit(self, task: tuple[str, int, bytes], submitted: float, ended: KeptResult | None) -> bool:
+        """Take a task of a journal in again, with its result if there is one; False for a uid that is there."""
+        uid, kind, packed = task
+        with self._lock:
+            is_new = self._tasks.admit(uid, hash((kind, packed)), submitted) is None
+            if is_new and ended is not None:
+                self._tasks.move(uid, ended.state, ended.number)
+            return is_new
+
+    def finished(self, records: Iterable[Record]) -> None:
         """Take in (uid, final state, packed record). Of a task that ended twice the first end counts."""
+        if self._journal is None:
+            self._take_in(records)
+            return
+        fresh = []
+        with self._lock:
+            for uid, state, record in records:
+                entry = self._tasks.get(uid)
+                if entry is not None and entry.state not in FINAL_STATES and uid not in self._being_kept:
+                    self._being_kept[uid] = len(record)
+                    self._being_kept_bytes += len(record)
+                    fresh.append((uid, state, record))
+            self._journal.results(fresh)
+        self._journal.when_kept(lambda: self._take_in(fresh))
+
+    def _take_in(self, records: Iterable[Record]) -> None:
         with self._lock:
             for uid, state, record in records:
                 entry = self._tasks.get(uid)
                 if entry is not None and entry.state not in FINAL_STATES:
                     self._tasks.move(uid, state, self._log.append(uid, record))
+                self._being_kept_bytes -= self._being_kept.pop(uid, 0)
+            if self._journal is not None:
+                self._log.note_age(len(self._log) + self._log.oldest - 1, time.monotonic())
+                if not self._journal.fault:
+                    self._log.spill(SPILL_BYTES)
             self._forget(time.monotonic())
             wake = bool(self._waiting) and not self._waking
             self._waking = self._waking or wake
@@ -81,8 +131,35 @@ class Results:
                 self._loop.call_soon_threadsafe(self._wake)
 
     def _forget(self, now: float) -> None:
-        for uid in self._log.forget(now):
+        first = self._log.oldest
+        self._forgotten(first, self._log.forget(now))
+
+    def _forgotten(self, first: int, uids: list[str]) -> None:
+        for uid in uids:
             self._tasks.forget(uid)
+        self.spool.drop(uids)
+        if self._journal is not None and uids:
+            self._journal.forget(range(first, self._log.oldest), uids)
+
+    def expire(self) -> int:
+        """Give up results that were kept for the longest time or take too much room; how many. To be called now and then."""
+        with self._lock:
+            if self._journal is None:
+                return 0
+            first = self._log.oldest
+            expired = self._log.expire(time.monotonic(), is_over_limit=self._journal.is_over_limit)
+            self._forgotten(first, expired)
+            return len(expired)
+
+    def has_room(self) -> bool:
+        """Whether further results find a place in memory; `on_room` tells when they do again."""
+        with self._lock:
+            has_room = self._has_room()
+            self._was_full = not has_room
+            return has_room
+
+    def _has_room(self) -> bool:
+        return self._log.unfetched_bytes + self._being_kept_bytes < UNFETCHED_BYTES
 
     def _wake(self) -> None:
         with self._lock:
@@ -92,8 +169,11 @@ class Results:
             if not waiter.done():
                 waiter.set_result(None)
 
-    async def fetch(self, consumer: str, after: int, max_bytes: int, wait_s: float) -> Portion:
-        """The results after number `after`; waits for the first one at most `wait_s` when there is none yet."""
+    async def fetch(self, consumer: str, after: int | None, max_bytes: int, wait_s: float) -> Portion:
+        """The results after number `after`; waits for the first one at most `wait_s` when there is none yet.
+
+        None stands for where the consumer has got to before.
+        """
         loop = self._loop = asyncio.get_running_loop()
         deadline = loop.time() + min(max(wait_s, 0.0), MAX_WAIT_S)
         max_bytes = min(max(max_bytes, 1), MAX_PORTION_BYTES)
@@ -101,12 +181,10 @@ class Results:
             with self._lock:
                 if self._closed:
                     raise SessionClosed("the session was closed while its results were waited for")
-                now = time.monotonic()
-                portion = self._log.read(consumer, after, max_bytes, now)
-                self._forget(now)
+                portion = self._read(consumer, after, max_bytes)
                 left_s = deadline - loop.time()
                 if portion.records or left_s <= 0:
-                    return portion
+                    break
                 waiter: asyncio.Future[None] = loop.create_future()
                 self._waiting.add(waiter)
             try:
@@ -117,10 +195,56 @@ class Results:
             finally:
                 with self._lock:
                     self._waiting.discard(waiter)
+        if any(isinstance(record, Spilled) for record in portion.records):
+            return await asyncio.to_thread(self._filled, portion)
+        return portion
+
+    def _read(self, consumer: str, after: int | None, max_bytes: int) -> Portion:
+        now, before = time.monotonic(), self._log.cursor_of(consumer)
+        after = before if after is None else after
+        portion = self._log.read(consumer, after, max_bytes, now)
+        if self._journal is not None and after > before:
+            self._journal.cursor(consumer, after)
+        self._forget(now)
+        if self._was_full and self._has_room():
+            self._was_full = False
+            self.on_room()
+        return portion
+
+    def _filled(self, portion: Portion) -> Portion:
+        records = [self._from_disk(record) if isinstance(record, Spilled) else record for record in portion.records]
+        return Portion(portion.first, portion.after, portion.more, records)
+
+    def _from_disk(self, spilled: Spilled) -> bytes:
+        """The record of a result that is on disk; one that cannot be read is an error of that task alone."""
+        try:
+            record = self._journal.record(spilled.number) if self._journal is not None else None
+        except InternalError:
+            record = None
+        return expired_record(spilled.uid) if record is None else record
+
+    def unfetched(self, consumer: str) -> tuple[int, list[str]]:
+        """How far a consumer has got, and the tasks whose results it has not read."""
+        with self._lock:
+            after = self._log.cursor_of(consumer)
+            return after, [uid for uid, entry in self._tasks if entry.number == 0 or entry.number > after]
+
+    async def describe(self, uid: str) -> dict[str, Any] | None:
+        """Everything that is known of one task, or None."""
+        with self._lock:
+            entry = self._tasks.get(uid)
+            if entry is None:
+                return None
+            record = self._log.record(entry.number) if entry.number else None
+        if isinstance(record, Spilled):
+            record = await asyncio.to_thread(self._from_disk, record)
+        described: dict[str, Any] = _summary(uid, entry) if record is None else msgpack.unpackb(record)
+        return described
 
     def close(self) -> None:
-        """End the fetches that wait; called on their loop."""
+        """End the fetches that wait, and drop what is apart; called on their loop."""
         self._closed = True
+        self.spool.close()
         self._wake()
 
     def snapshot(self, uids: Iterable[str]) -> list[dict[str, Any]]:
@@ -148,7 +272,7 @@ class Results:
             record = self._log.record(entry.number) if entry.number else None
             if record is None:
                 described.append(_summary(uid, entry))
-            elif len(record) > left and described:
+            elif isinstance(record, Spilled) or (len(record) > left and described):
                 described.append(_summary(uid, entry) | {"partial": True})
             else:
                 left -= len(record)
@@ -163,6 +287,8 @@ class Results:
                 "tasks_held": len(self._tasks),
                 "results_held": len(self._log),
                 "result_bytes": self._log.held_bytes,
+                "unfetched_bytes": self._log.unfetched_bytes,
+                "store_fault": self._journal.fault if self._journal is not None else "",
                 "consumers": self._log.consumers,
             }
 

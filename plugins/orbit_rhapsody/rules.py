@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from orbit_rhapsody.codec import FINAL_STATES, STATES, SUBMITTED, Portion
 from orbit_zmq.errors import Busy, InvalidArgument
@@ -18,6 +19,16 @@ RETENTION_S = 600.0  # results that everybody has: long enough to ask again afte
 RETAINED_BYTES = 64 << 20  # of results that everybody has; beyond it the oldest go before their time
 CONSUMER_AWAY_S = 3_600.0  # a consumer that is silent for longer holds nothing back any more
 MAX_CONSUMERS = 1_024
+AGE_STEP_S = 60.0  # fine enough for days
+KEPT_S = 7 * 86_400.0  # results of lasting sessions that nobody has acknowledged
+
+
+class Spilled(NamedTuple):
+    """In place of a record that is on disk alone."""
+
+    number: int
+    uid: str
+    size_bytes: int
 
 
 @dataclass(slots=True)
@@ -39,8 +50,10 @@ class ResultLog:
         self.retention_s = retention_s
         self.retained_bytes = retained_bytes
         self.consumer_away_s = consumer_away_s
-        self.held_bytes = 0
-        self._records: dict[int, tuple[str, bytes]] = {}
+        self.held_bytes = 0  # in memory
+        self._records: dict[int, tuple[str, bytes | Spilled]] = {}
+        self._spilled = 0  # all up to this number are on disk alone
+        self._ages: deque[tuple[int, float]] = deque()  # number, and when it came; later ones less than AGE_STEP_S after
         self._last = 0  # the newest number
         self._oldest = 1  # the oldest number that is still there, if any is
         self._acknowledged = 0  # all consumers are past this number
@@ -55,6 +68,16 @@ class ResultLog:
     def consumers(self) -> int:
         return len(self._consumers)
 
+    @property
+    def unfetched_bytes(self) -> int:
+        """In memory, of results that not everybody has acknowledged."""
+        return self.held_bytes - self._acknowledged_bytes
+
+    @property
+    def oldest(self) -> int:
+        """The number of the oldest result that is still there."""
+        return self._oldest
+
     def append(self, uid: str, record: bytes) -> int:
         """Take a result in; answers its number."""
         self._last += 1
@@ -62,23 +85,79 @@ class ResultLog:
         self.held_bytes += len(record)
         return self._last
 
+    def resume(self, kept: list[tuple[int, str, int, float]], cursors: dict[str, int], now: float) -> None:
+        """Go on from results that are on disk, (number, uid, bytes, age in seconds), and from what consumers had read."""
+        for number, uid, size_bytes, age_s in kept:
+            self._records[number] = (uid, Spilled(number, uid, size_bytes))
+            self.note_age(number, now - age_s)
+        self._last = self._spilled = max([kept[-1][0] if kept else 0, *cursors.values()])
+        self._oldest = kept[0][0] if kept else self._last + 1
+        self._consumers = {name: _Consumer(after, now) for name, after in cursors.items()}
+        self._acknowledged = self._oldest - 1
+        self._acknowledge(now)
+
+    def note_age(self, number: int, now: float) -> None:
+        """The result of this number came now, and others after it until the next note."""
+        if not self._ages or now - self._ages[-1][1] >= AGE_STEP_S:
+            self._ages.append((number, now))
+
+    def spill(self, held_bytes: int) -> None:
+        """Let go of the oldest records in memory, which are on disk, until so many bytes are left."""
+        while self.held_bytes > held_bytes and self._spilled < self._last:
+            self._spilled = max(self._spilled + 1, self._oldest)
+            uid, record = self._records[self._spilled]
+            if isinstance(record, bytes):
+                self._let_go(self._spilled, record)
+                self._records[self._spilled] = (uid, Spilled(self._spilled, uid, len(record)))
+
+    def _let_go(self, number: int, record: bytes | Spilled) -> None:
+        if isinstance(record, bytes):
+            self.held_bytes -= len(record)
+            if number <= self._acknowledged:
+                self._acknowledged_bytes -= len(record)
+
+    def cursor_of(self, consumer: str) -> int:
+        """How far a consumer has got."""
+        known = self._consumers.get(consumer)
+        return known.after if known is not None else 0
+
+    def expire(self, now: float, *, is_over_limit: bool) -> list[str]:
+        """Give up results that were kept for KEPT_S without being fetched, and a tenth of all where there are too many."""
+        upto = self._oldest - 1
+        while self._ages and now - self._ages[0][1] >= KEPT_S + AGE_STEP_S:
+            self._ages.popleft()
+            upto = self._ages[0][0] - 1 if self._ages else self._last
+        if is_over_limit:
+            upto = max(upto, self._oldest + len(self._records) // 10)
+        return self._forget_upto(min(upto, self._last))
+
+    def _forget_upto(self, upto: int) -> list[str]:
+        forgotten = []
+        while self._oldest <= upto:
+            uid, record = self._records.pop(self._oldest)
+            self._let_go(self._oldest, record)
+            self._oldest += 1
+            forgotten.append(uid)
+        return forgotten
+
     def read(self, consumer: str, after: int, max_bytes: int, now: float) -> Portion:
         """What comes after number `after`, at least one result if there is one. All up to `after` is acknowledged."""
         if not 0 <= after <= self._last:
             raise InvalidArgument(
                 f"a cursor at {after}, but the last result has number {self._last}",
                 hint="Begin at 0; a cursor is valid in its own session only.",
+                details={"last": self._last},
             )
         self._hear(consumer, after, now)
         first = max(after + 1, self._oldest)
-        records: list[bytes] = []
+        records: list[bytes | Spilled] = []
         size = 0
         for number in range(first, self._last + 1):
             record = self._records[number][1]
-            if records and size + len(record) > max_bytes:
+            size += _size_of(record)
+            if records and size > max_bytes:
                 break
             records.append(record)
-            size += len(record)
         reached = first + len(records) - 1
         return Portion(first, reached, reached < self._last, records)
 
@@ -99,12 +178,13 @@ class ResultLog:
         reached = min(consumer.after for consumer in self._consumers.values())
         if reached <= self._acknowledged:
             return
-        for number in range(self._acknowledged + 1, reached + 1):
-            self._acknowledged_bytes += len(self._records[number][1])
+        for number in range(max(self._acknowledged + 1, self._oldest), reached + 1):
+            record = self._records[number][1]
+            self._acknowledged_bytes += len(record) if isinstance(record, bytes) else 0
         self._acknowledged = reached
         self._marks.append((reached, now))
 
-    def record(self, number: int) -> bytes | None:
+    def record(self, number: int) -> bytes | Spilled | None:
         """The result of that number, unless it is forgotten."""
         found = self._records.get(number)
         return found[1] if found is not None else None
@@ -115,13 +195,9 @@ class ResultLog:
         upto = self._oldest - 1
         while self._marks and now - self._marks[0][1] >= self.retention_s:
             upto = self._marks.popleft()[0]
-        forgotten = []
-        while self._oldest <= upto or (self._acknowledged_bytes > self.retained_bytes and self._oldest <= self._acknowledged):
-            uid, record = self._records.pop(self._oldest)
-            self._oldest += 1
-            self._acknowledged_bytes -= len(record)
-            self.held_bytes -= len(record)
-            forgotten.append(uid)
+        forgotten = self._forget_upto(upto)
+        while self._acknowledged_bytes > self.retained_bytes and self._oldest <= self._acknowledged:
+            forgotten += self._forget_upto(self._oldest)
         return forgotten
 
     def _forget_consumers(self, now: float) -> None:
@@ -130,6 +206,10 @@ class ResultLog:
             del self._consumers[name]
         if away:
             self._acknowledge(now)
+
+
+def _size_of(record: bytes | Spilled) -> int:
+    return len(record) if isinstance(record, bytes) else record.size_bytes
 
 
 @dataclass(slots=True)

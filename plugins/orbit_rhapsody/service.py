@@ -1,5 +1,7 @@
 """The endpoint's side: a session is an engine with its results; the operations hand batches in and portions out.
 
+A session that lasts has a journal beside them, and goes on from it after the endpoint was started anew.
+
 No task passes through a model here: a batch is looked at as a whole, and each task when its turn comes. This module must
 not run tasks or block the endpoint's loop.
 """
@@ -8,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -15,15 +19,23 @@ from pydantic import Field
 from orbit_rhapsody.backends import chosen_backends
 from orbit_rhapsody.codec import RUNNING, SUBMITTED, decode_batch
 from orbit_rhapsody.engine import Engine
+from orbit_rhapsody.journal import Journal
 from orbit_rhapsody.news import News
 from orbit_rhapsody.preparation import Batch, Functions, PackedTask
+from orbit_rhapsody.restoring import restore
 from orbit_rhapsody.results import MAX_PORTION_BYTES, MAX_WAIT_S, Results
 from orbit_rhapsody.ui_config import UI_CONFIG
-from orbit_zmq.errors import NotFound
+from orbit_zmq.errors import Busy, NotFound, SessionClosed
+from orbit_zmq.log import get_logger
 from orbit_zmq.plugin import Plugin, PluginSession, Raw, operation
+
+log = get_logger(__name__)
 
 INLINE_BYTES = 32 << 10  # a smaller batch is taken in faster than a thread is woken
 MAX_UIDS = 10_000  # in one question about tasks
+QUEUED_BYTES = 256 << 20  # of tasks that wait for their turn; past it a client hears `busy` and sends them later
+CANCEL_S = 60.0  # a process has some seconds after each of three signals
+EXPIRE_S = 600.0  # how often results are looked through that nobody fetches
 
 Consumer = Annotated[str, Field(min_length=1, max_length=64)]
 WaitSeconds = Annotated[float, Field(ge=0, le=MAX_WAIT_S, allow_inf_nan=False)]
@@ -31,6 +43,8 @@ PortionBytes = Annotated[int, Field(ge=1, le=MAX_PORTION_BYTES)]
 BatchWindow = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Uids = Annotated[list[str], Field(max_length=MAX_UIDS)]
 State = Literal["SUBMITTED", "RUNNING", "DONE", "FAILED", "CANCELED"]
+OnUnknown = Literal["fail", "rerun"]
+Reason = Annotated[str, Field(max_length=1_000)]
 
 
 class RhapsodySession(PluginSession):
@@ -43,50 +57,102 @@ class RhapsodySession(PluginSession):
         allow_pickled_tasks: bool = True,
         notify_batch_window: BatchWindow | None = None,
         notify_batch_size: Annotated[int, Field(ge=1)] | None = None,
+        on_unknown: OnUnknown = "fail",
     ) -> None:
         super().__init__(sid)
+        self.on_unknown = on_unknown  # what becomes of tasks that had been started when the endpoint ended
         self.backends = chosen_backends(backends)
         self.allow_pickled_tasks = allow_pickled_tasks  # narrows what the endpoint allows, and never widens it
         self.notify_batch_window = notify_batch_window  # upper bounds for events; fetching needs neither
         self.notify_batch_size = notify_batch_size
-        self._results = Results()
         self._functions = Functions()
-        news = News(self.notify_packed, longest_wait_s=notify_batch_window, most_tasks=notify_batch_size)
-        self._engine = Engine(self.backends, self._results, news)
+        self._journal: Journal | None = None
+        self._start_over()
+
+    def _start_over(self) -> None:
+        starting = self._journal.starting if self._journal is not None else None
+        news = News(self.notify_packed, longest_wait_s=self.notify_batch_window, most_tasks=self.notify_batch_size)
+        self._results = Results(journal=self._journal)
+        self._engine = Engine(self.backends, self._results, news, starting)
 
     async def initialize(self) -> None:
-        """Start the backends; Dragon takes many seconds."""
+        """Start the backends; Dragon takes many seconds. A lasting session goes on from its journal."""
+        if not self.store.is_kept:
+            await self._engine.start()
+            return
+        self._journal = Journal(self.store)
+        self._start_over()
         await self._engine.start()
+        tasks = await asyncio.to_thread(
+            restore, self._results, self._journal, self._functions, allow_pickled=self._takes_pickles
+        )
+        self._engine.submit(tasks)
+        self.spawn(self._expire())
+
+    @property
+    def _takes_pickles(self) -> bool:
+        return self.allow_pickled_tasks and self.host.takes_pickles
+
+    async def _expire(self) -> None:
+        while True:
+            await asyncio.sleep(EXPIRE_S)
+            expired = self._results.expire()
+            if expired:
+                log.warning("results-expired", session=self.sid, results=expired)
 
     @operation(effect="run", idempotent=True, deadline_s=120)
     async def submit(self, batch: Raw) -> Raw:
         """Take a batch of tasks in. The answer lists by position what was known already and what was refused.
 
-        A uid that comes again with the same task is answered from memory, so a batch may be sent twice.
+        A uid that comes again with the same task is answered from memory, so a batch may be sent twice. `busy` where more
+        tasks or results wait than there is room for. In a lasting session the batch is on disk when this answers.
         """
+        if self._engine.queued_bytes > QUEUED_BYTES:
+            raise Busy(f"{self._engine.queued_bytes} bytes of tasks wait for their turn in session {self.sid}")
+        if not self._results.has_room():
+            raise Busy(f"too many results of session {self.sid} wait to be fetched", hint="Fetch results, then submit more.")
         if len(batch) <= INLINE_BYTES:
-            return self._accept(batch)
-        return await asyncio.to_thread(self._accept, batch)
+            answer = self._accept(batch)
+        else:
+            answer = await asyncio.to_thread(self._accept, batch)
+        if self._journal is not None:
+            await self._journal.flush()
+        return answer
 
     def _accept(self, body: bytes) -> Raw:
         received = decode_batch(body)
         submitted = time.time()
-        takes_pickles = self.allow_pickled_tasks and self.host.takes_pickles
-        batch = Batch(received, self._functions, submitted=submitted, allow_pickled=takes_pickles)
+        batch = Batch(received, self._functions, submitted=submitted, allow_pickled=self._takes_pickles)
         new, answer = self._results.admit(received.tasks, submitted)
-        self._engine.submit([PackedTask(uid, kind, packed, batch) for uid, kind, packed in new])
+        tasks = [PackedTask(uid, kind, packed, batch) for uid, kind, packed in new]
+        if self._journal is None:
+            self._engine.submit(tasks)
+        elif tasks:
+            self._journal.batch(body, submitted, received.on_unknown or self.on_unknown, [task.uid for task in tasks])
+            self._journal.when_kept(lambda: self._hand_over(tasks))
         return Raw(answer.encode())
+
+    def _hand_over(self, tasks: list[PackedTask]) -> None:
+        with suppress(SessionClosed):  # they are on disk, and are found again with the session
+            self._engine.submit(tasks)
 
     @operation(effect="read", deadline_s=MAX_WAIT_S + 30, waits=True)
     async def fetch(
-        self, consumer: Consumer, after: int = 0, max_bytes: PortionBytes = 1 << 20, wait_s: WaitSeconds = 0.0
+        self, consumer: Consumer, after: int | None = 0, max_bytes: PortionBytes = 1 << 20, wait_s: WaitSeconds = 0.0
     ) -> Raw:
         """The results after number `after`, in the order in which they came; all up to there are acknowledged.
 
-        Answers at once when there is any result, else when the first one comes, at the latest after `wait_s`.
+        None stands for where this consumer has got to before. Answers at once when there is any result, else when the first
+        one comes, at the latest after `wait_s`.
         """
         portion = await self._results.fetch(consumer, after, max_bytes, wait_s)
         return Raw(portion.encode())
+
+    @operation(effect="read")
+    async def unfetched(self, consumer: Consumer) -> dict[str, Any]:
+        """Where a consumer goes on: `after`, and the `uids` of all tasks whose results it has not read."""
+        after, uids = self._results.unfetched(consumer)
+        return {"after": after, "uids": uids}
 
     @operation(effect="read", method="POST")
     async def wait(self, uids: Uids, timeout: float | None = None) -> list[dict[str, Any]]:
@@ -103,25 +169,40 @@ class RhapsodySession(PluginSession):
     @operation(effect="read", path="task/{sid}/{uid}")
     async def task(self, uid: str) -> dict[str, Any]:
         """Everything that is known of one task."""
+        found = await self._results.describe(uid)
+        if found is None:
+            raise _unknown(uid)
+        return found
+
+    @operation(effect="read", path="value/{sid}/{uid}")
+    async def value(self, uid: str) -> AsyncIterator[bytes]:
+        """The return value of a task whose result has a `return_ref` in its place, because it is too large for a message."""
+        async for chunk in self._results.spool.read(uid):
+            yield chunk
+
+    @operation(effect="run", idempotent=True, path="cancel/{sid}/{uid}", deadline_s=CANCEL_S)
+    async def cancel(self, uid: str, reason: Reason = "") -> dict[str, Any]:
+        """End a task: its processes are gone when this answers. One that had ended before keeps its state.
+
+        `{uid, status, canceled, requested, unstoppable}`, the last three as in `cancel_all`. `reason` is in the task's result.
+        """
+        answer = await self._engine.cancel(uid, reason)
         found = self._results.snapshot((uid,))
         if not found:
             raise _unknown(uid)
-        return found[0]
+        status = "canceled" if answer["canceled"] else str(found[0]["state"]).lower()
+        return {"uid": uid, "status": status, **answer}
 
-    @operation(effect="run", idempotent=True, path="cancel/{sid}/{uid}")
-    async def cancel(self, uid: str) -> dict[str, str]:
-        """End a task: its processes are gone when this answers. One that had ended before keeps its state."""
-        if await self._engine.cancel(uid):
-            return {"uid": uid, "status": "canceled"}
-        found = self._results.snapshot((uid,))
-        if not found:
-            raise _unknown(uid)
-        return {"uid": uid, "status": str(found[0]["state"]).lower()}
+    @operation(effect="run", idempotent=True, deadline_s=CANCEL_S)
+    async def cancel_all(self, reason: Reason = "") -> dict[str, int]:
+        """End all tasks: how many were `requested` to end, and how many have: `canceled`.
 
-    @operation(effect="run", idempotent=True)
-    async def cancel_all(self) -> dict[str, int]:
-        """End all tasks. `unstoppable` counts functions that run on in their thread, though their task is canceled."""
-        return await self._engine.cancel_all()
+        `unstoppable` counts functions that run on in their thread, though their task is canceled, for a thread cannot be ended.
+        """
+        return await self._engine.cancel_all(reason)
+
+    async def cancel_work(self, reason: str) -> dict[str, int]:
+        return await self._engine.cancel_all(reason)
 
     @operation(effect="read")
     async def statistics(self) -> dict[str, Any]:

@@ -75,6 +75,15 @@ def pickle_function(function: object) -> bytes:
         ) from error
 
 
+def check_python(here: str, there: str) -> None:
+    """Raise InvalidArgument where a function that Python `here` pickles cannot run under Python `there`."""
+    if here != there:
+        raise InvalidArgument(
+            f"a function pickled by Python {here} cannot run under Python {there}",
+            hint="Use the same minor version of Python on both sides, or name the function as 'package.module:function'.",
+        )
+
+
 def unpickle(data: bytes, what: str, version: str = PYTHON_VERSION) -> Any:
     """The value of a pickle; InvalidArgument says what it was and, where they differ, both Python versions."""
     try:

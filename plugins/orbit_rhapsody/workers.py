@@ -16,7 +16,7 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
 
-TERM_GRACE_S = 2.0  # between SIGTERM and SIGKILL: time for an mpirun to end its ranks
+GRACE_S = 2.0  # after SIGINT and again after SIGTERM: time for an mpirun to end its ranks
 KILL_GRACE_S = 5.0  # a killed process that is not gone by then is stuck in the kernel; nothing more can be done
 
 
@@ -130,8 +130,30 @@ class ProcessLoop(asyncio.SelectorEventLoop):
     def _tracked(self, transport: Any, protocol: Any) -> Any:
         task = asyncio.current_task(self)
         if task is not None:
+            protocol.stdout, protocol.stderr = _Output.around(protocol.stdout), _Output.around(protocol.stderr)
             self.processes[task] = asyncio.subprocess.Process(transport, protocol, self)
         return transport, protocol
+
+
+class _Output:
+    """What a process writes, as UTF-8 whatever it is: other bytes are shown as \\xff.
+
+    The backend asks for all of it at once, and would fail a task whose output it cannot decode.
+    """
+
+    def __init__(self, stream: asyncio.StreamReader) -> None:
+        self._stream = stream
+
+    @classmethod
+    def around(cls, stream: asyncio.StreamReader | None) -> _Output | None:
+        return None if stream is None else cls(stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    async def read(self) -> bytes:
+        written = await self._stream.read()
+        return written if written.isascii() else written.decode("utf-8", "backslashreplace").encode()
 
 
 def _own_group(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -139,9 +161,9 @@ def _own_group(kwargs: dict[str, Any]) -> dict[str, Any]:
     return kwargs | {"start_new_session": True, "stdin": asyncio.subprocess.DEVNULL if stdin is None else stdin}
 
 
-async def end_process(process: asyncio.subprocess.Process, grace_s: float = TERM_GRACE_S) -> bool:
-    """End a process and its group: SIGTERM, then SIGKILL. False if it is still there after that."""
-    for number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, KILL_GRACE_S)):
+async def end_process(process: asyncio.subprocess.Process, grace_s: float = GRACE_S) -> bool:
+    """End a process and its group: SIGINT, SIGTERM, then SIGKILL. False if it is still there after that."""
+    for number, wait_s in ((signal.SIGINT, grace_s), (signal.SIGTERM, grace_s), (signal.SIGKILL, KILL_GRACE_S)):
         _signal_group(process, number)
         with suppress(TimeoutError):
             async with asyncio.timeout(wait_s):

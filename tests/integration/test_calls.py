@@ -236,7 +236,7 @@ def test_more_calls_than_an_endpoint_runs_at_once_are_busy(lab):
     async def main() -> list[object]:
         async with AsyncClient(url=lab.url) as client:
             plugin = await client.get_plugin("hpc1", "test")
-            return await asyncio.gather(*(plugin.call("sleep", seconds=0.5) for _ in range(200)), return_exceptions=True)
+            return await asyncio.gather(*(plugin.call("sleep", seconds=2.0) for _ in range(1500)), return_exceptions=True)
 
     answers = asyncio.run(main())
     assert {type(answer) for answer in answers} == {float, Busy}

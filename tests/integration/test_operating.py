@@ -252,7 +252,7 @@ def test_endpoint_show_tells_what_it_serves_and_keeps(shell: Shell) -> None:
 
     assert {plugin["instance"] for plugin in shown["plugins"]} >= {"test", "sysinfo"}
     assert all(plugin["version"] for plugin in shown["plugins"])
-    assert shown["environment"]["pid"] and shown["limits"]["running_calls"] == 128
+    assert shown["environment"]["pid"] and shown["limits"]["running_calls"] == 1024
     assert shown["retention"]["events_s"] == 600.0
     (session,) = (one for one in shown["sessions"] if one["plugin"] == "test")
     assert session["status"] == "ready" and session["lifetime"] == "persistent"

@@ -33,6 +33,14 @@ def add(left: Any, right: Any) -> Any:
     return left + right
 
 
+def many_bytes(size: int) -> bytes:
+    return b"x" * size
+
+
+def many_numbers() -> dict[tuple[int], bytes]:
+    return {(number,): b"y" * (20 << 20) for number in range(3)}
+
+
 def complain(word: str) -> None:
     raise LookupError(word, 7)
 
@@ -136,11 +144,13 @@ def test_a_canceled_executable_is_dead(rhapsody, tmp_path: Path):
     wait_until(pid_file.exists, what="the process runs")
     pid = int(pid_file.read_text())
 
-    assert rhapsody.cancel_task("e") == {"uid": "e", "status": "canceled"}
+    answer = rhapsody.cancel_task("e", reason="no longer needed")
+
+    assert answer == {"uid": "e", "status": "canceled", "canceled": 1, "requested": 1, "unstoppable": 0}
 
     assert not is_alive(pid)
     (result,) = rhapsody.wait_tasks(["e"], timeout=PATIENCE_S)
-    assert result["state"] == "CANCELED"
+    assert (result["state"], result["reason"]) == ("CANCELED", "no longer needed")
     assert rhapsody.cancel_task("e")["status"] == "canceled"
 
 
@@ -163,7 +173,7 @@ def test_an_endpoint_that_stops_leaves_no_process_of_a_task_behind(lab, tmp_path
     endpoint = lab.start_endpoint("hpc1", plugins="rhapsody")
     plugin = lab.client().get_plugin("hpc1", "rhapsody", backends=["concurrent"])
     pid_file = tmp_path / "pid"
-    stubborn = f"trap '' TERM; echo $$ > {pid_file}.new; mv {pid_file}.new {pid_file}; while :; do sleep 0.05; done"
+    stubborn = f"trap '' INT TERM; echo $$ > {pid_file}.new; mv {pid_file}.new {pid_file}; while :; do sleep 0.05; done"
     plugin.submit_tasks([{"executable": "/bin/sh", "arguments": ["-c", stubborn]}, {"function": "time:sleep", "args": [600]}])
     wait_until(pid_file.exists, what="the process runs")
 
@@ -252,6 +262,18 @@ def test_a_result_of_many_megabytes_arrives_whole(rhapsody):
     (result,) = rhapsody.wait_tasks(rhapsody.submit_tasks([{"function": lambda: b"x" * (20 << 20)}]), timeout=PATIENCE_S)
 
     assert len(result["return_value"]) == 20 << 20
+
+
+def test_a_return_value_that_is_too_large_for_a_message_arrives_whole(rhapsody):
+    plain, odd = rhapsody.submit_tasks([{"function": many_bytes, "args": [70 << 20]}, {"function": many_numbers}])
+
+    first, second = rhapsody.wait_tasks([plain, odd], timeout=60)
+
+    assert (first["state"], second["state"]) == ("DONE", "DONE")
+    assert first["return_value"] == b"x" * (70 << 20)
+    assert second["return_value"] == {(number,): b"y" * (20 << 20) for number in range(3)}
+    assert "return_ref" not in first
+    assert rhapsody.get_task(odd["uid"])["return_value"] == second["return_value"]
 
 
 def test_several_threads_wait_with_one_client_and_each_gets_its_own(rhapsody):

@@ -6,6 +6,7 @@ the link's matter; what they do is the plugins'.
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
@@ -20,6 +21,7 @@ from orbit_zmq.client.events import Event, wire_topics
 from orbit_zmq.client.facts import EndpointFacts, OperationFacts, operations_of
 from orbit_zmq.client.page import facts_table, rows_table
 from orbit_zmq.client.party import ClientParty
+from orbit_zmq.client.patience import BROKER_AWAY_S, ENDPOINT_AWAY_S
 from orbit_zmq.errors import EndpointLost, InvalidArgument, NotFound
 from orbit_zmq.place import find_broker
 from orbit_zmq.rules.heard import Missed
@@ -35,6 +37,7 @@ BROKER_DEADLINE_S = 10.0
 CONNECT_S = 2.5  # whoever waits for a first connection then hears what stands in its way
 LISTEN_S = 10.0  # for a subscription to be in force
 HOMES = 10_000  # sessions whose endpoints are remembered
+LEAST_S = 0.01  # of a deadline that has all but passed: that it has is said as of any other
 UNKNOWN = OperationFacts()  # what is assumed of an operation that is in no catalogue
 
 
@@ -73,7 +76,8 @@ class AsyncClient:
 
     The broker is found by the arguments, the environment (ORBIT_URL, ORBIT_JOIN_FILE), a stored context, or as this user's
     broker on this machine, in that order; BrokerUnreachable names the places that were looked at. The connection is made
-    with the first call, or by `async with`.
+    with the first call, or by `async with`. Who waits for results of tasks goes on waiting while their endpoint or the broker
+    is away, for `endpoint_away_s` and `broker_away_s` seconds.
     """
 
     def __init__(
@@ -83,8 +87,12 @@ class AsyncClient:
         context: str | None = None,
         *,
         connect_timeout_s: float = CONNECT_S,
+        endpoint_away_s: float = ENDPOINT_AWAY_S,
+        broker_away_s: float = BROKER_AWAY_S,
     ) -> None:
         self._use(Link(find_broker(url, join, context), ClientParty()), connect_timeout_s)
+        self.endpoint_away_s = endpoint_away_s
+        self.broker_away_s = broker_away_s
         weakref.finalize(self, self._link.close_soon)  # a client that is dropped leaves no thread behind
 
     @classmethod
@@ -103,6 +111,8 @@ class AsyncClient:
         self._link = link
         self._port = AsyncPort(link)
         self._connect_timeout_s = connect_timeout_s
+        self.endpoint_away_s = ENDPOINT_AWAY_S
+        self.broker_away_s = BROKER_AWAY_S
         self._on_behalf_of = ""
         self._is_open = False
         self._is_shared = False  # the connection is somebody else's
@@ -133,6 +143,11 @@ class AsyncClient:
     def name(self) -> str:
         """The name that the broker gave to this client."""
         return self._link.name
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the broker is there at this moment."""
+        return self._link.is_up
 
     async def connect(self) -> None:
         """Connect now. BrokerUnreachable or AuthRequired say what stands in the way once `connect_timeout_s` is over.
@@ -283,8 +298,24 @@ class AsyncClient:
         plugin's register_session.
         """
         facts = await self.resolve(endpoint, refresh=True)
-        instance = facts.instance(plugin)
-        kind = async_client_class(facts.plugins[instance].get("plugin", plugin)) or AsyncPluginClient
+        return await self._open_plugin(facts, facts.instance(plugin), register_arguments)
+
+    async def attach(self, session: str, **register_arguments: Any) -> AsyncPluginClient:
+        """A client of a session that is there, which this process holds from now on; it goes on when the client is closed.
+
+        Any process of the session's user may attach, on any machine. The class is that of the session's plugin, and so are the
+        arguments: for tasks, `consumer` names who goes on reading results where the consumer of that name has got to. NotFound
+        where there is no such session, SessionClosed and SessionExpired where there is none any more.
+        """
+        facts = await self.find_session(session)
+        status = await self.call(facts.name, "", "session_status", session=session)
+        return await self._open_plugin(facts, str(status["plugin"]), {**register_arguments, "sid": session})
+
+    async def _open_plugin(
+        self, facts: EndpointFacts, instance: str, register_arguments: Mapping[str, Any]
+    ) -> AsyncPluginClient:
+        plugin = facts.plugins.get(instance, {}).get("plugin", instance)
+        kind = async_client_class(plugin) or AsyncPluginClient
         plugin_client = kind(self, facts.name, instance, (await self.operations(facts)).get(instance, {}))
         self._plugin_clients.append(plugin_client)
         try:
@@ -329,13 +360,15 @@ class AsyncClient:
         result: bytes = await self._send(header, body, RAW, known, deadline_s, None)
         return result
 
-    async def resolve(self, endpoint: str, *, refresh: bool = False) -> EndpointFacts:
+    async def resolve(self, endpoint: str, *, refresh: bool = False, within_s: float = BROKER_DEADLINE_S) -> EndpointFacts:
         """What the broker knows of an endpoint; asked once and again after it has restarted."""
         facts = self._endpoints.get(endpoint)
         if not endpoint:
             raise InvalidArgument("the name of the endpoint is empty")
         if facts is None or refresh:
-            facts = EndpointFacts.from_body(await self._ask_broker("resolve", {"endpoint": endpoint}))
+            facts = EndpointFacts.from_body(
+                await self._ask_broker("resolve", {"endpoint": endpoint}, min(within_s, BROKER_DEADLINE_S))
+            )
             self._endpoints[endpoint] = facts
         return facts
 
@@ -394,12 +427,16 @@ class AsyncClient:
         header.on_behalf_of = self._on_behalf_of
         header.target = (await self.resolve(header.endpoint)).incarnation
         within_s = known.deadline_s if deadline_s is None else deadline_s
+        ends_at = time.monotonic() + within_s
         try:
             answer, chunks = await self._port.call(header, body, flags, within_s, stream)
         except EndpointLost as error:
-            if "incarnation" not in error.details or stream is not None:
+            left_s = ends_at - time.monotonic()
+            if "incarnation" not in error.details or stream is not None or left_s <= 0:
                 raise
-            facts = await self.resolve(header.endpoint, refresh=True)  # it has restarted, and nothing was executed
+            facts = await self.resolve(
+                header.endpoint, refresh=True, within_s=left_s
+            )  # it has restarted, and nothing was executed
             again = Header(
                 Kind.REQUEST,
                 endpoint=header.endpoint,
@@ -410,7 +447,7 @@ class AsyncClient:
                 flags=header.flags & IDEMPOTENT,
                 on_behalf_of=self._on_behalf_of,
             )
-            answer, chunks = await self._port.call(again, body, flags, within_s)
+            answer, chunks = await self._port.call(again, body, flags, max(ends_at - time.monotonic(), LEAST_S))
         if chunks is not None:
             return chunks
         return answer.body if answer.flags & RAW else unpack_body(answer.body, answer.flags)

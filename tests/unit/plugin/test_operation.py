@@ -192,7 +192,7 @@ def test_register_session_takes_what_the_session_class_takes():
     register = TestPlugin.operations["register_session"]
 
     assert register.arguments(*pack_body({"initialize_s": 1})) == {
-        "sid": None, "lifetime": None, "ttl": None, "initialize_s": 1.0, "initialize_error": "",
+        "sid": None, "lifetime": None, "ttl": None, "on_holder_lost": None, "initialize_s": 1.0, "initialize_error": "",
     }  # fmt: skip
     with pytest.raises(InvalidArgument) as caught:
         register.arguments(*pack_body({"initialise_s": 1}))

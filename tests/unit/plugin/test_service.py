@@ -475,7 +475,7 @@ def test_facts_say_what_hello_needs():
             load = facts["load"]
             assert load.pop("host_load") >= 0
             assert load == {"running": 0, "waiting": 0, "sessions": 1, "tasks": 0}
-            assert facts["settings"]["retention"]["events_s"] == 600 and facts["settings"]["limits"]["running_calls"] == 128
+            assert facts["settings"]["retention"]["events_s"] == 600 and facts["settings"]["limits"]["running_calls"] == 1024
             assert len(facts["catalogue"]) == 32 and facts["absent"] == []
 
     run(scenario)

@@ -120,7 +120,7 @@ def test_calls_before_ready_are_refused_for_now_and_status_waits_for_the_change(
             assert (await bench.call("session_status", session=sid))["status"] == "initializing"
             async with asyncio.timeout(5):
                 answer = await bench.call("session_status", {"wait_s": 60}, session=sid, left_s=60)
-            assert (answer["sid"], answer["status"]) == (sid, "ready")
+            assert (answer["sid"], answer["status"], answer["plugin"], answer["kept"]) == (sid, "ready", "test", False)
             assert await bench.call("echo", {"text": "x"}, session=sid) == "x"
 
     run(scenario)
@@ -274,7 +274,8 @@ def test_another_users_session_is_as_unknown_as_none():
             assert await bench.call("list_sessions", user="bob") == {"sessions": []}
             (mine,) = (await bench.call("list_sessions"))["sessions"]
             assert mine == {
-                "sid": sid, "status": "ready", "owner": "ann", "holder": "ann.1", "lifetime": "ephemeral", "ttl": 0,
+                "sid": sid, "plugin": "test", "status": "ready", "owner": "ann", "holder": "ann.1", "lifetime": "ephemeral",
+                "ttl": 0, "kept": False,
             }  # fmt: skip
 
     run(scenario)

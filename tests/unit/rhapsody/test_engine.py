@@ -145,6 +145,17 @@ async def test_functions_and_executables_run_and_say_how_they_ended(run: Run):
 
 
 @with_engine()
+async def test_output_that_is_no_utf8_fails_no_task(run: Run):
+    script = r"printf 'gr\303\274n \377 \303'; printf '\200' >&2"
+    run.submit(e={"executable": "/bin/sh", "arguments": ["-c", script]})
+
+    (result,) = await run.wait("e")
+
+    assert (result["state"], result["exit_code"], result["exception"]) == ("DONE", 0, None)
+    assert (result["stdout"], result["stderr"]) == (r"grün \xff \xc3", r"\x80")
+
+
+@with_engine()
 async def test_cwd_env_and_shell_reach_the_process(run: Run, tmp_path: Path):
     run.submit(
         c={"executable": "/bin/pwd", "cwd": str(tmp_path)},
@@ -193,15 +204,15 @@ async def test_a_canceled_executable_is_dead_with_its_children_when_cancel_answe
     await run.until(pids.exists)
     leader, child = map(int, pids.read_text().split())
     assert is_alive(leader)
-    assert run.state("e") == "RUNNING"
+    await run.until(lambda: run.state("e") == "RUNNING")
 
-    assert await run.engine.cancel("e")
+    assert await run.engine.cancel("e", "no longer needed") == {"canceled": 1, "requested": 1, "unstoppable": 0}
 
     assert not is_alive(leader)
     await run.until(lambda: not is_alive(child))
     (result,) = await run.wait("e")
-    assert result["state"] == "CANCELED"
-    assert not await run.engine.cancel("e")
+    assert (result["state"], result["reason"]) == ("CANCELED", "no longer needed")
+    assert await run.engine.cancel("e") == {"canceled": 0, "requested": 0, "unstoppable": 0}
 
 
 @with_engine()
@@ -241,7 +252,18 @@ async def test_canceling_a_function_that_hangs_is_said_and_does_not_hold_others_
 
 @with_engine()
 async def test_a_task_nobody_knows_cannot_be_canceled(run: Run):
-    assert not await run.engine.cancel("nobody")
+    assert await run.engine.cancel("nobody") == {"canceled": 0, "requested": 0, "unstoppable": 0}
+
+
+@with_engine()
+async def test_a_function_that_runs_is_canceled_and_said_to_run_on(run: Run):
+    run.submit(h={"function": hang})
+    await run.until(lambda: run.state("h") == "RUNNING")
+
+    assert await run.engine.cancel("h", "too slow") == {"canceled": 1, "requested": 1, "unstoppable": 1}
+
+    (result,) = await run.wait("h")
+    assert (result["state"], result["reason"]) == ("CANCELED", "too slow")
 
 
 def test_closing_takes_bounded_time_though_functions_hang_and_processes_ignore_sigterm(tmp_path: Path):

@@ -76,7 +76,7 @@ def test_a_return_value_that_cannot_be_pickled_is_a_clear_error():
 
 
 def test_a_return_value_beyond_the_limit_is_a_clear_error(monkeypatch):
-    monkeypatch.setattr(invocation, "MAX_TASK_BYTES", 100)
+    monkeypatch.setattr(invocation, "MAX_VALUE_BYTES", 100)
     error = run(lambda: b"x" * 200).error
 
     assert error is not None

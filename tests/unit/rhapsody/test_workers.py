@@ -141,11 +141,11 @@ def test_ending_a_process_ends_its_group_too(tmp_path: Path):
     wait_until(lambda: not is_alive(child), "the child of the process lives on")
 
 
-def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path):
+def test_a_process_that_ignores_sigint_and_sigterm_is_killed(tmp_path: Path):
     ready = tmp_path / "ready"
 
     async def main() -> int | None:
-        process = await start("/bin/sh", "-c", f"trap '' TERM; touch {ready}; while :; do sleep 0.05; done")
+        process = await start("/bin/sh", "-c", f"trap '' INT TERM; touch {ready}; while :; do sleep 0.05; done")
         deadline = time.monotonic() + PATIENCE_S
         while not ready.exists():
             assert time.monotonic() < deadline
@@ -154,6 +154,24 @@ def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path):
         return process.returncode
 
     assert run_in_process_loop(main) == -9
+
+
+def test_a_process_is_asked_to_end_before_it_is_told_to_and_told_before_it_is_killed(tmp_path: Path):
+    asked = tmp_path / "asked"
+    ready = tmp_path / "ready"
+    script = f"trap 'echo int >> {asked}' INT; trap 'echo term >> {asked}' TERM; touch {ready}; while :; do sleep 0.01; done"
+
+    async def main() -> int | None:
+        process = await start("/bin/sh", "-c", script)
+        deadline = time.monotonic() + PATIENCE_S
+        while not ready.exists():
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.005)
+        assert await end_process(process, grace_s=0.5)
+        return process.returncode
+
+    assert run_in_process_loop(main) == -9
+    assert asked.read_text().split() == ["int", "term"]
 
 
 def test_a_child_does_not_read_the_standard_input_of_the_endpoint():

@@ -1,0 +1,53 @@
+"""What is served leaves nothing behind, however much it is and however far its deadline."""
+
+from __future__ import annotations
+
+from orbit_zmq.rules.server import EXPIRIES, Entry, Server
+from orbit_zmq.wire.header import IDEMPOTENT, Header, Kind
+from orbit_zmq.wire.limits import Limits
+
+CALLER = b"c" * 16
+
+
+class Echo:
+    """Executes nothing; the test answers."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+
+    def execute(self, entry, body):
+        self.entries.append(entry)
+
+    def cancel(self, entry):
+        self.entries.remove(entry)
+
+    def on_stream(self, entry, data, last):
+        raise AssertionError("nothing is streamed")
+
+    def on_room(self, entry):
+        raise AssertionError("nothing is streamed")
+
+
+def request(number: int, **changes) -> Header:
+    return Header(Kind.REQUEST, id=number, caller=CALLER, left_s=3600.0, settled_below=number, **changes)
+
+
+def test_times_of_requests_that_have_been_answered_are_not_kept_until_their_deadline():
+    handler = Echo()
+    server = Server(lambda *_: None, handler, Limits())
+    for number in range(1, 20 * EXPIRIES):
+        server.on_request(request(number, flags=IDEMPOTENT), b"", now=100.0)
+        server.reply(handler.entries.pop(), b"", 0, now=100.0)
+        assert len(server._expiries) < 2 * EXPIRIES
+
+    assert server.remembered == 0
+
+
+def test_those_that_have_not_are_ended_at_theirs():
+    handler = Echo()
+    server = Server(lambda *_: None, handler, Limits())
+    for number in range(1, 3 * EXPIRIES):
+        server.on_request(request(number), b"", now=100.0)
+    assert server.tick(now=100.0 + 2 * 3600.0) > 0
+
+    assert server.remembered == 0 and handler.entries == []
