@@ -130,20 +130,24 @@ def complain(sentence: str) -> None:
 def _failed(error: OrbitError, words: list[str]) -> int:
     code = exit_code_of(error)
     if _wants_json(words):
-        _complain_in_json(error, code)
+        _complain_in_json(error, code, _wants_traceback(words))
     else:
         complain(f"{error.remote_type.removeprefix('builtins.')}: {error}" if isinstance(error, RemoteError) else str(error))
-    if error.remote_traceback and _is_debugging():
+    if error.remote_traceback and not _wants_json(words) and _wants_traceback(words):
         from orbit_zmq.cli.output import printable
 
         click.echo("\n".join(map(printable, error.remote_traceback.splitlines())), err=True)
     return code
 
 
-def _complain_in_json(error: OrbitError, exit_code: int) -> None:
+def _complain_in_json(error: OrbitError, exit_code: int, with_traceback: bool = False) -> None:
     from orbit_zmq.cli.output import VERSION, echo_json
 
     facts = {"code": error.code, "message": error.message, "hint": error.hint, "transient": error.transient}
+    if error.remote_type:
+        facts["remote_type"] = error.remote_type
+    if error.remote_traceback and with_traceback:
+        facts["remote_traceback"] = error.remote_traceback
     envelope = {"schema": "orbit.error", "version": VERSION, "error": facts | {"exit_code": exit_code}}
     echo_json(envelope, err=True)
 
@@ -153,6 +157,10 @@ def _wants_json(words: list[str]) -> bool:
     from orbit_zmq.settings import environment
 
     return bool({"--json", "--jsonl"} & set(words)) or environment("ORBIT_OUTPUT") in ("json", "jsonl")
+
+
+def _wants_traceback(words: list[str]) -> bool:
+    return "--traceback" in words or _is_debugging()
 
 
 def _installed_command(noun: str) -> object:
