@@ -152,9 +152,7 @@ def _wait_present(client: Client, names: tuple[str, ...], deadline: float, timeo
         if not away:
             return
         if time.monotonic() + POLL_S > deadline:
-            raise DeadlineExceeded(
-                f"Not present within {timeout_s:g} s: {', '.join(away)}.", hint="See: orbit endpoint list"
-            )
+            raise DeadlineExceeded(f"Not present within {timeout_s:g} s: {', '.join(away)}.", hint="See: orbit endpoint list")
         time.sleep(POLL_S)
 
 

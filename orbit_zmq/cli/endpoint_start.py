@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SHARE_HELP = "Serve another user, too, to read and write, or with the rights named; * for everybody; several are fine."
 PICKLE_HELP = "Whether callers who may run code may send functions and values as pickles."
+USAGE_HINT = "--help shows how it is used."
 LEAST_S = 0.5  # for the broker to answer once it is found
 DETACHED_S = 10.0  # beside the time for the broker: a cold import over a slow shared file system takes most of it
 
@@ -119,7 +120,7 @@ def _serve(
             made.run(on_ready=tell, within_s=None if exit_with_parent else max(ends_at - time.monotonic(), LEAST_S))
     except (OrbitError, click.UsageError) as error:
         if not sys.stdout.isatty():  # who waits for the ready line reads it there
-            say_failed(error if isinstance(error, OrbitError) else InvalidArgument(error.format_message()))
+            say_failed(error if isinstance(error, OrbitError) else InvalidArgument(error.format_message(), hint=USAGE_HINT))
         raise
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 WAIT_S = 10.0  # without -f, --count and --timeout
 BUFFERED = 1_000  # events between the connection and a slow terminal; what is more waits in the connection
+ANSWER_S = 2.0  # for each plugin to list its sessions
 DEFAULT = "default"  # the session that each user has at each plugin
 LOOK_S = 3600.0  # one wait of a command that has no end; it is then asked again
 
@@ -79,18 +80,19 @@ def events(
 
 
 def _whole(client: Client, endpoint: str, plugin: str, session: str) -> dict[str, str]:
-    """The filters with their names written out. An endpoint or a plugin that nobody has is an error; a session may be opened
-    later.
-    """
+    """The filters with their names written out. An endpoint that there is not is an error; plugins and sessions may come."""
     if not (endpoint or plugin or session):
         return {"endpoint": "", "plugin": "", "session": ""}
     serving = endpoints_of(client, endpoint)
     if plugin:
-        plugin = one_of("plugin", plugin, {instance for facts in serving for instance in facts.plugins})
+        plugin = _begun("plugin", plugin, {instance for facts in serving for instance in facts.plugins})
     if session and session != DEFAULT:
-        own = {one["sid"] for one in sessions_of(client, serving, plugin or None)[0]}
-        session = one_of("session", session, own) if any(sid.startswith(session) for sid in own) else session
+        session = _begun("session", session, {one["sid"] for one in sessions_of(client, serving, plugin or None, ANSWER_S)[0]})
     return {"endpoint": serving[0].name if endpoint else "", "plugin": plugin, "session": session}
+
+
+def _begun(what: str, wanted: str, names: set[str]) -> str:
+    return one_of(what, wanted, names) if any(name.startswith(wanted) for name in names) else wanted
 
 
 def _show(client: Client, filters: dict[str, str], write: Any, count: int | None, timeout_s: float | None) -> int:

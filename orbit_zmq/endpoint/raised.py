@@ -1,6 +1,7 @@
 """What an exception of plugin code becomes: an OrbitError that carries its type, message, arguments and traceback.
 
-An exception that is none of ours is a fault of the plugin, and is logged. It must never raise itself, whatever the exception is: it is what keeps one bad plugin from ending the endpoint.
+An exception that is none of ours is a fault of the plugin, and is logged. This must never raise itself, whatever the exception
+is: it is what keeps one bad plugin from ending the endpoint.
 """
 
 from __future__ import annotations
