@@ -83,15 +83,17 @@ def read_record(kind: str, name: str) -> ProcessRecord | None:
 def records_of(kind: str) -> list[ProcessRecord]:
     """All records of a kind that can be read, by name; one that may not be believed is logged."""
     suffixes = (path.name.removeprefix(f"{kind}.").removesuffix(".json") for path in runtime_dir().glob(f"{kind}.*.json"))
-    found: list[ProcessRecord] = []
-    for name in sorted(suffixes):
-        try:
-            record = read_record(kind, name)
-        except NotPermitted as error:
-            log.warning("record-not-read", kind=kind, name=name, reason=error.message)
-            continue
-        found += [record] if record is not None else []
-    return found
+    found = (believed_record(kind, name) for name in sorted(suffixes))
+    return [record for record in found if record is not None]
+
+
+def believed_record(kind: str, name: str) -> ProcessRecord | None:
+    """The record of that name; one that others could have written is logged and counts as none."""
+    try:
+        return read_record(kind, name)
+    except NotPermitted as error:
+        log.warning("record-not-read", kind=kind, name=name, reason=error.message)
+        return None
 
 
 def running_supervisor() -> ProcessRecord | None:

@@ -57,7 +57,7 @@ def _detach(name: str | None, options: dict[str, Any]) -> None:
     from orbit_zmq.background import check_no_secret, log_path, refuse_second, start_in_background
     from orbit_zmq.endpoint.endpoint import check_name, default_name
     from orbit_zmq.place import find_broker
-    from orbit_zmq.process_record import ENDPOINT, read_record
+    from orbit_zmq.process_record import ENDPOINT, believed_record
 
     where: Where = options["where"]
     check_no_secret(where.join)
@@ -65,7 +65,7 @@ def _detach(name: str | None, options: dict[str, Any]) -> None:
         ends_at = time.monotonic() + options["wait_s"]
         name = patiently(lambda: find_broker(*where), where, ends_at).name or default_name()
     check_name(name)
-    refuse_second(read_record(ENDPOINT, name))
+    refuse_second(believed_record(ENDPOINT, name))
     log = options["log_file"] or log_path(f"endpoint.{name}")
     given = {"--name": name, "--plugins": options["plugins"], "--role": options["role"], "--log-file": str(log)}
     given |= {"--pickle": options["pickle"]}
@@ -129,9 +129,9 @@ def _teller(made: Endpoint, stack: ExitStack, log_file: str, has_parent: bool) -
 
     def tell() -> None:
         from orbit_zmq.exit_with_parent import say_ready
-        from orbit_zmq.process_record import ENDPOINT, ProcessRecord, records_of
+        from orbit_zmq.process_record import ENDPOINT, ProcessRecord, believed_record
 
-        other = next((record for record in records_of(ENDPOINT) if record.name == made.name), None)
+        other = believed_record(ENDPOINT, made.name)
         if other is None or not other.is_here() or not other.is_alive():  # else it serves another broker under that name
             parent_pid = os.getppid() if has_parent else 0
             record = ProcessRecord.of_this_process(ENDPOINT, made.name, log=log_file, parent_pid=parent_pid)
