@@ -11,17 +11,18 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from orbit_zmq.children import command_of, environment_of_child, read_ready
-from orbit_zmq.errors import Conflict, DeadlineExceeded, InternalError, NotPermitted
+from orbit_zmq.errors import Conflict, DeadlineExceeded, InternalError, NotPermitted, OrbitError
 from orbit_zmq.paths import state_dir
 from orbit_zmq.process_record import ProcessRecord
 
 POLL_S = 0.02
 END_S = 2.0  # for one that did not come up
+TAIL_BYTES = 4_096
 
 
 def log_path(name: str) -> Path:
@@ -32,31 +33,70 @@ def log_path(name: str) -> Path:
 def start_in_background(arguments: Sequence[str], log: Path, ready_s: float) -> dict[str, Any]:
     """Run `orbit` with these arguments in the background; what it said when it was ready.
 
-    Raises the error that it said instead, DeadlineExceeded when it said nothing in time, InternalError when it ended.
+    Raises the error that it said instead, DeadlineExceeded when it said nothing in time, InternalError when it ended,
+    NotPermitted where the log cannot be written. Whoever ends this process by a signal meanwhile ends what it has started.
     """
-    with log.open("ab") as errors:
-        started = subprocess.Popen(
-            [*command_of("orbit_zmq.cli"), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env=environment_of_child(),
-            start_new_session=True,
-        )
-    log.chmod(0o600)
-    try:
-        said = read_ready(started.stdout.fileno(), ready_s) if started.stdout else None
-        if said is not None:
+    with _ended_in_order():
+        try:
+            errors = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        except OSError as error:
+            raise NotPermitted(f"The log file {log} cannot be written: {error.strerror}.", hint="Name another.") from error
+        try:
+            began_at = os.fstat(errors).st_size
+            started = subprocess.Popen(
+                [*command_of("orbit_zmq.cli"), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=environment_of_child(),
+                start_new_session=True,
+            )
+        finally:
+            os.close(errors)
+        try:
+            said = read_ready(started.stdout.fileno(), ready_s) if started.stdout else None
+            if said is None:
+                raise _not_ready(started, log, began_at, ready_s)
             return said
-        if started.poll() is None:
-            raise DeadlineExceeded(f"It was not ready within {ready_s:g} s.", hint=f"Its log says why: {log}")
-        raise InternalError("It ended before it was ready.", hint=f"Its log says why: {log}")
-    except BaseException:
-        _end(started)
-        raise
+        except BaseException:
+            _end(started)
+            raise
+        finally:
+            if started.stdout:
+                started.stdout.close()
+
+
+def _not_ready(started: subprocess.Popen[bytes], log: Path, began_at: int, ready_s: float) -> OrbitError:
+    """Why there was no ready line. One that has closed its output is about to end, but may not have yet."""
+    hint = f"Its log says why: {log}"
+    try:
+        started.wait(END_S)
+    except subprocess.TimeoutExpired:
+        return DeadlineExceeded(f"It was not ready within {ready_s:g} s.", hint=hint)
+    last = _last_line(log, began_at)
+    return InternalError(f"It ended before it was ready{f': {last}' if last else '.'}", hint=hint)
+
+
+def _last_line(log: Path, began_at: int) -> str:
+    """What was written last since it had that size."""
+    if not log.is_file():
+        return ""
+    with contextlib.suppress(OSError), log.open("rb") as file:
+        file.seek(max(began_at, log.stat().st_size - TAIL_BYTES))
+        lines = file.read(TAIL_BYTES).decode(errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return ""
+
+
+@contextlib.contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """SIGTERM and SIGHUP do what Ctrl-C does, until the end of this."""
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
     finally:
-        if started.stdout:
-            started.stdout.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def stop_process(record: ProcessRecord, timeout_s: float) -> None:

@@ -52,21 +52,14 @@ class Values(BaseModel):
 
 
 class Settings(Values, BaseSettings):
-    """Those in force, from all sources."""
+    """How a source is read."""
 
     model_config = SettingsConfigDict(env_prefix="ORBIT_", env_ignore_empty=True, extra="forbid", frozen=True)
 
-    @classmethod
-    def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], *_: PydanticBaseSettingsSource, **__: PydanticBaseSettingsSource
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """In the order in which they count."""
-        return tuple(source for _, source in sources())
 
-
-def sources() -> list[tuple[str, PydanticBaseSettingsSource]]:
+def sources(with_file: bool = True) -> list[tuple[str, PydanticBaseSettingsSource]]:
     """Where settings come from, by name, the first first."""
-    path = existing_config_file()
+    path = existing_config_file() if with_file else None
     in_file = _content_of(path) if path is not None else {}
     found: list[tuple[str, PydanticBaseSettingsSource]] = [(ENVIRONMENT, EnvSettingsSource(Settings))]
     if name := environment("ORBIT_CONTEXT") or in_file.get("context"):
@@ -77,13 +70,16 @@ def sources() -> list[tuple[str, PydanticBaseSettingsSource]]:
     return found
 
 
-def settings_and_origins() -> tuple[Settings, dict[str, str]]:
+def settings_and_origins(with_file: bool = True) -> tuple[Values, dict[str, str]]:
     """The settings in force, and where each comes from. InvalidArgument names what is wrong, and where."""
     origins = dict.fromkeys(Values.model_fields, DEFAULT)
-    for name, source in reversed(sources()):
-        origins |= dict.fromkeys(source(), name)
+    values: dict[str, Any] = {}
+    for name, source in reversed(sources(with_file)):
+        found = source()
+        values |= found
+        origins |= dict.fromkeys(found, name)
     try:
-        return Settings(), origins
+        return Values.model_validate(values), origins
     except ValidationError as error:
         raise _refusal(error, origins) from None
 
@@ -98,12 +94,31 @@ def configured(path: Path) -> dict[str, str]:
 def write_setting(name: str, value: str | None) -> Path:
     """Put one value into config.toml, or take it out with None; the file that was written. InvalidArgument where it is none."""
     path = existing_config_file()
+    if value is None and path is not None and (rest := _damaged_without(path, name)) is not None:
+        write_private(path, rest)
+        return path
     content = _content_of(path) if path is not None else {}
+    if value is not None or name not in content:
+        _check({name: value}, "what is to be set")
     content = {key: old for key, old in content.items() if key != name} | ({} if value is None else {name: value})
-    _check({name: value}, "what is to be set")
     path = config_dir() / CONFIG_FILE
     write_private(path, "".join(f"{key} = {json.dumps(one)}\n" for key, one in content.items()))
     return path
+
+
+def _damaged_without(path: Path, name: str) -> str | None:
+    """The text of a file that is no TOML, without the line of that setting; None where it is TOML, or has no such line."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
+    try:
+        tomllib.loads(text)
+    except ValueError:
+        lines = text.splitlines(keepends=True)
+        rest = [line for line in lines if line.partition("=")[0].strip() != name]
+        return "".join(rest) if rest != lines else None
+    return None
 
 
 def _content_of(path: Path) -> dict[str, Any]:

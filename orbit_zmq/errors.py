@@ -78,7 +78,7 @@ class OrbitError(RuntimeError):
 class InvalidArgument(OrbitError, ValueError):
     code = "invalid-argument"
     sentence = "An argument is missing, unknown, or of the wrong kind."
-    default_hint = "Compare the call with the operation's signature."
+    default_hint = "Correct what is named."
     http_status = 400
 
 

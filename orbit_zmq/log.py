@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from orbit_zmq.errors import InvalidArgument
+from orbit_zmq.errors import InvalidArgument, NotPermitted
 from orbit_zmq.settings import setting
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
@@ -132,7 +132,7 @@ def configure_logging(level: str | None = None, form: str | None = None, file: P
     try:
         stream = _StandardError(file)
     except OSError as error:
-        raise InvalidArgument(f"The log file {file} cannot be written: {error.strerror}.") from error
+        raise NotPermitted(f"The log file {file} cannot be written: {error.strerror}.", hint="Name another.") from error
     _output.level = LEVELS[chosen]
     import structlog  # who only imports the library does not pay for it
 

@@ -63,7 +63,7 @@ def read_runtime_file() -> RuntimeFile | None:
         record = RuntimeFile(**content)
     except NotPermitted:
         raise
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
     return record if _has_right_types(record) and record.is_alive() else None
 
@@ -74,7 +74,7 @@ def remove_runtime_file(expected_pid: int) -> bool:
     try:
         if json.loads(read_private(path)).get("pid") != expected_pid:
             return False
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return False
     path.unlink(missing_ok=True)
     return True

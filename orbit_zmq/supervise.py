@@ -19,9 +19,8 @@ from typing import Any
 from orbit_zmq.children import BROKER, Child
 from orbit_zmq.errors import OrbitError
 from orbit_zmq.log import get_logger
-from orbit_zmq.process_record import SUPERVISOR, ProcessRecord
+from orbit_zmq.process_record import SUPERVISED, SUPERVISOR, ProcessRecord
 
-NAME = "broker"
 WILL_RETURN = os.EX_TEMPFAIL  # the exit code of a supervised broker that was told to end, but not for good
 STABLE_S = 5.0  # a broker that has lived so long did not die of its start
 PAUSES_S = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)  # before a start, by how many have failed in a row
@@ -34,7 +33,7 @@ class Supervisor:
 
     def __init__(self, arguments: Sequence[str], log_file: str = "") -> None:
         self._arguments = list(arguments)
-        self._record = ProcessRecord.of_this_process(SUPERVISOR, NAME, log=log_file)
+        self._record = ProcessRecord.of_this_process(SUPERVISOR, SUPERVISED, log=log_file)
         self._news: queue.SimpleQueue[Child | None] = queue.SimpleQueue()  # a child that has ended; None: end; signals may put
         self._failures = 0
 

@@ -7,8 +7,11 @@ again: what is checked here is what a user can get wrong by writing it. A schema
 from __future__ import annotations
 
 import json
+import os
+import stat
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,9 +19,12 @@ import click
 
 from orbit_zmq.client.facts import OperationFacts
 from orbit_zmq.client.generated import DEADLINE, signature_of
-from orbit_zmq.errors import InvalidArgument
+from orbit_zmq.errors import InvalidArgument, TooLarge
+from orbit_zmq.wire.limits import Limits
 
 CHUNK_BYTES = 1 << 20
+STANDARD_INPUT = "-"
+HOW = "program | orbit call ... key=@-"
 WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 ARTICLES = {
     "integer": "an integer", "number": "a number", "boolean": "true or false", "array": 'a list, such as ["a", 1]',
@@ -28,8 +34,12 @@ DEPTH = 8  # of references and unions that are followed
 
 
 def pairs_of(words: Sequence[str]) -> dict[str, str]:
-    """KEY=VALUE as a map; a usage error for anything else."""
-    return dict(map(_pair, words))
+    """KEY=VALUE as a map; a usage error for anything else, and for a KEY that comes twice."""
+    pairs = [_pair(word) for word in words]
+    names = [name for name, _ in pairs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise click.UsageError(f"The argument {twice!r} is given more than once; a list is one argument: {twice}='[1, 2]'.")
+    return dict(pairs)
 
 
 def signature_text(operation: str, facts: OperationFacts) -> str:
@@ -82,9 +92,15 @@ def kinds_of(schema: dict[str, Any], definitions: dict[str, Any], depth: int = 0
 
 def _pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
-    if not equals or not name.isidentifier():
+    if not equals:
         raise click.UsageError(f"{text!r} is no argument: write KEY=VALUE.")
-    return name, value
+    if name.isidentifier():
+        return name, value
+    outer, dot, inner = name.partition(".")
+    if dot and outer.isidentifier():
+        whole = json.dumps({inner: value}, ensure_ascii=False)
+        raise click.UsageError(f"{name!r} is no name of an argument: write an object as a whole, {outer}='{whole}'.")
+    raise click.UsageError(f"{name!r} is no name of an argument: write KEY=VALUE.")
 
 
 def _value(label: str, text: str, schema: dict[str, Any], definitions: dict[str, Any]) -> Any:
@@ -123,25 +139,56 @@ def _text(label: str, text: str) -> str:
 
 
 def _bytes(text: str) -> bytes:
-    return b"".join(_chunks(text))
+    """The whole of it; TooLarge, before it is read where that can be known, for what no call may carry."""
+    most_bytes, found_bytes = Limits().body_bytes, 0
+    path = _path_of(text)
+    if path not in (None, STANDARD_INPUT):
+        with suppress(OSError, RuntimeError):  # said when it is opened
+            found_bytes = Path(path).expanduser().stat().st_size
+    chunks: list[bytes] = []
+    source = _chunks(text)
+    while found_bytes <= most_bytes and (chunk := next(source, b"")):
+        chunks.append(chunk)
+        found_bytes = max(found_bytes, sum(map(len, chunks)))
+    if found_bytes > most_bytes:
+        raise TooLarge(f"{path or 'the argument'} has more than {most_bytes >> 20} MiB, which is what one call may carry")
+    return b"".join(chunks)
 
 
 def _chunks(text: str) -> Iterator[bytes]:
-    """What an argument stands for, in pieces. A file is opened now, so that a wrong name is an error before the call."""
+    """What an argument stands for, in pieces. A file is opened now, so that a wrong name is an error before the call.
+
+    Devices have no end, and a named pipe may have no beginning: they are refused.
+    """
     path = _path_of(text)
     if path is None:
         literal = text[1:] if text.startswith("@@") else text
         return iter([literal.encode("utf-8", "surrogateescape")])
+    if path == STANDARD_INPUT:
+        return _read(sys.stdin.buffer, path)
     try:
-        return _read(sys.stdin.buffer if path == "-" else Path(path).expanduser().open("rb"))
-    except OSError as error:
-        raise InvalidArgument(f"{path} cannot be read: {error.strerror}", hint="After @ comes the path of a file.") from error
+        file = Path(path).expanduser()
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise InvalidArgument(f"{path} is no file", hint=f"After @ comes the path of a file; @- reads a pipe: {HOW}")
+        return _read(file.open("rb"), path)
+    except (OSError, RuntimeError, ValueError) as error:  # a user that there is not, a zero byte
+        if isinstance(error, InvalidArgument):
+            raise
+        raise _unreadable(path, error) from error
 
 
-def _read(file: IO[bytes]) -> Iterator[bytes]:
+def _read(file: IO[bytes], path: str) -> Iterator[bytes]:
     with file:
-        while chunk := file.read(CHUNK_BYTES):
-            yield chunk
+        try:
+            while chunk := file.read(CHUNK_BYTES):
+                yield chunk
+        except OSError as error:
+            raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str, error: Exception) -> InvalidArgument:
+    reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+    return InvalidArgument(f"{path} cannot be read: {reason}", hint="After @ comes the path of a file.")
 
 
 def _path_of(text: str) -> str | None:

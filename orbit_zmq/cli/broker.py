@@ -17,7 +17,7 @@ from orbit_zmq.cli.parameters import DURATION
 from orbit_zmq.cli.running import log_options
 
 if TYPE_CHECKING:
-    from orbit_zmq.process_record import ProcessRecord
+    from orbit_zmq.runtime_file import RuntimeFile
 
 PORT = 5670
 POLL_S = 0.1
@@ -71,6 +71,7 @@ def refuse_a_second_broker() -> None:
     """Raise Conflict where a broker of this user, or its supervisor, runs on this machine."""
     from orbit_zmq.background import refuse_second
     from orbit_zmq.errors import Conflict
+    from orbit_zmq.process_record import running_supervisor
     from orbit_zmq.runtime_file import read_runtime_file
 
     running = read_runtime_file()
@@ -79,7 +80,7 @@ def refuse_a_second_broker() -> None:
             f"A broker of this user runs here already: process {running.pid}.",
             hint="Use it, or stop it with `orbit broker stop`.",
         )
-    refuse_second(_supervisor())
+    refuse_second(running_supervisor())
 
 
 def _start_detached(options: list[str], log_file: Path | None) -> None:
@@ -120,12 +121,13 @@ def stop(timeout_s: float, where: Where) -> None:
     """Stop the broker for good, and its supervisor: open calls end, and endpoints wait for another."""
     from orbit_zmq.background import stop_process, wait_until_gone
     from orbit_zmq.errors import BrokerUnreachable
+    from orbit_zmq.process_record import running_supervisor
     from orbit_zmq.runtime_file import read_runtime_file
 
-    supervisor, running = _supervisor(), read_runtime_file()
+    supervisor = running_supervisor()
     try:
         with connected(where) as client:
-            status = client.broker_status()
+            status, running = client.broker_status(), read_runtime_file()
             client.drain()
     except BrokerUnreachable:
         if supervisor is None or any(where):
@@ -133,30 +135,23 @@ def stop(timeout_s: float, where: Where) -> None:
         stop_process(supervisor, timeout_s)  # between two starts of its broker
     else:
         if running is not None and (running.pid, running.hostname) == (status.get("pid"), status.get("hostname")):
-            _wait_until_stopped(running.pid, timeout_s)
+            _wait_until_stopped(running, timeout_s)
             if supervisor is not None:
                 wait_until_gone(supervisor, timeout_s)
     click.echo("stopped")
 
 
-def _wait_until_stopped(pid: int, timeout_s: float) -> None:
+def _wait_until_stopped(broker: RuntimeFile, timeout_s: float) -> None:
+    """Until the process has ended; its sockets are gone then, for it removes them itself."""
     from orbit_zmq.errors import DeadlineExceeded
-    from orbit_zmq.runtime_file import read_runtime_file
 
     deadline = time.monotonic() + timeout_s
-    while (record := read_runtime_file()) is not None and record.pid == pid:
+    while broker.is_here() and broker.is_alive():
         if time.monotonic() > deadline:
-            raise DeadlineExceeded(f"The broker, process {pid}, is still there.", hint="Look at its log: orbit logs broker")
+            raise DeadlineExceeded(
+                f"The broker, process {broker.pid}, is still there.", hint="Look at its log: orbit logs broker"
+            )
         time.sleep(POLL_S / 5)
-
-
-def _supervisor() -> ProcessRecord | None:
-    """The supervisor of this machine's broker, where there is one."""
-    from orbit_zmq.process_record import SUPERVISOR, read_record
-    from orbit_zmq.supervise import NAME
-
-    record = read_record(SUPERVISOR, NAME)
-    return record if record is not None and record.is_here() and record.is_alive() else None
 
 
 @broker.command()
@@ -171,7 +166,7 @@ def wait(timeout_s: float, where: Where) -> None:
     deadline = time.monotonic() + timeout_s
     while True:
         try:
-            with connected(where) as client:
+            with connected(where, deadline - time.monotonic()) as client:
                 client.topology()
             return
         except BrokerUnreachable as error:

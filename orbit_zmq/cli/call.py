@@ -27,6 +27,7 @@ DEFAULT = "default"  # the session that each user has at each plugin
 @click.option("--session", metavar="SID", shell_complete=session_ids, help="Call in this session, not in your default one.")
 @click.option("--deadline", "deadline_s", type=DURATION, metavar="DURATION", help="Such as 15s or 1h30m.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON value.")
+@click.option("--traceback", is_flag=True, expose_value=False, help="Of what the operation raised, show where it did.")
 @broker_options
 def call(
     endpoint: str,

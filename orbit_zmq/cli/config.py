@@ -19,16 +19,27 @@ def config() -> None:
 @click.option("--origin", is_flag=True, help="Say where each value comes from.")
 @output_options
 def show(origin: bool, output: Output) -> None:
-    """Show the settings in force: environment before context in use, config file, and default."""
-    from orbit_zmq.configuration import Values, settings_and_origins  # reads the file
+    """Show the settings in force: environment before context in use, config file, and default.
 
-    settings, origins = settings_and_origins()
+    Where the config file is damaged, those that do not come from it, and what is wrong.
+    """
+    from orbit_zmq.configuration import Values, settings_and_origins  # reads the file
+    from orbit_zmq.errors import InvalidArgument
+
+    fault = None
+    try:
+        settings, origins = settings_and_origins()
+    except InvalidArgument as error:
+        fault = error
+        settings, origins = settings_and_origins(with_file=False)
     rows = [
         {"setting": name, "value": getattr(settings, name), "origin": origins[name], "meaning": field.description}
         for name, field in Values.model_fields.items()
     ]
     columns = (*COLUMNS[:2], ORIGIN, COLUMNS[2]) if origin else COLUMNS
     output.items("orbit.config.show", rows, columns, id_key="setting")
+    if fault is not None:
+        raise fault
 
 
 @config.command("set")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -16,8 +17,11 @@ if TYPE_CHECKING:
     from orbit_zmq.client.facts import EndpointFacts
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Made = TypeVar("Made")
 
-CONNECT_S = 2.0  # a broker that is there answers within a few round trips
+CONNECT_S = 2.0  # a broker that is there answers within a few round trips; one that was killed is started again
+LEAST_S = 0.2  # of one try to connect
+POLL_S = 0.05
 
 
 class Where(NamedTuple):
@@ -43,7 +47,7 @@ def broker_options(command: Command) -> Command:
 
     @wraps(command)
     def with_where(*args: Any, url: str | None, join: str | None, context: str | None, **values: Any) -> Any:
-        return command(*args, where=Where(url, join, context), **values)
+        return command(*args, where=Where(url, join, context and _whole_context(context)), **values)
 
     made: Any = with_where
     for option in (
@@ -55,13 +59,53 @@ def broker_options(command: Command) -> Command:
     return made  # type: ignore[no-any-return]
 
 
+def _whole_context(name: str) -> str:
+    """The stored context that begins so; where there is none, who reads it says so."""
+    from orbit_zmq.contexts import context_names
+
+    names = context_names()
+    return one_of("context", name, names) if any(one.startswith(name) for one in names) else name
+
+
 @contextmanager
-def connected(where: Where) -> Iterator[Client]:
-    """A client of the broker that the options name, or of the one that is found; BrokerUnreachable after CONNECT_S."""
+def connected(where: Where, within_s: float = CONNECT_S) -> Iterator[Client]:
+    """A client of the broker that the options name, or of the one that is found; BrokerUnreachable after `within_s`, at most
+    CONNECT_S, and at once where nobody says that there is a broker.
+    """
     from orbit_zmq import Client  # the command's help needs no client
 
-    with Client(*where, connect_timeout_s=CONNECT_S) as client:
+    ends_at = time.monotonic() + min(within_s, CONNECT_S)
+
+    def connect() -> Client:
+        return Client(*where, connect_timeout_s=max(ends_at - time.monotonic(), LEAST_S))
+
+    with patiently(connect, where, ends_at) as client:
         yield client
+
+
+def patiently(make: Callable[[], Made], where: Where, ends_at: float) -> Made:
+    """What `make` makes; while this user's broker here is away for a moment it is tried again, until that monotonic time."""
+    from orbit_zmq.errors import BrokerUnreachable
+
+    while True:
+        try:
+            return make()
+        except BrokerUnreachable:
+            if any(where) or time.monotonic() + POLL_S > ends_at or not _is_expected_back():
+                raise
+        time.sleep(POLL_S)
+
+
+def _is_expected_back() -> bool:
+    """Whether this user's broker was here just now: its supervisor is, or it has left its record behind."""
+    from orbit_zmq.errors import NotPermitted
+    from orbit_zmq.process_record import running_supervisor
+    from orbit_zmq.runtime_file import runtime_file_path
+
+    try:
+        return running_supervisor() is not None or runtime_file_path().exists()
+    except NotPermitted:
+        return False
 
 
 def find_endpoint(client: Client, wanted: str) -> EndpointFacts:

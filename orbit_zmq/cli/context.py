@@ -87,10 +87,11 @@ def remove(name: str) -> None:
     from orbit_zmq.paths import existing_config_file
     from orbit_zmq.settings import setting
 
-    remove_context(name)
-    if existing_config_file() is not None and setting("context") == name:
+    chosen = _whole(name)
+    remove_context(chosen)
+    if existing_config_file() is not None and setting("context") == chosen:
         write_setting("context", None)
-    click.echo(f"The context {name} is removed.")
+    click.echo(f"The context {chosen} is removed.")
 
 
 def _whole(name: str) -> str:

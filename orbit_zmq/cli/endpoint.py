@@ -117,20 +117,19 @@ def stop(names: tuple[str, ...], timeout_s: float, where: Where) -> None:
 @broker_options
 def wait(names: tuple[str, ...], timeout_s: float, where: Where) -> None:
     """Return as soon as all these endpoints are present."""
-    from orbit_zmq.errors import DeadlineExceeded
+    from orbit_zmq.errors import BrokerUnreachable, DeadlineExceeded
 
     deadline = time.monotonic() + timeout_s
-    with connected(where) as client:
-        while True:
-            view = client.topology()
-            away = [name for name in names if view.get(name, {}).get("state") != "present"]
-            if not away:
-                return
+    while True:
+        try:
+            with connected(where, deadline - time.monotonic()) as client:
+                return _wait_present(client, names, deadline, timeout_s)
+        except BrokerUnreachable as error:
             if time.monotonic() + POLL_S > deadline:
                 raise DeadlineExceeded(
-                    f"Not present within {timeout_s:g} s: {', '.join(away)}.", hint="See: orbit endpoint list"
-                )
-            time.sleep(POLL_S)
+                    f"Not present within {timeout_s:g} s: {', '.join(names)}. {error.message}", hint=error.hint
+                ) from error
+        time.sleep(POLL_S)
 
 
 @endpoint.command()
@@ -142,6 +141,19 @@ def install(arguments: tuple[str, ...]) -> None:
     with start.make_context("orbit endpoint start", list(arguments)) as parsed:
         name = parsed.params["name"] or default_name()
     show_unit("endpoint", name, start, arguments)
+
+
+def _wait_present(client: Client, names: tuple[str, ...], deadline: float, timeout_s: float) -> None:
+    from orbit_zmq.errors import DeadlineExceeded
+
+    while True:
+        view = client.topology()
+        away = [name for name in names if view.get(name, {}).get("state") != "present"]
+        if not away:
+            return
+        if time.monotonic() + POLL_S > deadline:
+            raise DeadlineExceeded(f"Not present within {timeout_s:g} s: {', '.join(away)}.", hint="See: orbit endpoint list")
+        time.sleep(POLL_S)
 
 
 def _row(facts: EndpointFacts) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from importlib import import_module
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from orbit_zmq.cli.connection import Where, broker_options
+from orbit_zmq.cli.connection import Where, broker_options, patiently
 from orbit_zmq.cli.parameters import DURATION
 from orbit_zmq.cli.running import log_options
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 SHARE_HELP = "Serve another user, too, to read and write, or with the rights named; * for everybody; several are fine."
 PICKLE_HELP = "Whether callers who may run code may send functions and values as pickles."
+USAGE_HINT = "--help shows how it is used."
+LEAST_S = 0.5  # for the broker to answer once it is found
 DETACHED_S = 10.0  # beside the time for the broker: a cold import over a slow shared file system takes most of it
 
 
@@ -54,13 +57,15 @@ def _detach(name: str | None, options: dict[str, Any]) -> None:
     from orbit_zmq.background import check_no_secret, log_path, refuse_second, start_in_background
     from orbit_zmq.endpoint.endpoint import check_name, default_name
     from orbit_zmq.place import find_broker
-    from orbit_zmq.process_record import ENDPOINT, read_record
+    from orbit_zmq.process_record import ENDPOINT, believed_record
 
     where: Where = options["where"]
     check_no_secret(where.join)
-    name = name or find_broker(*where).name or default_name()
+    if name is None:
+        ends_at = time.monotonic() + options["wait_s"]
+        name = patiently(lambda: find_broker(*where), where, ends_at).name or default_name()
     check_name(name)
-    refuse_second(read_record(ENDPOINT, name))
+    refuse_second(believed_record(ENDPOINT, name))
     log = options["log_file"] or log_path(f"endpoint.{name}")
     given = {"--name": name, "--plugins": options["plugins"], "--role": options["role"], "--log-file": str(log)}
     given |= {"--pickle": options["pickle"]}
@@ -72,7 +77,8 @@ def _detach(name: str | None, options: dict[str, Any]) -> None:
     arguments += [part for share in options["shares"] for part in ("--share", share)]
     said = start_in_background(["endpoint", "start", *arguments], log, options["wait_s"] + DETACHED_S)
     served = ", ".join(said["plugins"]) or "no plugin"
-    click.echo(f"endpoint {said['name']}, process {said['pid']}, serves {served}; its log is {log}")
+    absent = _absent_text(said["absent"])
+    click.echo(f"endpoint {said['name']}, process {said['pid']}, serves {served}{absent}; its log is {log}")
 
 
 def _serve(
@@ -91,9 +97,14 @@ def _serve(
     where: Where,
 ) -> None:
     from orbit_zmq.endpoint.endpoint import Endpoint  # the command's help needs no plugins
-    from orbit_zmq.errors import OrbitError
+    from orbit_zmq.errors import InvalidArgument, OrbitError
     from orbit_zmq.exit_with_parent import say_failed, watch_parent
     from orbit_zmq.log import configure_logging
+
+    ends_at = time.monotonic() + wait_s
+
+    def make() -> Endpoint:
+        return Endpoint(name, **where._asdict(), plugins=chosen, role=role, labels=marks, share=shares, pickle=pickle == "yes")
 
     try:
         configure_logging(log_level, log_format, log_file)
@@ -101,16 +112,15 @@ def _serve(
         found = [kind for module in modules for kind in _plugins_of(module)]
         chosen: list[str | type[Plugin]] = [plugins, *(kind for kind in found if kind.plugin_name not in instanced)]
         marks = dict(map(_label, labels))
-        takes_pickles = pickle == "yes"
-        made = Endpoint(name, **where._asdict(), plugins=chosen, role=role, labels=marks, share=shares, pickle=takes_pickles)
+        made = patiently(make, where, ends_at)
         if exit_with_parent:
             watch_parent(made.stop)
         with ExitStack() as stack:
             tell = _teller(made, stack, str(log_file or ""), exit_with_parent)
-            made.run(on_ready=tell, within_s=None if exit_with_parent else wait_s)
-    except OrbitError as error:
+            made.run(on_ready=tell, within_s=None if exit_with_parent else max(ends_at - time.monotonic(), LEAST_S))
+    except (OrbitError, click.UsageError) as error:
         if not sys.stdout.isatty():  # who waits for the ready line reads it there
-            say_failed(error)
+            say_failed(error if isinstance(error, OrbitError) else InvalidArgument(error.format_message(), hint=USAGE_HINT))
         raise
 
 
@@ -119,9 +129,9 @@ def _teller(made: Endpoint, stack: ExitStack, log_file: str, has_parent: bool) -
 
     def tell() -> None:
         from orbit_zmq.exit_with_parent import say_ready
-        from orbit_zmq.process_record import ENDPOINT, ProcessRecord, read_record
+        from orbit_zmq.process_record import ENDPOINT, ProcessRecord, believed_record
 
-        other = read_record(ENDPOINT, made.name)
+        other = believed_record(ENDPOINT, made.name)
         if other is None or not other.is_here() or not other.is_alive():  # else it serves another broker under that name
             parent_pid = os.getppid() if has_parent else 0
             record = ProcessRecord.of_this_process(ENDPOINT, made.name, log=log_file, parent_pid=parent_pid)
@@ -130,9 +140,15 @@ def _teller(made: Endpoint, stack: ExitStack, log_file: str, has_parent: bool) -
         facts = made.hello()
         served = sorted(facts["plugins"])
         said = {"name": made.name, "pid": facts["environment"]["pid"], "plugins": served, "absent": made.absent}
-        say_ready(said, f"endpoint {made.name} serves {', '.join(served) or 'no plugin'}; Ctrl-C ends it")
+        absent = _absent_text(made.absent)
+        say_ready(said, f"endpoint {made.name} serves {', '.join(served) or 'no plugin'}{absent}; Ctrl-C ends it")
 
     return tell
+
+
+def _absent_text(absent: list[dict[str, str]]) -> str:
+    """What was asked for and is not served, for the ready line."""
+    return "".join(f"; without {one['plugin']}: {one['reason']}" for one in absent)
 
 
 def _plugins_of(module_name: str) -> list[type[Plugin]]:

@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orbit_zmq.cli.completion import endpoint_names, plugin_names, session_ids
-from orbit_zmq.cli.connection import Where, broker_options, connected
+from orbit_zmq.cli.connection import Where, broker_options, connected, endpoints_of
 from orbit_zmq.cli.output import Column, Output, output_options, shown
-from orbit_zmq.cli.parameters import DURATION
+from orbit_zmq.cli.parameters import DURATION, one_of
+from orbit_zmq.cli.session import sessions_of
 
 if TYPE_CHECKING:
     from orbit_zmq import Client
 
 WAIT_S = 10.0  # without -f, --count and --timeout
 BUFFERED = 1_000  # events between the connection and a slow terminal; what is more waits in the connection
+ANSWER_S = 2.0  # for each plugin to list its sessions
+DEFAULT = "default"  # the session that each user has at each plugin
 LOOK_S = 3600.0  # one wait of a command that has no end; it is then asked again
 
 
@@ -66,14 +69,30 @@ def events(
     """
     if timeout_s is None and count is None and not follow:
         timeout_s = WAIT_S
-    filters = {"endpoint": endpoint, "plugin": plugin, "session": session, "topic": topic}
     with connected(where) as client:
+        filters = _whole(client, endpoint, plugin, session) | {"topic": topic}
         write = output.stream("orbit.events", COLUMNS, id_key="topic")
         seen = _show(client, filters, write, count, timeout_s)
     if count is not None and seen < count:
         from orbit_zmq.errors import DeadlineExceeded
 
         raise DeadlineExceeded(f"There were {seen} of {count} events in {timeout_s:g} s.", hint="Wait longer with --timeout.")
+
+
+def _whole(client: Client, endpoint: str, plugin: str, session: str) -> dict[str, str]:
+    """The filters with their names written out. An endpoint that there is not is an error; plugins and sessions may come."""
+    if not (endpoint or plugin or session):
+        return {"endpoint": "", "plugin": "", "session": ""}
+    serving = endpoints_of(client, endpoint)
+    if plugin:
+        plugin = _begun("plugin", plugin, {instance for facts in serving for instance in facts.plugins})
+    if session and session != DEFAULT:
+        session = _begun("session", session, {one["sid"] for one in sessions_of(client, serving, plugin or None, ANSWER_S)[0]})
+    return {"endpoint": serving[0].name if endpoint else "", "plugin": plugin, "session": session}
+
+
+def _begun(what: str, wanted: str, names: set[str]) -> str:
+    return one_of(what, wanted, names) if any(name.startswith(wanted) for name in names) else wanted
 
 
 def _show(client: Client, filters: dict[str, str], write: Any, count: int | None, timeout_s: float | None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -62,10 +63,12 @@ def show_unit(noun: str, name: str, start: click.Command, arguments: Sequence[st
 
 
 def _environment() -> list[tuple[str, str]]:
-    """Our variables as they are now."""
+    """Our variables as they are now; paths do not depend on the directory that this was asked in."""
     from orbit_zmq.settings import VARIABLES, environment
 
-    return [(name, value) for name in VARIABLES if (value := environment(name)) is not None]
+    found = [(name, value) for name in VARIABLES if (value := environment(name)) is not None]
+    is_path = ("_DIR", "_FILE")
+    return [(name, str(Path(value).expanduser().absolute()) if name.endswith(is_path) else value) for name, value in found]
 
 
 def _quoted(text: str) -> str:

@@ -52,10 +52,10 @@ def _path(what: str, name: str | None) -> Path:
     """The file that the running process has named, else the one of the state directory."""
     from orbit_zmq.background import log_path
     from orbit_zmq.endpoint.endpoint import check_name, default_name
-    from orbit_zmq.process_record import SUPERVISOR, read_record
+    from orbit_zmq.process_record import SUPERVISED, SUPERVISOR, read_record
 
     if what == "broker":
-        record = read_record(SUPERVISOR, "broker")
+        record = read_record(SUPERVISOR, SUPERVISED)
         return Path(record.log) if record is not None and record.log else log_path("broker")
     named = name or default_name()
     check_name(named)

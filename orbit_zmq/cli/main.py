@@ -7,6 +7,7 @@ noun's module is imported when the noun is used. Commands that other packages br
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -48,6 +49,7 @@ NOUNS = {
 }
 GROUP = "orbit_zmq.commands"
 
+OUTPUT_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)  # of what was opened before: a disk is full, a line is cut
 DONE, FAILED, USAGE, UNREACHABLE, REFUSED, DEADLINE, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 EXIT_CODES: tuple[tuple[type[OrbitError], int], ...] = (
     (InvalidArgument, USAGE),
@@ -72,6 +74,16 @@ class Nouns(click.Group):
             command = _installed_command(cmd_name)
         return command if isinstance(command, click.Command) else None
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from difflib import get_close_matches
+
+            if near := get_close_matches(args[0], NOUNS, n=1):
+                raise click.UsageError(f"There is no command {args[0]!r}. Did you mean {near[0]!r}?", ctx) from error
+            raise
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(noun, help_line) for noun, (_, help_line) in sorted(NOUNS.items())])
@@ -89,6 +101,9 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; answers its exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
+    if sys.stdout is None:  # what is opened next would get its number
+        complain("Standard output is closed (write `> /dev/null` where nobody wants to see it)")
+        return FAILED
     try:
         code = cli.main(args=words, prog_name="orbit", standalone_mode=False)
         sys.stdout.flush()
@@ -104,15 +119,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OrbitError as error:
         return _failed(error, words)
     except BrokenPipeError:  # the reader of our output has left, as in `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _drop_output()
         return FAILED
     except Exception as error:  # noqa: BLE001 - the command's top: a user gets a sentence, and the traceback on demand
+        if isinstance(error, OSError) and error.filename is None and error.errno in OUTPUT_FAILS:
+            _drop_output()
+            complain(f"Standard output cannot be written: {error.strerror}.")
+            return FAILED
         if _wants_json(words):
             _complain_in_json(OrbitError(f"{type(error).__name__}: {error}"), FAILED)
         else:
             complain(f"{type(error).__name__}: {error} (ORBIT_LOG_LEVEL=debug shows the traceback)")
         _log_traceback()
         return FAILED
+
+
+def _drop_output() -> None:
+    """Let Python's last flush succeed."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def exit_code_of(error: OrbitError) -> int:
@@ -130,20 +154,24 @@ def complain(sentence: str) -> None:
 def _failed(error: OrbitError, words: list[str]) -> int:
     code = exit_code_of(error)
     if _wants_json(words):
-        _complain_in_json(error, code)
+        _complain_in_json(error, code, _wants_traceback(words))
     else:
         complain(f"{error.remote_type.removeprefix('builtins.')}: {error}" if isinstance(error, RemoteError) else str(error))
-    if error.remote_traceback and _is_debugging():
+    if error.remote_traceback and not _wants_json(words) and _wants_traceback(words):
         from orbit_zmq.cli.output import printable
 
         click.echo("\n".join(map(printable, error.remote_traceback.splitlines())), err=True)
     return code
 
 
-def _complain_in_json(error: OrbitError, exit_code: int) -> None:
+def _complain_in_json(error: OrbitError, exit_code: int, with_traceback: bool = False) -> None:
     from orbit_zmq.cli.output import VERSION, echo_json
 
     facts = {"code": error.code, "message": error.message, "hint": error.hint, "transient": error.transient}
+    if error.remote_type:
+        facts["remote_type"] = error.remote_type
+    if error.remote_traceback and with_traceback:
+        facts["remote_traceback"] = error.remote_traceback
     envelope = {"schema": "orbit.error", "version": VERSION, "error": facts | {"exit_code": exit_code}}
     echo_json(envelope, err=True)
 
@@ -153,6 +181,10 @@ def _wants_json(words: list[str]) -> bool:
     from orbit_zmq.settings import environment
 
     return bool({"--json", "--jsonl"} & set(words)) or environment("ORBIT_OUTPUT") in ("json", "jsonl")
+
+
+def _wants_traceback(words: list[str]) -> bool:
+    return "--traceback" in words or _is_debugging()
 
 
 def _installed_command(noun: str) -> object:

@@ -13,6 +13,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import wraps
@@ -207,10 +208,16 @@ def output_options(command: Command) -> Command:
 
 
 def default_mode() -> Mode:
-    """ORBIT_OUTPUT, else by whether standard output is a terminal; a usage error for another word."""
+    """ORBIT_OUTPUT, else by whether standard output is a terminal; a usage error for another word.
+
+    What is wrong with the config file is said by who needs more of it, and does not keep `orbit config` from mending it.
+    """
+    from orbit_zmq.errors import InvalidArgument
     from orbit_zmq.settings import setting
 
-    named = setting("output")
+    named = None
+    with suppress(InvalidArgument):
+        named = setting("output")
     if named is None:
         return Mode.TABLE if sys.stdout.isatty() else Mode.TSV
     try:

@@ -11,12 +11,18 @@ import click
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+def _absolute(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    """What is kept in a record is read in another directory."""
+    return value.absolute() if value is not None else None
+
+
 def log_options(command: Command) -> Command:
     """--log-level, --log-format and --log-file, as `configure_logging` takes them."""
     for option in (
         click.option(
             "--log-file",
             type=click.Path(dir_okay=False, path_type=Path),
+            callback=_absolute,
             help="Write the log there and not to standard error; it is rotated at 10 MiB.",
         ),
         click.option(

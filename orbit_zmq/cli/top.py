@@ -41,15 +41,17 @@ def top(once: bool, interval_s: float, sort: str, wanted: str, output: Output, w
     """Watch the broker, its endpoints, the busiest sessions and the subscribers that fell behind."""
     from orbit_zmq.cli.screen import View
 
+    if interval_s < LEAST_INTERVAL_S:
+        raise click.UsageError(f"--interval is {LEAST_INTERVAL_S:g} s at least.")
     view = View(sort, wanted=wanted)
     with connected(where) as client, suppress(KeyboardInterrupt):
         watch = Watch(client)
         if not output.is_table:
-            _stream(watch, view, output, once, max(interval_s, LEAST_INTERVAL_S))
+            _stream(watch, view, output, once, interval_s)
         elif once or not sys.stdout.isatty():
             _print_once(watch.fresh(), view)
         else:
-            _show(watch, view, max(interval_s, LEAST_INTERVAL_S))
+            _show(watch, view, interval_s)
 
 
 class Watch:

@@ -79,7 +79,7 @@ def _ordinary(schema: dict[str, Any], stream_in: str) -> list[inspect.Parameter]
     described = schema.get("properties")
     properties = described if isinstance(described, dict) else {}
     needed = schema.get("required")
-    required = set(needed) if isinstance(needed, list) else set()
+    required = {name for name in needed if isinstance(name, str)} if isinstance(needed, list) else set()
     parameters = [
         _parameter(name, one if isinstance(one, dict) else {}, name in required)
         for name, one in properties.items()

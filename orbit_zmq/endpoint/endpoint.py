@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from orbit_zmq.client._async.client import AsyncClient
     from orbit_zmq.plugin.registry import Token
 
-NAME = re.compile(r"[a-z0-9._-]{1,255}")
+NAME = re.compile(r"[a-z0-9._-]+")
+NAME_CHARS = 200  # it is a part of the names of files, which have 255
 READY_S = 30.0  # how long `start` waits for the broker
 SEEN_S = 1.0  # how long a change of the plugins waits for the broker to know of it
 LEFT_S = 2.0  # how long `stop` waits for what plugins have left running; it ends with the process
@@ -59,6 +60,10 @@ def check_name(name: str) -> None:
     """InvalidArgument for what cannot be the name of an endpoint."""
     if not NAME.fullmatch(name):
         raise InvalidArgument(f"{name!r} is no name of an endpoint.", hint="Names are of a-z 0-9 . _ -")
+    if len(name) > NAME_CHARS:
+        raise InvalidArgument(
+            f"The name of an endpoint has at most {NAME_CHARS} characters, not {len(name)}.", hint="Shorten it."
+        )
 
 
 def _connector(link: Link) -> Callable[[str], AsyncClient]:

@@ -1,6 +1,7 @@
 """What an exception of plugin code becomes: an OrbitError that carries its type, message, arguments and traceback.
 
-It must never raise itself, whatever the exception is: it is what keeps one bad plugin from ending the endpoint.
+An exception that is none of ours is a fault of the plugin, and is logged. This must never raise itself, whatever the exception
+is: it is what keeps one bad plugin from ending the endpoint.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ import traceback
 import msgpack
 
 from orbit_zmq.errors import InvalidArgument, OrbitError, RemoteError
+from orbit_zmq.log import get_logger
 from orbit_zmq.wire.body import pack_body
 
 MESSAGE_CHARS = 8192  # with the traceback and the arguments it still fits an inline reply
 ARGUMENTS_BYTES = 16 << 10
+
+log = get_logger(__name__)
 
 
 def error_of(exception: BaseException) -> OrbitError:
@@ -24,6 +28,7 @@ def error_of(exception: BaseException) -> OrbitError:
         exception.remote_traceback = exception.remote_traceback or text
         exception.details = _sendable(exception.details)
         return exception
+    log.error("plugin-code-raised", exception=text)
     kind = type(exception)
     arguments = _plain_arguments(exception)
     return RemoteError(

@@ -21,6 +21,7 @@ from orbit_zmq.plugin.request import Request
 
 Raw = NewType("Raw", bytes)  # the body as it is: bytes that no codec and no model has looked at
 
+SIGNATURE_HINT = "Compare the call with the operation's signature."
 FIELDS_IN_MESSAGE = 5  # a batch of bad arguments would otherwise fill the screen; details list them all
 STREAM_TYPES = (collections.abc.AsyncIterator, collections.abc.AsyncIterable, collections.abc.AsyncGenerator)
 
@@ -148,7 +149,7 @@ class ArgumentCheck:
         unknown = [str(fault["loc"][0]) for fault in faults if fault["type"] == "extra_forbidden"]
         return InvalidArgument(
             f"{self._label}: {shown}",
-            hint=did_you_mean(unknown[0], self.names, "It takes") if unknown else "",
+            hint=did_you_mean(unknown[0], self.names, "It takes") if unknown else SIGNATURE_HINT,
             details={"fields": paths},
         )
 

@@ -69,7 +69,9 @@ class JoinString:
         except OSError as error:
             if isinstance(error, PermissionError):
                 raise
-            raise InvalidArgument(f"The join file {path} cannot be read: {error.strerror}.") from error
+            raise InvalidArgument(
+                f"The join file {path} cannot be read: {error.strerror}.", hint="Name the file with the join string."
+            ) from error
 
     def write(self, path: Path) -> None:
         """Store it (0600)."""

@@ -6,6 +6,7 @@ stands here once, with its reason. Sockets belong to the thread that uses them; 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -80,6 +81,7 @@ class Sockets:
         self._pid = os.getpid()
         self._made = 0
         self._locks: list[int] = []
+        self._paths: list[str] = []  # where we listen, one for each lock
 
     def zap(self) -> zmq.Socket[bytes]:
         """The socket that libzmq asks about each handshake; has to exist before anything listens."""
@@ -154,6 +156,10 @@ class Sockets:
         """Close all sockets without waiting for anybody."""
         if os.getpid() == self._pid:
             self._context.destroy(linger=0)
+            for path in self._paths:  # which libzmq leaves behind
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+            self._paths.clear()
             while self._locks:
                 os.close(self._locks.pop())
 
@@ -165,6 +171,7 @@ class Sockets:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise AddressTaken(f"another process listens at ipc://{ipc_path}") from None
+        self._paths.append(ipc_path)
 
     def _make(self, kind: int, options: dict[int, int] | None = None) -> zmq.Socket[bytes]:
         if os.getpid() != self._pid:

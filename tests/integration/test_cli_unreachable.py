@@ -22,7 +22,8 @@ from orbit_zmq.security.keys import BROKER_KEY, OWNER_KEY, load_or_make_keypair
 ORBIT = [sys.executable, "-m", "orbit_zmq.cli"]
 WITHIN_S = 3.0
 AGAIN = 3
-LOCAL = [["broker", "wait"], ["endpoint", "stop"]]  # for a broker that is not there yet, and for a process of this machine
+WAITS = [["broker", "wait"], ["endpoint", "wait", "word"]]  # for what is not there yet
+LOCAL = [*WAITS, ["endpoint", "stop"]]  # the last is for a process of this machine
 
 
 def commands_with_a_broker() -> Iterator[list[str]]:
@@ -102,9 +103,10 @@ def test_an_error_is_json_where_json_is_asked_for(alone: dict[str, str], words: 
     assert said["error"]["message"] and said["error"]["hint"]
 
 
-def test_a_wait_for_a_broker_ends_with_its_timeout(alone: dict[str, str]) -> None:
+@pytest.mark.parametrize("words", WAITS, ids=" ".join)
+def test_a_wait_ends_with_its_timeout(alone: dict[str, str], words: list[str]) -> None:
     done = subprocess.run(
-        [*ORBIT, "broker", "wait", "--timeout", "0.2s"], env=alone, capture_output=True, text=True, timeout=30, check=False
+        [*ORBIT, *words, "--timeout", "0.2s"], env=alone, capture_output=True, text=True, timeout=30, check=False
     )
 
     assert done.returncode == 5

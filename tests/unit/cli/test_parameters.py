@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from orbit_zmq.cli.arguments import kinds_of, pairs_of, read_arguments, signature_text
 from orbit_zmq.cli.parameters import one_of, several_of
 from orbit_zmq.client.facts import OperationFacts
-from orbit_zmq.errors import InvalidArgument, NotFound
+from orbit_zmq.errors import InvalidArgument, NotFound, TooLarge
 
 NAMES = ["hpc1", "hpc2", "laptop", "lap"]
 
@@ -58,7 +59,7 @@ FACTS = OperationFacts(parameters=SCHEMA)
 
 
 def read(*words: str, facts: OperationFacts = FACTS) -> dict[str, Any]:
-    return read_arguments("submit", pairs_of(("text=x", *words)), facts)
+    return read_arguments("submit", {"text": "x"} | pairs_of(words), facts)
 
 
 @pytest.mark.parametrize(
@@ -139,3 +140,23 @@ def test_a_schema_may_be_anything(schema: Any) -> None:
     kinds_of(facts.parameters, {"a": {"$ref": "#/$defs/a"}})
     with suppress(InvalidArgument):
         read_arguments("submit", {"text": "x", "a": "1"}, facts)
+
+
+def test_only_files_that_a_call_can_carry_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("/dev/zero", str(tmp_path / "pipe"), str(tmp_path), "~no-such-user/x", "/proc/self/mem"):
+        with pytest.raises(InvalidArgument, match=r"is no file|cannot be read"):
+            read(f"data=@{path}")
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate((64 << 20) + 1)
+    with pytest.raises(TooLarge, match="64 MiB"):
+        read(f"data=@{tmp_path}/large")
+    streamed = read_arguments("copy", {"body": f"@{tmp_path}/large"}, OperationFacts(stream_in="body"))
+    assert len(next(streamed["body"])) == 1 << 20
+
+
+def test_a_name_comes_once_and_has_no_dots() -> None:
+    with pytest.raises(click.UsageError, match="'a' is given more than once"):
+        pairs_of(["a=1", "a=2"])
+    with pytest.raises(click.UsageError, match=r"""recipe='\{"name": "pie"\}'"""):
+        pairs_of(["recipe.name=pie"])
