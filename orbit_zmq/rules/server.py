@@ -2,7 +2,7 @@
 
 A request is executed at most once. One that was sent again is recognised by (caller incarnation, id): while it runs the
 answer follows, afterwards the same answer is sent again. What may be forgotten is decided by the caller's word (settled) or
-by the deadline, after which the caller cannot ask again. This module executes nothing itself: `handler` does.
+by the deadline, after which the caller cannot ask again; that it was here is known longer, for a copy of it may come late. This module executes nothing itself: `handler` does.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from orbit_zmq.wire.limits import MAX_LEFT_S, Limits
 
 EXPIRIES = 1_024  # that may belong to requests that are over, beside as many as three for each that is not
 REPLIES_BYTES = 256 << 20  # kept replies of one endpoint; past it the oldest is forgotten and answered outcome-unknown
+ENDED = 65_536  # requests that are over and whose copies may still be on a slow line: half a minute of 2,000 calls a second
 SLACK_S = 2.0  # how long past its deadline a request may still be on its way here
 
 
@@ -71,6 +72,7 @@ class Server:
         self._replies: OrderedDict[tuple[bytes, int], int] = OrderedDict()  # size of each kept reply, oldest first
         self._replies_bytes = 0
         self._replies_limit = replies_bytes
+        self._ended: OrderedDict[tuple[bytes, int], None] = OrderedDict()  # forgotten but for that they were here
         self.duplicates = 0  # requests answered from memory
 
     def on_request(self, header: Header, body: bytes, now: float) -> None:
@@ -80,6 +82,8 @@ class Server:
         if entry is not None:
             self.duplicates += 1
             self._answer_again(entry, header, now)
+        elif (header.caller, header.id) in self._ended:
+            self._refuse_late(header)
         else:
             self._begin(header, body, now)
 
@@ -200,6 +204,12 @@ class Server:
             self._ask(entry, Channel.ARGUMENTS, entry.arguments.receiver, resent)
         else:
             self._handler.execute(entry, body)
+
+    def _refuse_late(self, header: Header) -> None:
+        """A copy of a request that is over: its caller waits no more, and whoever routed it is told to forget it."""
+        self.duplicates += 1
+        body, flags = _packed(OutcomeUnknown(f"{header.operation} was executed, and its answer is forgotten"))
+        self._send(CALLS, Header(Kind.ERROR, id=header.id, caller=header.caller, target=header.target, flags=flags), body)
 
     def _remember_expiry(self, entry: Entry) -> None:
         heapq.heappush(self._expiries, (entry.expires, *entry.key))
@@ -332,6 +342,10 @@ class Server:
         entries = self._callers.get(entry.header.caller)
         if entries is None or entries.pop(entry.header.id, None) is None:
             return
+        if entry.remembered:
+            self._ended[entry.key] = None
+            if len(self._ended) > ENDED:
+                self._ended.popitem(last=False)
         size = self._replies.pop(entry.key, None)
         if size is not None:
             self._replies_bytes -= size

@@ -125,6 +125,8 @@ class Link:
         """
         ends_at = time.monotonic() + timeout_s + REACH_S * (len(self._places) - 1)
         has_more_time = True
+        if self.is_turned_away:
+            self.post(self.retry_soon)
         while not self.is_up and not self.is_closed:
             if self._settled.wait(max(0.0, ends_at - time.monotonic())):
                 continue

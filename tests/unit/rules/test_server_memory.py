@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orbit_zmq.rules.server import EXPIRIES, Entry, Server
-from orbit_zmq.wire.header import IDEMPOTENT, Header, Kind
+from orbit_zmq.wire.header import IDEMPOTENT, RESENT, Header, Kind
 from orbit_zmq.wire.limits import Limits
 
 CALLER = b"c" * 16
@@ -51,3 +51,23 @@ def test_those_that_have_not_are_ended_at_theirs():
     assert server.tick(now=100.0 + 2 * 3600.0) > 0
 
     assert server.remembered == 0 and handler.entries == []
+
+
+def test_a_copy_of_a_request_that_is_over_is_not_executed_however_late_it_comes():
+    handler, sent = Echo(), []
+    server = Server(lambda priority, header, body: sent.append(header), handler, Limits())
+    for number in (1, 2):
+        server.on_request(request(number, settled=(1,) if number == 2 else ()), b"", now=100.0)
+        server.reply(handler.entries[-1], b"", 0, now=100.0)
+    server.tick(now=100.0 + 2 * 3600.0)  # the first was settled by the second, whose time is over now
+    assert server.remembered == 0
+    sent.clear()
+    handler.entries.clear()
+
+    for number in (1, 2):
+        server.on_request(request(number, flags=RESENT), b"", now=9_000.0)
+
+    assert handler.entries == []
+    assert [(header.kind, header.id) for header in sent] == [(Kind.ERROR, 1), (Kind.ERROR, 2)]
+    server.on_request(request(3), b"", now=9_000.0)
+    assert len(handler.entries) == 1
