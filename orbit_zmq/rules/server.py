@@ -2,7 +2,8 @@
 
 A request is executed at most once. One that was sent again is recognised by (caller incarnation, id): while it runs the
 answer follows, afterwards the same answer is sent again. What may be forgotten is decided by the caller's word (settled) or
-by the deadline, after which the caller cannot ask again; that it was here is known longer, for a copy of it may come late. This module executes nothing itself: `handler` does.
+by the deadline, after which the caller cannot ask again; that it was here is known longer, for a copy of it may come late.
+This module executes nothing itself: `handler` does.
 """
 
 from __future__ import annotations
