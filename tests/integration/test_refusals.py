@@ -24,6 +24,7 @@ from orbit_zmq.security.join import JoinString
 from orbit_zmq.security.keys import KeyPair, make_keypair
 
 WITHIN_S = 3.0
+TRIES = 3
 
 
 def invited(lab: Lab, name: str, role: str = "client", **options: object) -> JoinString:
@@ -46,10 +47,13 @@ def refused(lab: Lab, joined: JoinString, capsys: pytest.CaptureFixture[str], ob
     file = lab.place / "joined"
     joined.write(file)
     kind = AuthRequired if code == REFUSED else BrokerUnreachable
-    started = time.monotonic()
-    with pytest.raises(kind) as raised, Client(join=str(file)):
-        pass
-    assert time.monotonic() - started < WITHIN_S
+    times: list[float] = []
+    while len(times) < TRIES and min(times, default=WITHIN_S) >= WITHIN_S:  # the machine may be busy with something else
+        started = time.monotonic()
+        with pytest.raises(kind) as raised, Client(join=str(file)):
+            pass
+        times.append(time.monotonic() - started)
+    assert min(times) < WITHIN_S
     sentence, hint = SENTENCES[obstacle]
     assert raised.value.message == sentence.format(at=f"{joined.requests[0]} (from {file})")
     assert raised.value.hint == hint
