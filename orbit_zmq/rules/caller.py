@@ -32,7 +32,7 @@ from orbit_zmq.wire.header import (
 )
 from orbit_zmq.wire.limits import SETTLED_IDS, Limits
 
-Send = Callable[[int, Header, bytes | memoryview], None]  # priority, header, body
+Send = Callable[[int, Header, bytes | memoryview], bool | None]  # priority, header, body; False: there is no line
 BROKER = "broker"
 CANCELS = 4_096  # remembered at most; an older one leaves its operation to its deadline
 ROUNDING_S = 0.001  # a deadline that is nearer than this has passed; seconds left must be above zero on the wire

@@ -246,19 +246,21 @@ class Server:
             for sender in (entry.result, entry.stream_out):
                 if sender is not None:
                     sender.rewind(header.chunk)
-            self._send_answer(entry, chunk=header.chunk)
+            was_sent = self._send_answer(entry, chunk=header.chunk)
             self._pump(entry)
+            if was_sent and not entry.remembered and entry.result is None and entry.stream_out is None:
+                self._remove(entry)
         if entry.stream_in is not None and not entry.stream_in.finished:
             self._ask(entry, Channel.STREAM_IN, entry.stream_in, True)
 
     def _answer(self, entry: Entry, kind: Kind, flags: int, body: bytes, now: float) -> None:
-        """An answer that is complete in one message: kept until it is settled, or not kept at all."""
+        """An answer that is complete in one message: kept until it is settled; of an idempotent call until it is sent."""
         if not self._is_open(entry):
             return
         entry.answer = (kind, flags, body)
         entry.arguments = entry.stream_in = None
-        self._send_answer(entry)
-        if not entry.remembered:
+        was_sent = self._send_answer(entry)
+        if was_sent and not entry.remembered:
             self._remove(entry)
             return
         entry.work = None
@@ -273,12 +275,14 @@ class Server:
         entry = self._callers[caller][call_id]
         entry.forgotten, entry.answer = True, None
 
-    def _send_answer(self, entry: Entry, chunk: int = 0) -> None:
-        if entry.answer is not None:
-            kind, flags, body = entry.answer
-            header = self._header(entry, Kind(kind), flags)
-            header.chunk = chunk if flags & (STREAMED | STREAM) else 0
-            self._send(CALLS, header, body)
+    def _send_answer(self, entry: Entry, chunk: int = 0) -> bool:
+        """False while there is no line: the caller asks again on the next one, and is not made to wait for all of it anew."""
+        if entry.answer is None:
+            return False
+        kind, flags, body = entry.answer
+        header = self._header(entry, Kind(kind), flags)
+        header.chunk = chunk if flags & (STREAMED | STREAM) else 0
+        return self._send(CALLS, header, body) is not False
 
     def _header(self, entry: Entry, kind: Kind, flags: int = 0) -> Header:
         return Header(kind, id=entry.header.id, caller=entry.header.caller, target=entry.header.target, flags=flags)

@@ -390,10 +390,12 @@ class Link:
 
     # Sending
 
-    def send(self, priority: int, header: Header, body: bytes | memoryview) -> None:
-        """What the rules say. Between two connections it is dropped: they say it again on the next one."""
-        if self.connection.state is State.UP:
-            self._push(priority, header, body)
+    def send(self, priority: int, header: Header, body: bytes | memoryview) -> bool:
+        """What the rules say. Between two connections it is dropped (False): they say it again on the next one."""
+        if self.connection.state is not State.UP:
+            return False
+        self._push(priority, header, body)
+        return True
 
     def _push(self, priority: int, header: Header, body: bytes | memoryview) -> None:
         frame = encode_header(header)

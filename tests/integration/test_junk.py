@@ -43,7 +43,7 @@ def test_after_junk_from_an_admitted_party_a_good_call_works(lab: Lab, frames: i
     plugin = lab.client(lab.tcp).get_plugin("hpc1", "test")
     assert plugin.echo(text="well") == "well"
     client = lab.client()
-    wait_until(lambda: client.broker_status()["totals"]["messages_in"] > frames)
+    wait_until(lambda: client.broker_status()["totals"]["messages_in"] > frames, 60.0)
     status = client.broker_status()
     assert status["drops"].get("rule-failed", 0) == 0
     assert status["drops"]["bad-header"] > 0

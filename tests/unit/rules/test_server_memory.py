@@ -71,3 +71,22 @@ def test_a_copy_of_a_request_that_is_over_is_not_executed_however_late_it_comes(
     assert [(header.kind, header.id) for header in sent] == [(Kind.ERROR, 1), (Kind.ERROR, 2)]
     server.on_request(request(3), b"", now=9_000.0)
     assert len(handler.entries) == 1
+
+
+def test_the_answer_of_an_idempotent_call_that_finds_no_line_waits_for_the_next_one():
+    handler, line = Echo(), []
+    sent: list[bytes] = []
+
+    def send(priority, header, body):
+        sent.extend(line and [body])
+        return bool(line)
+
+    server = Server(send, handler, Limits())
+    server.on_request(request(1, flags=IDEMPOTENT), b"", now=100.0)
+    server.reply(handler.entries.pop(), b"it", 0, now=100.0)
+    assert server.remembered == 1
+
+    line.append("up")
+    server.on_request(request(1, flags=IDEMPOTENT | RESENT), b"", now=101.0)
+
+    assert (sent, handler.entries, server.remembered) == ([b"it"], [], 0)
