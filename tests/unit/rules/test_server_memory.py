@@ -74,7 +74,8 @@ def test_a_copy_of_a_request_that_is_over_is_not_executed_however_late_it_comes(
 
 
 def test_the_answer_of_an_idempotent_call_that_finds_no_line_waits_for_the_next_one():
-    handler, line = Echo(), []
+    handler = Echo()
+    line: list[str] = []
     sent: list[bytes] = []
 
     def send(priority, header, body):
