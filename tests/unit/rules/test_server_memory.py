@@ -75,19 +75,20 @@ def test_a_copy_of_a_request_that_is_over_is_not_executed_however_late_it_comes(
 
 def test_the_answer_of_an_idempotent_call_that_finds_no_line_waits_for_the_next_one():
     handler = Echo()
-    line: list[str] = []
     sent: list[bytes] = []
+    lines = ["down"]
 
     def send(priority, header, body):
-        sent.extend(line and [body])
-        return bool(line)
+        if lines[-1] == "up":
+            sent.append(body)
+        return lines[-1] == "up"
 
     server = Server(send, handler, Limits())
     server.on_request(request(1, flags=IDEMPOTENT), b"", now=100.0)
     server.reply(handler.entries.pop(), b"it", 0, now=100.0)
     assert server.remembered == 1
 
-    line.append("up")
+    lines.append("up")
     server.on_request(request(1, flags=IDEMPOTENT | RESENT), b"", now=101.0)
 
     assert (sent, handler.entries, server.remembered) == ([b"it"], [], 0)
