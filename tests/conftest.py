@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab import Lab, within
+from lab import Lab, directories, within
+from shell import Shell
+
+from orbit_zmq.children import environment_of_child
 
 
 @pytest.fixture
@@ -23,3 +26,19 @@ def lab() -> Iterator[Lab]:
         finally:
             made.close()
             shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    made = Path(tempfile.mkdtemp(prefix="orbit-test-"))  # pytest's own paths are too long for sockets
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+@pytest.fixture
+def shell(place: Path) -> Iterator[Shell]:
+    """Where nothing runs yet."""
+    made = Shell(environment_of_child(**directories(place)))
+    with made.stack:
+        yield made
+        made.stop_all()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from orbit_zmq.cli.connection import Where, broker_options, connected
+from orbit_zmq.cli.connection import Where, broker_options, connected, wait_for_broker
 from orbit_zmq.cli.install import install_options, show_unit
 from orbit_zmq.cli.output import Column, Output, Section, output_options
 from orbit_zmq.cli.parameters import DURATION
@@ -161,20 +161,8 @@ def _wait_until_stopped(broker: RuntimeFile, timeout_s: float) -> None:
 @broker_options
 def wait(timeout_s: float, where: Where) -> None:
     """Return as soon as the broker answers."""
-    from orbit_zmq.errors import BrokerUnreachable, DeadlineExceeded
-
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            with connected(where, deadline - time.monotonic()) as client:
-                client.topology()
-            return
-        except BrokerUnreachable as error:
-            if time.monotonic() + POLL_S > deadline:
-                raise DeadlineExceeded(
-                    f"No broker answered within {timeout_s:g} s: {error.message}", hint=error.hint
-                ) from error
-        time.sleep(POLL_S)
+    missing = f"No broker answered within {timeout_s:g} s: "
+    wait_for_broker(where, timeout_s, lambda client, deadline: client.topology(), missing)
 
 
 @broker.command()

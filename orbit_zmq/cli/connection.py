@@ -108,6 +108,22 @@ def _is_expected_back() -> bool:
         return False
 
 
+def wait_for_broker(where: Where, timeout_s: float, ask: Callable[[Client, float], object], missing: str) -> None:
+    """Call `ask(client, deadline)` once a broker answers. DeadlineExceeded, which begins with `missing`, where none does."""
+    from orbit_zmq.errors import BrokerUnreachable, DeadlineExceeded
+
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            with connected(where, deadline - time.monotonic()) as client:
+                ask(client, deadline)
+            return
+        except BrokerUnreachable as error:
+            if time.monotonic() + POLL_S > deadline:
+                raise DeadlineExceeded(f"{missing}{error.message}", hint=error.hint) from error
+        time.sleep(POLL_S)
+
+
 def find_endpoint(client: Client, wanted: str) -> EndpointFacts:
     """An endpoint by its name, or by the beginning of it; NotFound says what there is."""
     from orbit_zmq.errors import NotFound

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orbit_zmq.cli.completion import endpoint_names
-from orbit_zmq.cli.connection import Where, broker_options, connected
+from orbit_zmq.cli.connection import Where, broker_options, connected, wait_for_broker
 from orbit_zmq.cli.endpoint_start import start
 from orbit_zmq.cli.install import install_options, show_unit
 from orbit_zmq.cli.output import Column, Output, Section, output_options
@@ -117,19 +117,8 @@ def stop(names: tuple[str, ...], timeout_s: float, where: Where) -> None:
 @broker_options
 def wait(names: tuple[str, ...], timeout_s: float, where: Where) -> None:
     """Return as soon as all these endpoints are present."""
-    from orbit_zmq.errors import BrokerUnreachable, DeadlineExceeded
-
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            with connected(where, deadline - time.monotonic()) as client:
-                return _wait_present(client, names, deadline, timeout_s)
-        except BrokerUnreachable as error:
-            if time.monotonic() + POLL_S > deadline:
-                raise DeadlineExceeded(
-                    f"Not present within {timeout_s:g} s: {', '.join(names)}. {error.message}", hint=error.hint
-                ) from error
-        time.sleep(POLL_S)
+    missing = f"Not present within {timeout_s:g} s: {', '.join(names)}. "
+    wait_for_broker(where, timeout_s, lambda client, deadline: _wait_present(client, names, deadline, timeout_s), missing)
 
 
 @endpoint.command()

@@ -42,6 +42,10 @@ class Shell:
         said = json.loads(done.stdout)
         return said["items"] if "items" in said else said["item"]
 
+    def endpoints(self) -> list[str]:
+        """Their names; none where there is no broker."""
+        return self.run("endpoint", "list", "-q").stdout.split()
+
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         started = subprocess.Popen(
             [*ORBIT, *arguments],

@@ -6,48 +6,15 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import pytest
 from lab import Lab, directories, wait_until
+from shell import ORBIT, Shell
 
 from orbit_zmq.children import environment_of_child
-
-ORBIT = [sys.executable, "-m", "orbit_zmq.cli"]
-
-
-class Shell:
-    """Runs commands in one set of directories."""
-
-    def __init__(self, environment: dict[str, str]) -> None:
-        self.environment = environment
-        self.stack = ExitStack()
-
-    def run(self, *arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*ORBIT, *arguments], env=self.environment, capture_output=True, text=True, timeout=timeout_s, check=False
-        )
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        started = subprocess.Popen(
-            [*ORBIT, *arguments],
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        self.stack.callback(started.wait, 30)
-        self.stack.callback(started.kill)
-        return started
-
-    def endpoints(self) -> list[str]:
-        listed = self.run("endpoint", "list", "--json")
-        return [entry["endpoint"] for entry in json.loads(listed.stdout)["items"]] if listed.returncode == 0 else []
 
 
 @pytest.fixture

@@ -6,36 +6,15 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import stat
 import subprocess
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from lab import directories, wait_until
+from lab import wait_until
 from shell import ORBIT, Shell
-
-from orbit_zmq.children import environment_of_child
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    made = Path(tempfile.mkdtemp(prefix="orbit-test-"))  # pytest's own paths are too long for sockets
-    yield made
-    shutil.rmtree(made, ignore_errors=True)
-
-
-@pytest.fixture
-def shell(place: Path) -> Iterator[Shell]:
-    """Where nothing runs yet."""
-    made = Shell(environment_of_child(**directories(place)))
-    with made.stack:
-        yield made
-        made.stop_all()
 
 
 def start_broker(shell: Shell, *options: str) -> None:

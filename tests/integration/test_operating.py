@@ -7,38 +7,19 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from lab import Lab, directories, wait_until
+from lab import Lab, wait_until
 from shell import Shell, terminal
 
-from orbit_zmq.children import environment_of_child
 from orbit_zmq.files import write_private
 from orbit_zmq.security.join import JoinString
 from orbit_zmq.security.keylist import KeyList
 from orbit_zmq.security.keys import KEY_LIST, load_keypair, own_user
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    made = Path(tempfile.mkdtemp(prefix="orbit-test-"))  # pytest's own paths are too long for sockets
-    yield made
-    shutil.rmtree(made, ignore_errors=True)
-
-
-@pytest.fixture
-def shell(place: Path) -> Iterator[Shell]:
-    """Where nothing runs yet."""
-    made = Shell(environment_of_child(**directories(place)))
-    with made.stack:
-        yield made
-        made.stop_all()
 
 
 def is_gone(pid: int) -> bool:
