@@ -1,4 +1,4 @@
-"""Broker and endpoint as child processes of this one: started, waited for, and ended for sure.
+"""Broker, endpoint and gateway as child processes of this one: started, waited for, and ended for sure.
 
 A child says that it is ready with one line of JSON on its standard output, and ends when its standard input is closed; so it
 ends with its parent, however that one ends. Each child leads a process group of its own, so that Ctrl-C in a terminal
@@ -16,13 +16,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
-from orbit_zmq.errors import DeadlineExceeded, InternalError, error_from_body
+from orbit_zmq.errors import DeadlineExceeded, InternalError, Unsupported, error_from_body
 
 BROKER = "orbit_broker"
 ENDPOINT = "orbit_zmq.endpoint"
+GATEWAY = "orbit_gateway"
 READY_S = 60.0  # a cold import over a slow shared file system takes most of it
 END_S = 10.0  # for a child to say goodbye and to end what runs in it
 KILL_S = 5.0
@@ -125,6 +127,25 @@ def start_endpoint(
     """Start an endpoint and wait until the broker has taken it in. `options` are more of the command's."""
     arguments = ["--url", url, *(["--name", name] if name else []), "--plugins", ",".join(plugins), *options]
     return _start(ENDPOINT, arguments, environment, log)
+
+
+def start_gateway(
+    *,
+    url: str,
+    http: str,
+    environment: Mapping[str, str] | None = None,
+    log: Path | None = None,
+    options: Sequence[str] = (),
+) -> Child:
+    """Start a gateway at `HOST:PORT` and wait until it listens; it needs the extra `gateway`."""
+    check_gateway_is_installed()
+    return _start(GATEWAY, ["--url", url, "--http", http, *options], environment, log)
+
+
+def check_gateway_is_installed() -> None:
+    """Raise Unsupported where the packages of the extra `gateway` are not there."""
+    if any(find_spec(package) is None for package in ("starlette", "uvicorn", "prometheus_client")):
+        raise Unsupported("HTTP needs packages that are not installed.", hint="pip install 'orbit-zmq[gateway]'")
 
 
 def read_ready(descriptor: int, timeout_s: float) -> dict[str, Any] | None:

@@ -23,6 +23,7 @@ FORMATS = ("console", "json")
 LOG_BYTES = 10 << 20  # of one log file
 LOGS_KEPT = 3  # beside the one that is being written
 REQUEST: ContextVar[tuple[bytes, int] | None] = ContextVar("orbit_zmq.request", default=None)  # (caller, id) of the call
+TRACE: ContextVar[str] = ContextVar("orbit_zmq.trace", default="")  # what the caller calls it
 OUR_TEXTS = frozenset({"exception", "stack"})  # several lines that this process itself made
 
 
@@ -169,6 +170,8 @@ def add_request(_: Any, __: str, facts: Any) -> Any:
     request = REQUEST.get()
     if request is not None:
         facts.setdefault("request", request_name(*request))
+        if trace := TRACE.get():
+            facts.setdefault("trace", trace)
     return facts
 
 

@@ -31,6 +31,7 @@ class LoadStatus(Model):
     waiting: int = 0
     sessions: int = 0
     tasks: int = 0
+    tasks_by_state: dict[str, int] = {}  # those that sessions know, ended ones too
     host_load: float = 0.0  # the host's load average of one minute, for each core
 
 

@@ -35,6 +35,11 @@ def state_dir() -> Path:
     return _directory("ORBIT_STATE_DIR", platformdirs.user_state_dir("orbit", appauthor=False))
 
 
+def gateway_dir() -> Path:
+    """Tokens, browser sessions and the index of events of the HTTP gateway."""
+    return make_private_directory(state_dir() / "gateway", "ORBIT_STATE_DIR")
+
+
 def runtime_dir() -> Path:
     """Sockets and the records of running processes, on this machine only."""
     session = os.environ.get("XDG_RUNTIME_DIR")

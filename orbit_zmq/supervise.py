@@ -2,7 +2,7 @@
 
 A broker that ends without having been stopped is started again at once, at the same addresses; one that dies again soon waits
 longer each time. The supervisor ends with a broker that was stopped for good, and takes its broker along when it is told to
-end itself. It knows nothing of messages, sockets and keys.
+end itself. A gateway beside it is kept running in the same way. Nothing here knows of messages, sockets and keys.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from orbit_zmq.children import BROKER, Child
+from orbit_zmq.children import BROKER, Child, start_gateway
 from orbit_zmq.errors import OrbitError
 from orbit_zmq.log import get_logger
 from orbit_zmq.process_record import SUPERVISED, SUPERVISOR, ProcessRecord
@@ -102,6 +102,49 @@ class Supervisor:
         self._failures = 0 if lived_s >= STABLE_S else self._failures + 1
         pause_s = PAUSES_S[min(self._failures, len(PAUSES_S) - 1)]
         log.error("broker-ended", pid=child.pid, exit_code=child.exit_code(), lived_s=round(lived_s, 3), restart_in_s=pause_s)
+
+
+class KeptGateway:
+    """A gateway that is started again, at the same address, whenever it ends; it ends with whoever has started it.
+
+    Raises the error of a gateway that cannot start the first time.
+    """
+
+    def __init__(self, url: str, http: str, options: Sequence[str] = ()) -> None:
+        self._url = url
+        self._options = list(options)
+        self._child = start_gateway(url=url, http=http, options=options)
+        self.address: str = self._child.ready["http"]
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="orbit-gateway", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """End it for good."""
+        self._ended.set()
+        self._child.terminate()
+        self._thread.join()
+
+    def _keep(self) -> None:
+        failures, began = 0, time.monotonic()
+        while True:
+            self._child.wait()
+            self._child.end()
+            if self._ended.is_set():
+                return
+            failures = 0 if time.monotonic() - began >= STABLE_S else failures + 1
+            pause_s = PAUSES_S[min(failures, len(PAUSES_S) - 1)]
+            log.error("gateway-ended", pid=self._child.pid, exit_code=self._child.exit_code(), restart_in_s=pause_s)
+            if self._ended.wait(pause_s):
+                return
+            began = time.monotonic()
+            try:
+                self._child = start_gateway(url=self._url, http=self.address.partition("://")[2], options=self._options)
+            except OrbitError as error:
+                log.error("gateway-did-not-start", reason=error.message)
+                continue
+            if self._ended.is_set():
+                self._child.terminate()
 
 
 def _at_same_place(arguments: Sequence[str], ready: dict[str, Any]) -> list[str]:

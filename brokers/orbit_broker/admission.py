@@ -17,7 +17,7 @@ from orbit_broker.presence import lose
 from orbit_broker.routing import release_held
 from orbit_broker.state import ANY, Identity, Newcomer, Participant, Party, State
 from orbit_broker.updates import take_facts
-from orbit_zmq.errors import AuthRequired, Busy, NameTaken, NotPermitted, OrbitError, ProtocolError, ShuttingDown
+from orbit_zmq.errors import AuthRequired, Busy, Canceled, NameTaken, NotPermitted, OrbitError, ProtocolError, ShuttingDown
 from orbit_zmq.rules.liveness import Liveness
 from orbit_zmq.rules.outbox import CONTROL, Outbox
 from orbit_zmq.wire.body import pack_body
@@ -115,6 +115,17 @@ def on_keys_changed(state: State, out: Out, identify: Callable[[str], Identity |
     state.permissions_version += 1
     state.audiences.on_rights_changed(identify, now)
     state.sweep_at = now
+
+
+def on_disconnects(state: State, out: Out, now: float) -> None:
+    """End the endpoints that somebody who may wants gone: they are told, and do not come back by themselves."""
+    ended, state.to_disconnect = state.to_disconnect, []
+    for endpoint in ended:
+        if state.participants.get(endpoint.incarnation) is endpoint:
+            if endpoint.routing_id:
+                refuse(out, endpoint.routing_id, Canceled(f"the endpoint {endpoint.name} was told to end"))
+                out.cuts.append(endpoint.routing_id)
+            lose(state, out, endpoint, "disconnected", now)
 
 
 def refuse(out: Out, routing_id: bytes, error: OrbitError) -> None:

@@ -81,6 +81,8 @@ def _sweep(state: State, out: Out, now: float) -> None:
     if state.own_streams:
         streams.on_streams_tick(state, out, now)
     state.audiences.on_tick(state, out, now)
+    if state.to_disconnect:
+        admission.on_disconnects(state, out, now)
     if state.due_answers:
         operations.on_due_answers(state, out, now)
     topology.on_topology_tick(state, out, now)

@@ -20,7 +20,7 @@ from orbit_zmq.rules.outbox import CALLS
 from orbit_zmq.wire.body import pack_body, unpack_map
 from orbit_zmq.wire.header import RAW, RESENT, RIGHT_OF, STREAM, STREAMED, Header, Kind
 
-ADMINISTRATIVE = ("invite", "revoke", "drain")
+ADMINISTRATIVE = ("invite", "revoke", "drain", "disconnect")
 INVITATION = ("key", "name", "role", "user", "names", "endpoints", "plugins", "rights", "expires_s")
 OWN_STREAMS = 16  # large results on their way to one caller
 
@@ -84,7 +84,7 @@ def _what_was_done(result: object) -> dict[str, Any]:
         return {}
     entry = result.get("entry") or {}
     told = {field: entry[field] for field in ("name", "role", "user", "rights", "expires", "parent") if field in entry}
-    return {"subject": told or result.get("revoked") or ""}
+    return {"subject": told or result.get("revoked") or result.get("name") or ""}
 
 
 def _run(call: Call) -> object:
@@ -228,6 +228,14 @@ def _drain(call: Call) -> object:
     return {}
 
 
+def _disconnect(call: Call) -> object:
+    endpoint = lookup.by_name(call.state, _text(call, "endpoint"))
+    if call.header.user != endpoint.identity.user and not key_operations.is_admin(call):
+        raise NotPermitted(f"only {endpoint.identity.user} or an admin may end {endpoint.name}")
+    call.state.to_disconnect.append(endpoint)
+    return {"name": endpoint.name}
+
+
 def _facts_of(call: Call, endpoint: Participant) -> dict[str, Any]:
     state, owner = call.state, endpoint.identity.user
     names = {right: name for name, right in RIGHT_OF.items()}
@@ -268,6 +276,7 @@ OPERATIONS: dict[str, tuple[Callable[[Call], object], tuple[str, ...]]] = {
     "topology": (_topology, ()),
     "status": (_status, ()),
     "drain": (_drain, ()),
+    "disconnect": (_disconnect, ("endpoint",)),
     "invite": (key_operations.invite, INVITATION),
     "list_keys": (key_operations.list_keys, ("name",)),
     "revoke": (key_operations.revoke, ("name",)),

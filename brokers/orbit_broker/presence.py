@@ -87,7 +87,7 @@ def on_presence_tick(state: State, out: Out, now: float) -> None:
 
 
 def lose(state: State, out: Out, peer: Participant, cause: str, now: float) -> None:
-    """End its calls and forget it. `cause` is bye, silence, replaced, or revoked."""
+    """End its calls and forget it. `cause` is bye, silence, replaced, revoked, or disconnected."""
     peer.liveness.presence = Presence.LOST
     for flight in tuple(peer.serving):
         state.close_flight(flight)

@@ -27,6 +27,8 @@ from orbit_zmq.models import (
 
 LOST_S = 900.0  # how long a lost endpoint is shown
 BUSIEST = 20
+STATES = 16  # of tasks, that one endpoint tells apart
+STATE_CHARS = 32
 Activity = Mapping[SessionKey, tuple[float, float]]
 
 
@@ -112,8 +114,20 @@ def _load(said: Mapping[str, Any]) -> LoadStatus:
     is_number = isinstance(host_load, (int, float)) and 0 <= host_load < math.inf
     return LoadStatus(
         **{name: count for name, count in counts.items() if type(count) is int and count >= 0},
+        tasks_by_state=_states(said.get("tasks_by_state")),
         host_load=float(host_load or 0.0) if is_number else 0.0,
     )
+
+
+def _states(said: object) -> dict[str, int]:
+    """What a peer says of its tasks, as far as it is states with numbers, and no more of them than there can be."""
+    if not isinstance(said, dict) or len(said) > STATES:
+        return {}
+    return {
+        state: count
+        for state, count in said.items()
+        if isinstance(state, str) and state.isidentifier() and len(state) <= STATE_CHARS and type(count) is int and count >= 0
+    }
 
 
 def _is_subscriber(peer: Participant) -> bool:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from orbit_zmq.cli.connection import Where, broker_options, connected, wait_for_broker
+from orbit_zmq.cli.gateway import HTTP_ADDRESS
 from orbit_zmq.cli.install import install_options, show_unit
 from orbit_zmq.cli.output import Column, Output, Section, output_options
 from orbit_zmq.cli.parameters import DURATION
@@ -47,10 +50,18 @@ def broker() -> None:
 @click.option("--detach", is_flag=True, help="Leave it running in the background; its log is in the state directory.")
 @click.option("--supervise", is_flag=True, help="Start it again when it is killed.")
 @click.option("--host", default="0.0.0.0", show_default=True, help="The address to listen at; everybody needs a key.")
+@click.option("--http", type=HTTP_ADDRESS, help="Serve HTTP, too: a gateway that is kept running beside the broker.")
 @click.option("--port", default=PORT, show_default=True, type=click.IntRange(0, 65535), help="0 takes any free port.")
 @log_options
 def start(
-    detach: bool, supervise: bool, host: str, port: int, log_level: str | None, log_format: str | None, log_file: Path | None
+    detach: bool,
+    supervise: bool,
+    host: str,
+    http: str | None,
+    port: int,
+    log_level: str | None,
+    log_format: str | None,
+    log_file: Path | None,
 ) -> None:
     """Start this user's broker on this machine. It ends with Ctrl-C, or with `orbit broker stop`."""
     from orbit_zmq.children import BROKER, command_of
@@ -59,9 +70,14 @@ def start(
     given = {"--log-level": log_level, "--log-format": log_format, "--log-file": log_file}
     logs = [str(part) for option, value in given.items() if value for part in (option, value)]
     if detach:
-        _start_detached(["--host", host, "--port", str(port), *(["--supervise"] if supervise else []), *logs], log_file)
+        beside = ["--http", http] if http else []
+        _start_detached(
+            ["--host", host, "--port", str(port), *(["--supervise"] if supervise else []), *beside, *logs], log_file
+        )
     elif supervise:
-        _supervise(["--tcp", f"tcp://{host}:{port}", *logs], log_level, log_format, log_file)
+        _supervise(["--tcp", f"tcp://{host}:{port}", *logs], log_level, log_format, log_file, http, logs)
+    elif http:
+        _run_with_gateway(f"tcp://{host}:{port}", http, log_level, log_format, log_file, logs)
     else:
         command = [*command_of(BROKER), "--tcp", f"tcp://{host}:{port}", *logs]
         os.execv(command[0], command)  # signals then reach the broker itself
@@ -92,22 +108,65 @@ def _start_detached(options: list[str], log_file: Path | None) -> None:
         options += ["--log-file", str(log)]
     said = start_in_background(["broker", "start", *options], log, READY_S)
     supervised = f", supervised by process {said['supervisor']}" if "supervisor" in said else ""
-    click.echo(f"broker {said['pid']} listens at {said['tcp']} and ipc://{said['ipc']}{supervised}; its log is {log}")
+    click.echo(f"{_listens(said)}{supervised}; its log is {log}")
 
 
-def _supervise(arguments: list[str], level: str | None, form: str | None, file: Path | None) -> None:
+def _listens(said: dict[str, Any]) -> str:
+    over_http = f", HTTP at {said['http']}" if "http" in said else ""
+    return f"broker {said['pid']} listens at {said['tcp']} and ipc://{said['ipc']}{over_http}"
+
+
+def _run_with_gateway(tcp: str, http: str, level: str | None, form: str | None, file: Path | None, logs: list[str]) -> None:
+    """A broker and a gateway until the broker ends, or this process is told to."""
+    from orbit_zmq.children import start_broker
+    from orbit_zmq.errors import InternalError, OrbitError
+    from orbit_zmq.exit_with_parent import say_failed, say_ready
+    from orbit_zmq.log import configure_logging
+    from orbit_zmq.supervise import KeptGateway
+
+    configure_logging(level, form, file)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # as Ctrl-C: both children are ended in order
+    try:
+        with ExitStack() as stack, suppress(KeyboardInterrupt):
+            child = start_broker(tcp=tcp, options=logs)
+            stack.callback(child.end)
+            kept = KeptGateway(f"ipc://{child.ready['ipc']}", http, logs)
+            stack.callback(kept.end)
+            said = {**child.ready, "http": kept.address}
+            say_ready(said, f"{_listens(said)}; Ctrl-C ends both")
+            if (code := child.wait()) != 0:
+                raise InternalError(f"The broker ended with exit code {code}.", hint="What it wrote above says why.")
+    except OrbitError as error:
+        if not sys.stdout.isatty():  # who waits for the ready line reads it there
+            say_failed(error)
+        raise
+
+
+def _supervise(
+    arguments: list[str],
+    level: str | None,
+    form: str | None,
+    file: Path | None,
+    http: str | None,
+    logs: list[str],
+) -> None:
     from orbit_zmq.errors import OrbitError
     from orbit_zmq.exit_with_parent import say_failed, say_ready
     from orbit_zmq.log import configure_logging
-    from orbit_zmq.supervise import Supervisor
+    from orbit_zmq.supervise import KeptGateway, Supervisor
 
     def tell(said: dict[str, Any]) -> None:
-        sentence = f"broker {said['pid']} listens at {said['tcp']} and ipc://{said['ipc']}, supervised; Ctrl-C ends both"
-        say_ready(said, sentence)
+        if http:
+            kept = KeptGateway(f"ipc://{said['ipc']}", http, logs)
+            stack.callback(kept.end)
+            said = {**said, "http": kept.address}
+        say_ready(said, f"{_listens(said)}, supervised; Ctrl-C ends both")
 
     configure_logging(level, form, file)
     try:
-        Supervisor(arguments, str(file or "")).run(tell)
+        with ExitStack() as stack:
+            Supervisor(arguments, str(file or "")).run(tell)
     except OrbitError as error:
         if not sys.stdout.isatty():  # who waits for the ready line reads it there
             say_failed(error)

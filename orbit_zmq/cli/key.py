@@ -10,7 +10,7 @@ from orbit_zmq.cli.connection import Where, broker_options, connected
 from orbit_zmq.cli.output import Column, Output, output_options
 
 
-def _time(seconds: float | None) -> str:
+def time_text(seconds: float | None) -> str:
     return "never" if seconds is None else datetime.fromtimestamp(seconds).astimezone().isoformat(" ", "seconds")
 
 
@@ -19,8 +19,8 @@ COLUMNS = (
     Column("ROLE", "role"),
     Column("USER", "user"),
     Column("RIGHTS", "rights"),
-    Column("EXPIRES", "expires", _time),
-    Column("LAST SEEN", "last_seen", _time),
+    Column("EXPIRES", "expires", time_text),
+    Column("LAST SEEN", "last_seen", time_text),
     Column("CONNECTED", "connections"),
 )
 
@@ -49,7 +49,7 @@ def show(name: str, output: Output, where: Where) -> None:
     with connected(where) as client:
         (entry,) = client.keys(name)
     if output.is_table:
-        entry |= {field: _time(entry[field]) for field in ("created", "last_seen", "expires")}
+        entry |= {field: time_text(entry[field]) for field in ("created", "last_seen", "expires")}
     output.item("orbit.key.show", entry, id_key="name")
 
 

@@ -36,6 +36,7 @@ NOUNS = {
     "endpoint": ("orbit_zmq.cli.endpoint:endpoint", "Serve this machine, and look at the endpoints."),
     "errors": ("orbit_zmq.cli.errors_command:errors", "Say what an error means and what to do about it."),
     "events": ("orbit_zmq.cli.events:events", "Show events as they happen."),
+    "gateway": ("orbit_zmq.cli.gateway:gateway", "Serve REST and events over HTTP."),
     "logs": ("orbit_zmq.cli.logs:logs", "Show the log of the broker or of an endpoint in the background."),
     "plugin": ("orbit_zmq.cli.plugin:plugin", "Look at the plugins of the endpoints."),
     "session": ("orbit_zmq.cli.session:session", "List, show and close sessions."),
@@ -44,6 +45,7 @@ NOUNS = {
     "join": ("orbit_zmq.cli.join:join", "Store a join string on this machine."),
     "key": ("orbit_zmq.cli.key:key", "List the keys that the broker admits."),
     "revoke": ("orbit_zmq.cli.key:revoke", "Admit a key no more, and cut its connections."),
+    "token": ("orbit_zmq.cli.token:token", "Make, list and revoke tokens for HTTP."),
     "up": ("orbit_zmq.cli.up:up", "Run a broker and an endpoint on this machine until Ctrl-C."),
     "version": ("orbit_zmq.cli.version:version", "Show the versions of ORBIT-ZMQ and of what it runs on."),
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from orbit_zmq.cli.gateway import HTTP_ADDRESS
 from orbit_zmq.cli.running import log_options
 
 POLL_S = 0.2  # how soon a child that has ended by itself is noticed
@@ -19,12 +20,14 @@ POLL_S = 0.2  # how soon a child that has ended by itself is noticed
 @click.option("-p", "--plugins", default="default,rhapsody", show_default=True, help="Plugins to serve, with commas.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address for --port.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Listen on TCP as well; 0 takes any free port.")
+@click.option("--http", type=HTTP_ADDRESS, help="Serve HTTP, too.")
 @log_options
 def up(
     name: str | None,
     plugins: str,
     host: str,
     port: int | None,
+    http: str | None,
     log_level: str | None,
     log_format: str | None,
     log_file: Path | None,
@@ -45,9 +48,16 @@ def up(
         url = f"ipc://{broker.ready['ipc']}"
         endpoint = start_endpoint(url=url, name=name, plugins=plugins.split(","), options=logs)
         stack.callback(endpoint.end)
+        if http:
+            from orbit_zmq.supervise import KeptGateway
+
+            kept = KeptGateway(url, http, logs)
+            stack.callback(kept.end)
         click.echo(f"broker at {url}" + (f" and {broker.ready['tcp']}" if broker.ready.get("tcp") else ""))
         click.echo(f"endpoint {endpoint.ready['name']} with {', '.join(endpoint.ready['plugins']) or 'no plugin'}")
-        click.echo("Ctrl-C ends both.")
+        if http:
+            click.echo(f"HTTP at {kept.address}")
+        click.echo("Ctrl-C ends all of them." if http else "Ctrl-C ends both.")
         with suppress(KeyboardInterrupt):
             while broker.exit_code() is None and endpoint.exit_code() is None:
                 time.sleep(POLL_S)

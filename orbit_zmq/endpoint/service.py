@@ -30,7 +30,7 @@ from orbit_zmq.errors import (
     OrbitError,
     ShuttingDown,
 )
-from orbit_zmq.log import REQUEST, get_logger
+from orbit_zmq.log import REQUEST, TRACE, get_logger
 from orbit_zmq.plugin.arguments import did_you_mean
 from orbit_zmq.plugin.catalogue import catalogue_of
 from orbit_zmq.plugin.current import CURRENT
@@ -144,6 +144,7 @@ class Service:
             "waiting": self._waiting,
             "sessions": len(self.sessions),
             "tasks": self.sessions.unfinished_tasks,
+            "tasks_by_state": self.sessions.tasks_by_state,
             "host_load": host_load(),
             **({"store_fault": fault} if fault else {}),
         }
@@ -256,6 +257,8 @@ class Service:
         running.task = asyncio.current_task()
         call, operation = running.call, running.operation
         REQUEST.set((call.header.caller, call.header.id))
+        if call.header.trace:
+            TRACE.set(call.header.trace)
         arguments = operation.arguments(call.body, call.flags)
         if not operation.on_session:
             CURRENT.set(running)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
+from itertools import islice
 from typing import Any, Protocol
 
 from orbit_zmq.errors import InvalidArgument, OrbitError, SessionNotReady
@@ -21,6 +22,7 @@ log = get_logger(__name__)
 
 RECLAIM_S = 300.0  # an ephemeral session outlives its holder by this: a laptop that sleeps for a while comes back to it
 MOST_TASKS = 1 << 32  # more than that no session has
+STATES = 16  # of tasks, that one session tells apart
 DEFAULT = "default"  # the id of the session that each user has at each plugin without asking for it
 
 
@@ -91,6 +93,19 @@ class SessionRecord:
     def unfinished_tasks(self) -> int:
         """How many tasks run for it; none where its own code cannot say."""
         return 0 if self.session is None else self._ask(self.session.unfinished_tasks, operator.index)
+
+    def tasks_by_state(self) -> dict[str, int]:
+        """How many tasks it knows in each state; none where its own code cannot say."""
+        if self.session is None:
+            return {}
+        found: dict[str, int] = {}
+
+        def count(said: Mapping[str, int]) -> int:
+            for state, number in islice(said.items(), STATES):
+                found[str(state)] = min(max(operator.index(number), 0), MOST_TASKS)
+            return len(found)
+
+        return found if self._ask(self.session.tasks_by_state, count) else {}
 
     def _ask(self, hook: Callable[[], object], number_of: Callable[[Any], int]) -> int:
         """What its own code counts; 0 where that raises or answers what is no number, which is logged once."""

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +68,7 @@ class Sessions:
         self._connect = connect  # makes a client that acts for a user
         self._clients: dict[str, AsyncClient] = {}  # of plugins, by the user that they act for
         self.unfinished_tasks = 0  # of all sessions, as of the last sweep
+        self.tasks_by_state: dict[str, int] = {}  # the same
         self._ended: OrderedDict[str, tuple[str, type[OrbitError]]] = OrderedDict()  # sid -> (user, what it answers)
         self._announce = announce
         self.publish: Publish | None = None  # set while the endpoint has a link
@@ -271,6 +272,10 @@ class Sessions:
                 record.holder_lost_at = None
                 self._spawn_in(record, record.session.cancel_work(f"the session's holder {record.holder} was lost"))
         self.unfinished_tasks = sum(record.unfinished_tasks() for record in self._records.values())
+        states: Counter[str] = Counter()
+        for record in self._records.values():
+            states.update(record.tasks_by_state())
+        self.tasks_by_state = dict(states)
 
     async def sweep_always(self) -> None:
         """Sweep until canceled."""

@@ -146,11 +146,12 @@ class ArgumentCheck:
         texts = [_fault_text(path, fault["type"], fault["msg"]) for path, fault in zip(paths, faults, strict=True)]
         more = len(texts) - FIELDS_IN_MESSAGE
         shown = "; ".join(texts[:FIELDS_IN_MESSAGE]) + (f"; and {more} more" if more > 0 else "")
+        missing = {"missing": paths} if all(fault["type"] == "missing" for fault in faults) else {}
         unknown = [str(fault["loc"][0]) for fault in faults if fault["type"] == "extra_forbidden"]
         return InvalidArgument(
             f"{self._label}: {shown}",
             hint=did_you_mean(unknown[0], self.names, "It takes") if unknown else SIGNATURE_HINT,
-            details={"fields": paths},
+            details={"fields": paths, **missing},
         )
 
 

@@ -107,6 +107,10 @@ class PluginSession:
         """How many tasks have not ended, for monitors; asked about once a second, so it must be cheap."""
         return 0
 
+    def tasks_by_state(self) -> dict[str, int]:
+        """How many tasks it knows in each state, for monitors; asked about once a second, so it must be cheap."""
+        return {}
+
     async def cancel_work(self, reason: str) -> dict[str, int]:
         """End what runs on for this session, which itself stays; `{canceled, requested, unstoppable}`.
 

@@ -9,12 +9,13 @@ from orbit_zmq.wire.header import Header
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """One event: where it comes from, its header, its body still packed."""
+    """One event: where it comes from, its header, its body still packed, and whose it is."""
 
     endpoint: str
     incarnation: bytes
     header: Header
     body: bytes
+    audience: str
 
 
 @dataclass(frozen=True, slots=True)

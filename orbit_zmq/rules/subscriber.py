@@ -69,7 +69,7 @@ class Ears(Protocol):
         """Whether anybody asked for events of this endpoint."""
 
     def on_event(self, event: Heard) -> None: ...
-    def on_missed(self, endpoint: str, incarnation: bytes, count: int) -> None: ...
+    def on_missed(self, audience: str, endpoint: str, count: int) -> None: ...
 
 
 class Subscriber:
@@ -81,6 +81,7 @@ class Subscriber:
         self.version = 0  # of the broker's tips
         self.replayed = 0
         self.missed = 0
+        self.cursors: dict[str, Mapping[bytes, int]] = {}  # audience -> where to begin in its streams, in place of their ends
         self._ears = ears
         self._draw = draw
         self._openers: dict[bytes, tuple[str, Opener]] = {}
@@ -132,7 +133,7 @@ class Subscriber:
                 continue
             hearing = self._hearing(audience, endpoint, incarnation)
             if hearing.cursor is None:
-                hearing.cursor = last if is_start else min(first, last)
+                hearing.cursor = self._start_of(hearing, first, last, is_start)
             elif after_a_break:
                 hearing.ask_at = now + self._draw(0.0, RESTART_JITTER_S)
             self._look_up_to(hearing, last)
@@ -245,10 +246,10 @@ class Subscriber:
         if self._ask_tips_at == math.inf:
             self._ask_tips_at = now + ASK_TIPS_S
         if header.up_to:
-            for event in _events_in(header, body):
+            for event in _events_in(header, body, audience):
                 self._on_event(hearing, event)
         else:
-            self._on_event(hearing, Heard(header.source, header.target, header, body))
+            self._on_event(hearing, Heard(header.source, header.target, header, body, audience))
 
     def _hearing(self, audience: str, endpoint: str, incarnation: bytes) -> Hearing:
         key = (audience, incarnation)
@@ -308,13 +309,20 @@ class Subscriber:
             if hearing.cursor is not None and header.id > hearing.cursor:
                 hearing.cursor = header.id
                 self.replayed += 1
-                self._ears.on_event(Heard(hearing.endpoint, hearing.incarnation, header, body))
+                self._ears.on_event(Heard(hearing.endpoint, hearing.incarnation, header, body, hearing.audience))
+
+    def _start_of(self, hearing: Hearing, first: int, last: int, is_start: bool) -> int:
+        """The number after which to hear a stream that the tips tell of: its end, or where a cursor says."""
+        cursor = self.cursors.get(hearing.audience)
+        if cursor is not None:
+            return min(cursor.get(hearing.incarnation, 0), last)
+        return last if is_start else min(first, last)
 
     def _miss(self, hearing: Hearing, up_to: int) -> None:
         if hearing.cursor is not None and up_to > hearing.cursor:
             count, hearing.cursor = up_to - hearing.cursor, up_to
             self.missed += count
-            self._ears.on_missed(hearing.endpoint, hearing.incarnation, count)
+            self._ears.on_missed(hearing.audience, hearing.endpoint, count)
 
     def _go_on(self, hearing: Hearing) -> None:
         """Deal with what is held and follows now; note whether something is still missing."""
@@ -336,7 +344,7 @@ class Subscriber:
             self._behind.pop(hearing, None)
 
 
-def _events_in(outer: Header, body: bytes) -> list[Heard]:
+def _events_in(outer: Header, body: bytes, audience: str) -> list[Heard]:
     """The events of a message that has several; ProtocolError when it has not those that it says."""
     try:
         pairs = [(decode_header(frame), data) for frame, data in msgpack.unpackb(body, max_ext_len=0)]
@@ -345,4 +353,4 @@ def _events_in(outer: Header, body: bytes) -> list[Heard]:
     is_whole = [header.id for header, _ in pairs] == list(range(outer.id, outer.up_to + 1))
     if not is_whole or not all(isinstance(data, bytes) for _, data in pairs):
         raise ProtocolError("a message of other events than it says")
-    return [Heard(outer.source, outer.target, header, data) for header, data in pairs]
+    return [Heard(outer.source, outer.target, header, data, audience) for header, data in pairs]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import zmq
 
 from orbit_zmq import faultpoint
-from orbit_zmq.errors import AuthRequired, InternalError, ProtocolError, Unsupported, error_from_body
+from orbit_zmq.errors import AuthRequired, Canceled, InternalError, ProtocolError, Unsupported, error_from_body
 from orbit_zmq.log import get_logger
 from orbit_zmq.rules.connection import Event, State
 from orbit_zmq.rules.obstacles import Obstacle
@@ -118,7 +118,7 @@ def _on_refusal(link: Link, header: Header, body: bytes, now: float) -> None:
         link.handle(Event.BROKEN, now)
     elif isinstance(error, AuthRequired):
         link.meet(Obstacle.NOT_ADMITTED, now)
-    elif link.connection.state is not State.UP:
+    elif link.connection.state is not State.UP or isinstance(error, Canceled):  # or somebody has ended this participant
         link.refuse(error, now)
 
 

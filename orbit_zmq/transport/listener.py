@@ -72,17 +72,19 @@ class Listening:
     audience: str = ""  # empty: the participant's own user
     is_topology: bool = False
     is_active: bool = False
-    since: dict[bytes, int] = field(default_factory=dict)  # streams that had come so far when it began
+    since: dict[tuple[str, bytes], int] = field(default_factory=dict)  # streams that had come so far when it began
+    cursor: Mapping[bytes, int] | None = None  # begin after these numbers: the only one of its audience
 
-    def takes(self, event: Heard) -> bool:
+    def takes(self, event: Heard, own_user: str) -> bool:
         header = event.header
         return (
             self.is_active
+            and event.audience == (self.audience or own_user)
             and (not self.endpoint or event.endpoint == self.endpoint)
             and (not self.plugin or header.plugin == self.plugin)
             and (not self.session or header.session == self.session)
             and (not self.topics or header.operation in self.topics)
-            and header.id > self.since.get(event.incarnation, 0)
+            and header.id > self.since.get((event.audience, event.incarnation), 0)
         )
 
 
@@ -124,6 +126,8 @@ class Listener:
         if listening in self._listenings:
             self._listenings.remove(listening)
             listening.is_active = False
+            if listening.cursor is not None:
+                self.subscriber.cursors.pop(self._audience_of(listening), None)
             self.subscriber.forget_unwanted()
             if not self._listenings:
                 self._close()
@@ -215,13 +219,15 @@ class Listener:
         if event.endpoint == BROKER:
             self._on_changes(event)
             return
+        own_user = self._line.user
         for listening in self._listenings:
-            if not listening.is_topology and listening.takes(event) and not listening.put(event):
+            if not listening.is_topology and listening.takes(event, own_user) and not listening.put(event):
                 self.overtaken += 1
 
-    def on_missed(self, endpoint: str, incarnation: bytes, count: int) -> None:
+    def on_missed(self, audience: str, endpoint: str, count: int) -> None:
         for listening in self._listenings:
-            if listening.is_active and not listening.is_topology and listening.endpoint in ("", endpoint):
+            concerns = self._audience_of(listening) == audience and listening.endpoint in ("", endpoint)
+            if concerns and listening.is_active and not listening.is_topology:
                 listening.put(Missed(endpoint, count))
 
     # Inside
@@ -329,17 +335,21 @@ class Listener:
         if not isinstance(answer, dict):
             self._break("the broker does not say where events stand", now)
             return
+        for listening in self._listenings:  # one that came after the round had begun, too: these tips begin its streams
+            if listening.cursor is not None and not listening.is_active:
+                self.subscriber.cursors[self._audience_of(listening)] = listening.cursor
+                self._put_in_force(listening)
         self.subscriber.on_tips(answer, now, is_start=True, after_a_break=self._had_line)
         self._had_line = True
         self._round = None
-        lasts = {entry[2]: entry[4] for entry in answer["streams"]}
+        lasts = {(entry[0], entry[2]): entry[4] for entry in answer["streams"]}
         for listening in started:
             if not listening.is_active and not listening.is_topology:
                 listening.since = lasts
                 self._put_in_force(listening)
         if any(listening.is_topology for listening in started):
             self._ask("topology", {}, self._on_whole_view)
-        if any(not listening.is_active and listening not in started for listening in self._listenings):
+        if any(listening not in started for listening in self._listenings):
             self._begin_round(now)
 
     def _put_in_force(self, listening: Listening) -> None:

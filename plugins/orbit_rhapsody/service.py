@@ -213,6 +213,9 @@ class RhapsodySession(PluginSession):
         states = self._results.statistics()["states"]
         return int(states[SUBMITTED] + states[RUNNING])
 
+    def tasks_by_state(self) -> dict[str, int]:
+        return dict(self._results.statistics()["states"])
+
     async def close(self) -> dict[str, Any]:
         """End all tasks and the backends."""
         self._results.close()

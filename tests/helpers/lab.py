@@ -63,6 +63,25 @@ class Lab:
         child.wait_until_ready()
         return child
 
+    def start_gateway(self, *options: str, http: str = "127.0.0.1:0") -> Child:
+        """An HTTP gateway; `ready["http"]` is its address."""
+        child = Child(
+            "orbit_gateway", ["--url", self.url, "--http", http, *options], self.environment, self.place / "gateway.log"
+        )
+        self.stack.callback(child.end)
+        child.wait_until_ready()
+        return child
+
+    def token(self, name: str = "tester", **limits: Any) -> str:
+        """A bearer token of this user, or of the one named in `limits`."""
+        from orbit_zmq.paths import gateway_dir
+        from orbit_zmq.security.keys import own_user
+        from orbit_zmq.security.tokens import TokenList
+
+        user = limits.pop("user", own_user())
+        with within(self.place):
+            return TokenList(gateway_dir()).create(name, user, **limits)
+
     def client(self, url: str | None = None) -> Any:
         from orbit_zmq import Client
 

@@ -185,6 +185,13 @@ class Client:
         status: dict[str, Any] = self._ask_broker("status", {}, deadline_s)
         return status
 
+    def disconnect(self, endpoint: str) -> None:
+        """End an endpoint of this user, or, for an admin, anybody's: its calls end, and its process.
+
+        Whatever started it may start it again. Raises NotFound, NotPermitted.
+        """
+        self._ask_broker("disconnect", {"endpoint": endpoint})
+
     def drain(self) -> None:
         """Stop the broker for good (role admin)."""
         self._ask_broker("drain", {})
@@ -260,6 +267,22 @@ class Client:
         finally:
             subscription.unsubscribe()
 
+    def cursor(self) -> dict[bytes, int]:
+        """Where this user's events stand: incarnation of an endpoint -> number of the last one."""
+        audiences = {"audiences": [self._on_behalf_of or self._link.user]}
+        self._ask_broker("keys", audiences, on_behalf_of="")  # who has them may ask
+        said = self._ask_broker("tips", audiences, on_behalf_of="")
+        return {stream[2]: stream[4] for stream in said["streams"]}
+
+    def listen_after(self, cursor: Mapping[bytes, int]) -> Subscription:
+        """This user's events after a cursor, as far as the endpoints still have them; `take` gives what has come.
+
+        A stream that is not in the cursor is heard from its beginning. One such subscription a user and connection.
+        """
+        self.connect()
+        listening, mailbox = self._port.listen(LISTEN_S, audience=self._on_behalf_of, cursor=dict(cursor))
+        return Subscription(self._port, listening, mailbox, {})
+
     def on_topology_change(self, callback: Callable[[dict[str, dict[str, Any]]], Any]) -> Subscription:
         """Have `callback({name: {role, state, plugins}})` called now and whenever an endpoint comes, goes, or changes.
 
@@ -327,11 +350,13 @@ class Client:
         *,
         session: str = "",
         deadline_s: float | None = None,
+        trace: str = "",
     ) -> Any:
         """Call one operation and return its result; an Iterator of bytes where the result is a stream.
 
-        With a session id, endpoint and plugin may be left empty. Raises the typed error that the endpoint or the broker
-        answers; DeadlineExceeded after `deadline_s` seconds (the operation's own where none is given).
+        With a session id, endpoint and plugin may be left empty. `trace` stands in what the endpoint logs of the call.
+        Raises the typed error that the endpoint or the broker answers; DeadlineExceeded after `deadline_s` seconds (the
+        operation's own where none is given).
         """
         facts = self.resolve(endpoint) if endpoint or not session else self.find_session(session)
         known = (self.operations(facts)).get(plugin, {}).get(operation, UNKNOWN)
@@ -340,16 +365,24 @@ class Client:
         if known.stream_in and stream is None:
             raise InvalidArgument(f"{plugin}.{operation} needs its stream {known.stream_in}")
         body, flags = pack_body(values)
-        header = Header(Kind.REQUEST, endpoint=facts.name, plugin=plugin, session=session, operation=operation)
+        header = Header(Kind.REQUEST, endpoint=facts.name, plugin=plugin, session=session, operation=operation, trace=trace)
         return self._send(header, body, flags, known, deadline_s, stream)
 
     def call_raw(
-        self, endpoint: str, plugin: str, operation: str, body: bytes, *, session: str = "", deadline_s: float | None = None
+        self,
+        endpoint: str,
+        plugin: str,
+        operation: str,
+        body: bytes,
+        *,
+        session: str = "",
+        deadline_s: float | None = None,
+        trace: str = "",
     ) -> bytes:
         """Call an operation that takes and gives plain bytes."""
         facts = self.resolve(endpoint)
         known = (self.operations(facts)).get(plugin, {}).get(operation, UNKNOWN)
-        header = Header(Kind.REQUEST, endpoint=facts.name, plugin=plugin, session=session, operation=operation)
+        header = Header(Kind.REQUEST, endpoint=facts.name, plugin=plugin, session=session, operation=operation, trace=trace)
         result: bytes = self._send(header, body, RAW, known, deadline_s, None)
         return result
 
@@ -437,6 +470,7 @@ class Client:
                 target=facts.incarnation,
                 flags=header.flags & IDEMPOTENT,
                 on_behalf_of=self._on_behalf_of,
+                trace=header.trace,
             )
             answer, chunks = self._port.call(again, body, flags, max(ends_at - time.monotonic(), LEAST_S))
         if chunks is not None:

@@ -90,6 +90,10 @@ class Subscription:
                         return
                     yield event
 
+    def take(self) -> list[Any]:
+        """What has come since it was asked for last, bodies still packed: Heard and Missed, or None at the end."""
+        return self._mailbox.take()
+
     def _count(self, missed: Missed) -> None:
         """Who is too slow for a flood misses some again and again; the log says so once in a while."""
         self.missed += missed.count

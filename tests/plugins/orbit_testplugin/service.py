@@ -192,6 +192,16 @@ class TestSession(PluginSession):
             await asyncio.sleep(0)
         return told
 
+    @operation(effect="write", deadline_s=300)
+    async def tell(self, first: int, count: int, topic: str = "news", per_s: float = 0.0) -> int:
+        """Tell numbers as events, all at once or so many a second; how many they were."""
+        began = time.monotonic()
+        for number in range(first, first + count):
+            if per_s and (early_s := (number - first) / per_s - (time.monotonic() - began)) > 0:
+                await asyncio.sleep(early_s)
+            self.notify(topic, {"number": number, "from": self.sid})
+        return count
+
     @operation(effect="write")
     async def where(self, text: str) -> dict[str, Any]:
         """Which session of which process this is, and the text."""

@@ -1,4 +1,4 @@
-"""The broker's own operations: ping, resolve, endpoints, describe, status, drain."""
+"""The broker's own operations: ping, resolve, endpoints, describe, status, drain, disconnect."""
 
 from __future__ import annotations
 
@@ -210,3 +210,19 @@ def test_only_an_admin_drains_and_only_for_itself():
     assert not world.state.is_draining
     assert ask(world, "drain").value == {}
     assert world.state.is_draining
+
+
+def test_disconnect_tells_the_endpoint_to_end_and_cuts_it(world):
+    assert ask(world, "disconnect", {"endpoint": "hpc"}).value == {"name": "hpc"}
+    told = [sent for sent in world.pass_time(0.2) if sent.to == "hpc"]
+
+    assert [(sent.kind, sent.header.id, sent.code) for sent in told] == [(Kind.ERROR, 0, "canceled")]
+    assert "hpc" not in world.state.endpoints
+    assert ask(world, "disconnect", {"endpoint": "hpc"}).code == "not-found"
+
+
+def test_only_its_user_and_an_admin_may_disconnect_an_endpoint(world):
+    world.connect("stranger", as_=identity("eve", "client"))
+
+    assert ask(world, "disconnect", {"endpoint": "hpc"}, caller="stranger").code == "not-permitted"
+    assert "hpc" in world.state.endpoints

@@ -132,13 +132,22 @@ def test_a_second_with_nothing_in_it_counts_in_the_rates():
 
 def test_a_load_that_is_no_load_counts_as_none():
     world = World()
-    world.connect("hpc", "endpoint", load={"running": -1, "tasks": "many", "sessions": True, "host_load": float("nan")})
-    world.connect("other", "endpoint", load={"running": 2, "tasks": 3, "host_load": 1.5, "waiting": 1, "sessions": 4})
+    world.connect(
+        "hpc",
+        "endpoint",
+        load={"running": -1, "tasks": "many", "sessions": True, "host_load": float("nan"), "tasks_by_state": [1]},
+    )
+    states = {"DONE": 5, "no state": 1, "LOST": -1, "MANY": True, "x" * 33: 1}
+    world.connect(
+        "other",
+        "endpoint",
+        load={"running": 2, "tasks": 3, "host_load": 1.5, "waiting": 1, "sessions": 4, "tasks_by_state": states},
+    )
 
     found, other = participant(world, "hpc").load, participant(world, "other").load
-    assert found is not None and set(found.model_dump().values()) == {0}
+    assert found is not None and not any(found.model_dump().values())
     assert other is not None and other.model_dump() == {
-        "running": 2, "waiting": 1, "sessions": 4, "tasks": 3, "host_load": 1.5,
+        "running": 2, "waiting": 1, "sessions": 4, "tasks": 3, "tasks_by_state": {"DONE": 5}, "host_load": 1.5,
     }  # fmt: skip
 
 

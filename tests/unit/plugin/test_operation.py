@@ -94,7 +94,7 @@ def test_a_missing_argument_is_named_with_its_operation():
     error = refused("submit", job={"executable": "date"})
 
     assert error.message == "wide.submit: argument 'name' is missing"
-    assert error.details == {"fields": ["name"]}
+    assert error.details == {"fields": ["name"], "missing": ["name"]}
 
 
 def test_an_argument_of_the_wrong_type_is_named():

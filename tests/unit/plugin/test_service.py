@@ -474,7 +474,7 @@ def test_facts_say_what_hello_needs():
             assert facts["host"] == {"role": "standalone", "scheduler": "none"}
             load = facts["load"]
             assert load.pop("host_load") >= 0
-            assert load == {"running": 0, "waiting": 0, "sessions": 1, "tasks": 0}
+            assert load == {"running": 0, "waiting": 0, "sessions": 1, "tasks": 0, "tasks_by_state": {}}
             assert facts["settings"]["retention"]["events_s"] == 600 and facts["settings"]["limits"]["running_calls"] == 1024
             assert len(facts["catalogue"]) == 32 and facts["absent"] == []
 

@@ -49,7 +49,7 @@ class Line:
     def on_event(self, event: Heard) -> None:
         self.heard.append(event.header.id)
 
-    def on_missed(self, endpoint: str, incarnation: bytes, count: int) -> None:
+    def on_missed(self, audience: str, endpoint: str, count: int) -> None:
         self.missed += count
         self.gaps += 1
 
@@ -383,3 +383,25 @@ def test_a_lost_endpoint_is_shown_once_and_a_new_broker_has_time_to_find_the_old
     assert view["b"]["state"] == "suspect" and topology.tick(10.0 + SETTLE_S - 1) == []
     assert topology.tick(10.0 + SETTLE_S) == [{"b": {**present, "state": "lost"}, "c": present}]
     assert topology.whole() == {"c": present}
+
+
+def test_a_cursor_says_after_which_number_a_stream_is_heard() -> None:
+    line = Line()
+    line.say(10)
+    line.published.clear()
+    line.subscriber.cursors[USER] = {SOURCE: 7}
+    line.tips(is_start=True)
+
+    (hearing,) = line.subscriber.hearings.values()
+    assert (hearing.cursor, hearing.tip, hearing.is_behind) == (7, 10, True)
+
+
+def test_a_stream_that_is_not_in_the_cursor_is_heard_from_its_beginning() -> None:
+    line = Line()
+    line.say(10)
+    line.published.clear()
+    line.subscriber.cursors[USER] = {b"another incarnat": 7}
+    line.tips(is_start=True)
+
+    (hearing,) = line.subscriber.hearings.values()
+    assert (hearing.cursor, hearing.tip) == (0, 10)
