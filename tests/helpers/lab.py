@@ -8,7 +8,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
@@ -55,9 +55,11 @@ class Lab:
         self.tcp = self.broker.ready["tcp"] or ""
         return self.broker
 
-    def start_endpoint(self, name: str = "hpc1", *, url: str | None = None, plugins: str = "test", share: str = "") -> Child:
+    def start_endpoint(
+        self, name: str = "hpc1", *, url: str | None = None, plugins: str = "test", share: str = "", options: Sequence[str] = ()
+    ) -> Child:
         arguments = ["--url", url or self.url, "--name", name, "--plugins", plugins, "--plugin-module", "orbit_testplugin"]
-        arguments += ["--share", share] if share else []
+        arguments += [*(["--share", share] if share else []), *options]
         child = Child("orbit_zmq.endpoint", arguments, self.environment, self.place / f"{name}.log")
         self.stack.callback(child.end)
         child.wait_until_ready()
