@@ -15,7 +15,7 @@ from orbit_rhapsody import results as results_module
 from orbit_rhapsody import rules
 from orbit_rhapsody.codec import DONE, Portion, decode_batch, encode_batches, task_result
 from orbit_rhapsody.journal import Journal
-from orbit_rhapsody.preparation import Functions
+from orbit_rhapsody.preparation import Batch, Functions, PackedTask
 from orbit_rhapsody.restoring import MOST_STARTS, restore
 from orbit_rhapsody.results import Results
 from orbit_rhapsody.service import RhapsodySession
@@ -26,6 +26,11 @@ from orbit_zmq.plugin import Host
 from orbit_zmq.plugin.store import SessionStore
 
 PATIENCE_S = 10.0
+
+
+def tasks_in(body: bytes) -> list[PackedTask]:
+    received = decode_batch(body)
+    return Batch(received, Functions(), submitted=5.0, allow_pickled=True).tasks_of(received)
 
 
 class Life:
@@ -40,10 +45,10 @@ class Life:
         self.flush()
 
     def submit(self, *uids: str, on_unknown: str = "fail") -> None:
-        (encoded,) = encode_batches([(uid, {"function": "operator:add", "args": [uid, "!"]}) for uid in uids])
-        received = decode_batch(encoded.body)
-        new, _ = self.results.admit(received.tasks, 5.0)
-        self.journal.batch(encoded.body, 5.0, on_unknown, [uid for uid, _, _ in new])
+        tasks = [(uid, {"function": "operator:add", "args": [uid, "!"]}) for uid in uids]
+        for encoded in encode_batches(tasks):
+            new, _ = self.results.admit(tasks_in(encoded.body), 5.0)
+            self.journal.batch(encoded.body, 5.0, on_unknown, [task.uid for task in new])
 
     def start(self, *uids: str) -> None:
         assert asyncio.run(self.journal.starting(uids))
@@ -139,8 +144,8 @@ def test_the_same_uid_is_known_after_a_restart_and_another_task_under_it_is_a_co
     (same,) = encode_batches([("a", {"function": "operator:add", "args": ["a", "!"]})])
     (other,) = encode_batches([("b", {"function": "operator:add", "args": ["other"]})])
 
-    assert life.results.admit(decode_batch(same.body).tasks, 6.0)[1].known == {0: "DONE"}
-    assert list(life.results.admit(decode_batch(other.body).tasks, 6.0)[1].refused) == [0]
+    assert life.results.admit(tasks_in(same.body), 6.0)[1].known == {0: "DONE"}
+    assert list(life.results.admit(tasks_in(other.body), 6.0)[1].refused) == [0]
     life.end()
 
 
@@ -348,8 +353,8 @@ def test_many_tasks_are_kept_in_little_time(directory):
 def test_an_endpoint_that_is_started_anew_without_pickles_runs_none_of_those_that_it_kept(tmp_path):
     life = Life(tmp_path)
     (encoded,) = encode_batches([("t1", {"function": lambda: 1})])
-    new, _ = life.results.admit(decode_batch(encoded.body).tasks, 5.0)
-    life.journal.batch(encoded.body, 5.0, "fail", [uid for uid, _, _ in new])
+    new, _ = life.results.admit(tasks_in(encoded.body), 5.0)
+    life.journal.batch(encoded.body, 5.0, "fail", [task.uid for task in new])
     life.flush()
     life.store.close()
 
