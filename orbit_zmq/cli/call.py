@@ -16,6 +16,7 @@ from orbit_zmq.cli.parameters import DURATION, one_of
 if TYPE_CHECKING:
     from orbit_zmq import Client
 
+ANYWHERE = "*"  # in place of an endpoint's name: one that has the plugin
 DEFAULT = "default"  # the session that each user has at each plugin
 
 
@@ -41,6 +42,7 @@ def call(
 ) -> None:
     """Call OPERATION of PLUGIN on ENDPOINT and print the result.
 
+    ENDPOINT may be '*', for one that has the plugin, whichever has less to do.
     A VALUE is read as the operation declares it: text as it stands, numbers, lists and objects as JSON. @file is the content
     of a file, @- is standard input. `orbit plugin show PLUGIN` lists the operations.
     """
@@ -58,7 +60,7 @@ def _result(
     from orbit_zmq.cli.arguments import read_arguments
 
     endpoint, plugin, operation = what
-    facts = find_endpoint(client, endpoint)
+    facts = client.find_endpoint(plugin=plugin).facts if endpoint == ANYWHERE else find_endpoint(client, endpoint)
     instance = facts.instance(plugin if plugin in facts.plugins else _begun(plugin, list(facts.plugins)))
     operations = client.operations(facts).get(instance, {})
     known = operations.get(operation)
