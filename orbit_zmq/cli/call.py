@@ -47,11 +47,15 @@ def call(
     of a file, @- is standard input. `orbit plugin show PLUGIN` lists the operations.
     """
     from orbit_zmq.cli.arguments import pairs_of
+    from orbit_zmq.cli.main import complain
 
     output, values = Output.choose(as_json, False, False), pairs_of(arguments)
     with connected(where) as client:
-        result = _result(client, (endpoint, plugin, operation), values, session, deadline_s)
-        _show(result, output)
+        try:
+            _show(_result(client, (endpoint, plugin, operation), values, session, deadline_s), output)
+        except KeyboardInterrupt:
+            complain(f"{operation} on {endpoint} is being canceled.")
+            raise
 
 
 def _result(

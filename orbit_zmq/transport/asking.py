@@ -84,6 +84,13 @@ def abandon(link: Link, call: OpenCall, error: OrbitError) -> None:
     call.waiter.on_error(error)
 
 
+def reason_of(error: BaseException) -> str:
+    """Why a call is given up, for those who run the operation: what `task.cancel(reason)` was given, or what has happened."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    return str(error.args[0]) if error.args and isinstance(error.args[0], str) else ""
+
+
 def checked(data: object) -> bytes:
     """A piece of a stream, or InvalidArgument."""
     if not isinstance(data, (bytes, bytearray, memoryview)):

@@ -23,7 +23,7 @@ def test_a_call_to_anywhere_runs_once_on_an_endpoint_that_has_the_plugin(lab: La
         assert client.call("*", "math", "add", {"a": 1, "b": 2}, session="default")["result"] == 3
     with client.get_plugin("*", "math") as plugin:
         assert plugin.endpoint == "hpc2"
-    assert client.find_endpoint(plugin="test").name == "hpc1"
+    assert client.find_endpoint(plugin="math").name == "hpc2"
     with pytest.raises(NotFound, match="no endpoint has plugin=none"):
         client.call("*", "none", "add")
     with pytest.raises(NotFound, match="scheduler=flux"):
