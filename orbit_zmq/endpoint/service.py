@@ -68,7 +68,7 @@ class Service:
     ) -> None:
         self.host = host
         self._access = access
-        self.sessions = Sessions(announce, self._spawn, connect=connect)
+        self.sessions = Sessions(announce, self._spawn, connect=connect, access=access)
         self._announce = announce
         self.on_plugins_changed: Callable[[], None] = lambda: None  # for whoever tells plugins of the topology
         self._plugins: dict[str, Plugin] = {}
@@ -118,7 +118,7 @@ class Service:
         await asyncio.to_thread(self.sessions.keeping.read)
         for plugin in self.plugins:
             await self.sessions.restore(plugin)
-        self.sessions.keeping.say_absent()
+        self.sessions.keeping.note_absent(time.time())
 
     def facts(self) -> dict[str, Any]:
         """What hello says of the plugins; from any thread."""

@@ -84,7 +84,7 @@ def test_a_session_of_any_plugin_is_followed_by_its_events_until_it_ends(lab: La
     assert started.stdout is not None
     assert json.loads(started.stdout.readline())["item"]["topic"] == "attached"
 
-    def heard() -> list[str]:
+    def heard() -> list[dict[str, Any]]:
         session.flood(source="loop", seconds=0.01)
         return [one for one in told if one["topic"] == "flood"]
 
