@@ -378,7 +378,7 @@ def test_of_a_flood_of_the_same_fault_some_are_said_and_the_others_counted(capfd
     assert [faults.count("a", now) for now in (2.0, 2.1, 9.0)] == [2, 0, 0]
     for number in range(1_000):
         faults.count(str(number), 10.0)
-    assert len(faults._told) == PLACES
+    assert len(faults._seen) == PLACES
 
 
 def test_an_operation_that_takes_no_notice_of_its_cancel_is_said_to_the_log(monkeypatch, capfd):
