@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import threading
+from functools import partial
 
 import pytest
 from chaoslab.world import World
@@ -27,6 +28,9 @@ class Admin:
         self._client = client
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
+
+    def has_gone_on(self, done: int) -> bool:
+        return len(self.admitted) > done + 3 or self.failure is not None
 
     def _run(self) -> None:
         number = 0
@@ -51,7 +55,7 @@ def test_what_was_answered_is_on_disk_wherever_the_broker_is_killed(world: World
         admin = Admin(client)
         for _ in range(KILLS):
             done = len(admin.admitted)
-            wait_until(lambda done=done: len(admin.admitted) > done + 3 or admin.failure, 30, "keys are admitted")
+            wait_until(partial(admin.has_gone_on, done), 30, "keys are admitted")
             threading.Event().wait(chance.random() * 0.05)  # where in its work it is hit is the seed's choice
             world.kill("broker")
             world.restart("broker")
