@@ -55,8 +55,8 @@ def test_commands_wait_for_a_supervised_broker_that_was_just_killed(shell: Shell
 
 def test_what_a_killed_command_was_starting_in_the_background_ends(shell: Shell, place: Path) -> None:
     start_broker(shell)
-    code = "import time\nfrom orbit_testplugin import TestPlugin\ntime.sleep(2)\nclass Slow(TestPlugin):\n    plugin_name = 'slow'"
-    (place / "slow_plugin.py").write_text(code)
+    imports = "import time\nfrom orbit_testplugin import TestPlugin\ntime.sleep(2)\n"
+    (place / "slow_plugin.py").write_text(imports + "class Slow(TestPlugin):\n    plugin_name = 'slow'\n")
     before = set(processes_of(place))
     command = [*ORBIT, "endpoint", "start", "--detach", "-n", "slow", "--plugin-module", "slow_plugin"]
     environment = {**shell.environment, "PYTHONPATH": f"{place}:{shell.environment['PYTHONPATH']}"}
