@@ -8,6 +8,8 @@ import signal
 import threading
 import time
 from collections import Counter
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,7 +109,8 @@ def test_ten_thousand_tasks_outlive_a_broker_that_its_supervisor_restarts(world:
             collecting.wait(100)
             killed = int(json.loads(runtime.read_text())["pid"])
             os.kill(killed, number)
-            died = time.monotonic()
+            wait_until(partial(_has_another_broker, runtime, killed), 60, "another broker listens")
+            back = time.monotonic()
             results = collecting.end()
             session.unregister_session()
         assert shell.json("broker", "status")["epoch"] != status["epoch"]
@@ -116,5 +119,10 @@ def test_ten_thousand_tasks_outlive_a_broker_that_its_supervisor_restarts(world:
 
     assert squares(results) == set(NAMES)
     assert Counter(record["key"] for record in world.executions()) == Counter(NAMES)
-    pauses = [moment - died for moment, _ in collecting.came if moment > died + 0.2]
-    assert report("work is seen after the kill", min(pauses), RESUMES_S, "s") <= RESUMES_S
+    resumed_s = min(moment for moment, _ in collecting.came if moment > back) - back
+    assert report("work goes on after the broker is back", resumed_s, RESUMES_S, "s") <= RESUMES_S
+
+
+def _has_another_broker(runtime: Path, killed: int) -> bool:
+    """Whether a broker listens that is not that one."""
+    return runtime.exists() and int(json.loads(runtime.read_text())["pid"]) != killed
