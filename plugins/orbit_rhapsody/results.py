@@ -43,7 +43,7 @@ class Results:
         self._journal = journal
         self._being_kept: dict[str, int] = {}  # tasks that have ended, until that is on disk, with the size of their records
         self._being_kept_bytes = 0
-        self.spool = Spool()  # what is too large for a message
+        self.spool = Spool(journal)  # what is too large for a message
         self.on_room: Callable[[], None] = lambda: None  # told when `has_room` is so again; from any thread
         self._was_full = False
         self._tasks = TaskTable()
