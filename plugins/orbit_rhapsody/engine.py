@@ -275,7 +275,10 @@ class Engine:
     def _take(self, kind: int) -> list[PackedTask]:
         queue = self._queued[kind]
         count = min(len(queue), self._slices[kind], self._limits[kind] - self._flying[kind])
-        if count <= 0 or not self._results.has_room():  # who fetches results makes room, and wakes the feeder
+        if count <= 0:
+            return []
+        self._flush()  # what has ended takes its room before more begins
+        if not self._results.has_room():  # who fetches results makes room, and wakes the feeder
             return []
         taken = [queue.popitem(last=False)[1] for _ in range(count)]
         self.queued_bytes -= sum(len(task.packed) for task in taken) + TASK_BYTES * count

@@ -46,7 +46,7 @@ class Results:
         self._being_kept: dict[str, int] = {}  # tasks that have ended, until that is on disk, with the size of their records
         self._being_kept_bytes = 0
         self.counters = Counters()
-        self.spool = Spool()  # what is too large for a message
+        self.spool = Spool(journal)  # what is too large for a message
         self.lines = OutputLines()  # of programs, while they run
         self.on_room: Callable[[], None] = lambda: None  # told when `has_room` is so again; from any thread
         self._was_full = False

@@ -2,6 +2,7 @@
 
 A file is named after what it belongs to, so a directory says by itself what is in it. The files go with the task, with the
 session, and with the endpoint; those that somebody asked to have by reference go with the session or when they are discarded.
+Return values of a session that lasts are in its journal instead, as long as that keeps anything, and outlive the process.
 This module must not know what the bytes mean.
 """
 
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
+from orbit_rhapsody.journal import Journal
 from orbit_rhapsody.large import CHUNK_BYTES, ArrivingValue, LargeValue
 from orbit_zmq.errors import InternalError, InvalidArgument, ResultExpired
 
@@ -49,7 +51,9 @@ class Held:
 class Spool:
     """The large values of one session, by task. `read` and `take` belong to a loop, everything else to any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, journal: Journal | None = None) -> None:
+        self._journal = journal
+        self._being_kept: dict[str, LargeValue] = {}  # given to the journal, and not on disk yet
         self._directory: Path | None = None
         self.held_bytes = 0  # on the disk
         self._sizes: dict[str, int] = {}
@@ -62,6 +66,24 @@ class Spool:
 
     def put(self, uid: str, value: LargeValue) -> dict[str, Any]:
         """Keep a task's value, and answer what stands for it; InternalError where the disk does not take it."""
+        if self._journal is None or self._journal.fault:
+            self._put_file(uid, value)
+        else:
+            self._being_kept[uid] = value
+            self._journal.value(uid, value.chunks())
+            self._journal.when_kept(lambda: self._settle(uid))
+        self._is_kept(uid, value.size_bytes, stays=value.by_request)
+        return value.reference(uid)
+
+    def _settle(self, uid: str) -> None:
+        """The journal has a value, or has failed: then it is kept as long as the process lives."""
+        value = self._being_kept.get(uid)
+        if value is not None and self._journal is not None and self._journal.fault:
+            with suppress(InternalError):  # who asks for it is told
+                self._put_file(uid, value)
+        self._being_kept.pop(uid, None)
+
+    def _put_file(self, uid: str, value: LargeValue) -> None:
         path = self._new(uid)
         try:
             with open(path, "wb", buffering=0) as file:
@@ -70,8 +92,6 @@ class Spool:
         except OSError as error:
             self.discard((uid,))
             raise _does_not_fit(value.size_bytes, error) from error
-        self._is_kept(uid, value.size_bytes, stays=value.by_request)
-        return value.reference(uid)
 
     async def take(self, name: str, chunks: AsyncIterator[bytes]) -> int:
         """Keep what arrives, until all have let go of it that `hold` it; how many bytes there were."""
@@ -111,13 +131,35 @@ class Spool:
 
     async def read(self, uid: str) -> AsyncIterator[bytes]:
         """A value in chunks; ResultExpired where there is none any more."""
+        value = self._being_kept.get(uid)
+        pieces = self._journal.pieces(uid) if self._journal is not None else 0
+        if value is not None:
+            for chunk in value.chunks():
+                yield chunk
+        elif pieces and not self._has_file(uid):
+            for number in range(pieces):
+                yield await asyncio.to_thread(self._piece, uid, number)
+        else:
+            async for chunk in self._read_file(uid):
+                yield chunk
+
+    def _has_file(self, uid: str) -> bool:
+        return self._directory is not None and (self._directory / _name(uid)).exists()
+
+    def _piece(self, uid: str, number: int) -> bytes:
+        try:
+            piece = self._journal.piece(uid, number) if self._journal is not None else None
+        except InternalError as error:
+            raise _gone(uid) from error
+        if piece is None:
+            raise _gone(uid)
+        return piece
+
+    async def _read_file(self, uid: str) -> AsyncIterator[bytes]:
         try:
             file = await asyncio.to_thread(self.open, uid)
         except OSError as error:
-            raise ResultExpired(
-                f"the return value of task {uid} is gone",
-                hint="Large values go with the endpoint's process; have the function write a file to keep them.",
-            ) from error
+            raise _gone(uid) from error
         with file:
             while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
                 yield chunk
@@ -131,7 +173,7 @@ class Spool:
 
     def drop(self, uids: Iterable[str]) -> None:
         """These are not wanted any more, but for what was asked for by reference."""
-        if self._sizes:
+        if self._sizes or self._journal is not None:
             self._remove(uid for uid in uids if uid not in self._stays)
 
     def discard(self, uids: Iterable[str]) -> None:
@@ -143,6 +185,7 @@ class Spool:
         with self._lock:
             self._closed = True
             self._arrived.clear()
+            self._being_kept.clear()
             self._sizes.clear()
             self.held_bytes = 0
             self._stays.clear()
@@ -173,9 +216,19 @@ class Spool:
             for uid in uids:
                 self.held_bytes -= self._sizes.pop(uid, 0)
                 self._stays.discard(uid)
+                self._being_kept.pop(uid, None)
+                if self._journal is not None:
+                    self._journal.drop_values((uid,))
                 if self._directory is not None:
                     with suppress(OSError):
                         (self._directory / _name(uid)).unlink()
+
+
+def _gone(uid: str) -> ResultExpired:
+    return ResultExpired(
+        f"the return value of task {uid} is gone",
+        hint="A value that large outlives the endpoint's process only in a session that lasts.",
+    )
 
 
 def _write(file: Any, piece: Any) -> None:

@@ -307,6 +307,21 @@ def test_results_that_were_not_read_are_read_by_the_next_process_of_that_consume
     assert second.open_tasks == []
 
 
+def test_a_value_too_large_for_a_message_outlives_the_endpoint(lab: Lab):
+    endpoint = lab.start_endpoint(plugins="rhapsody")
+    plugin = rhapsody(lab.client(), sid="large", consumer="reader")
+    plugin.submit_tasks([{"uid": "large", "function": bytes, "args": [50 << 20]}])
+    wait_until(lambda: plugin.get_statistics()["states"]["DONE"] == 1, what="it is done")
+
+    kill(endpoint)
+    lab.start_endpoint(plugins="rhapsody")
+
+    (result,) = plugin.wait_tasks(["large"], timeout=60)
+    assert result["exception"] is None
+    assert result["return_value"] == bytes(50 << 20)
+    plugin.unregister_session()
+
+
 def test_a_session_is_attached_to_by_its_id_alone(lab: Lab):
     lab.start_endpoint(plugins="test,rhapsody")
     mine = lab.client().get_plugin("hpc1", "test")

@@ -38,6 +38,7 @@ POLL_S = 20.0  # one long poll; the endpoint answers the moment a result exists
 FETCH_BYTES = 1 << 20
 FETCH_GRACE_S = 30.0  # of a fetch beyond its wait: for the way there and back
 LAST_GRACE_S = 1.0  # the same at the end of somebody's timeout; what has begun to come may take longer
+ACKNOWLEDGE_S = 5.0
 PRESENT_STATES_S = 2.0  # for the states that a wait answers at its timeout; of those that it misses, what was known last
 SNAPSHOT_UIDS = 5_000  # asked about in one call
 VALUE_S = 3_600.0  # for a large value, on the slowest of lines; it ends earlier where nothing moves
@@ -130,6 +131,11 @@ class ResultReader(PluginClient):
                     show(waiter.total - len(waiter.missing))
         finally:
             self._inbox.leave(waiter, taken)
+
+    def acknowledge(self) -> None:
+        """Say that what has come need not come again: to the next process that reads under this `consumer`."""
+        with suppress(OrbitError):  # then it comes again
+            self.call("fetch", consumer=self._consumer, after=self._after, max_bytes=1, deadline_s=ACKNOWLEDGE_S)
 
     def get_task(self, uid: str) -> dict[str, Any]:
         """What the endpoint knows of one task now; NotFound when that is nothing."""

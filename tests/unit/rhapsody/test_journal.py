@@ -11,10 +11,11 @@ from typing import Any
 import msgpack
 import pytest
 
+from orbit_rhapsody import large, rules
 from orbit_rhapsody import results as results_module
-from orbit_rhapsody import rules
 from orbit_rhapsody.codec import DONE, Portion, decode_batch, encode_batches, task_result
 from orbit_rhapsody.journal import Journal
+from orbit_rhapsody.large import BYTES, LargeValue
 from orbit_rhapsody.preparation import Batch, Functions, PackedTask
 from orbit_rhapsody.restoring import MOST_STARTS, restore
 from orbit_rhapsody.results import Results
@@ -252,6 +253,56 @@ def test_a_record_that_cannot_be_read_from_the_disk_ends_as_expired(directory, m
     (record,) = life.fetch().records
 
     assert isinstance(task_result(record)["exception"], ResultExpired)
+    life.end()
+
+
+def large_keys(life: Life) -> list[str]:
+    found = life.keys()
+    return [key for key in found if key.startswith(("w/", "l/"))]
+
+
+async def read_value(life: Life, uid: str) -> bytes:
+    return b"".join([chunk async for chunk in life.results.spool.read(uid)])
+
+
+def test_a_large_value_is_there_after_a_restart_and_goes_with_its_result(directory, monkeypatch):
+    monkeypatch.setattr(large, "CHUNK_BYTES", 1_000)
+    monkeypatch.setattr(rules, "RETENTION_S", 0.0)
+    value = bytes(range(256)) * 10
+    first = Life(directory)
+    first.submit("a", "b")
+    first.results.spool.put("a", LargeValue(BYTES, [value]))
+    assert asyncio.run(read_value(first, "a")) == value  # on disk or not
+    first.finish("a")
+    first.flush()
+    assert asyncio.run(read_value(first, "a")) == value
+    first.end()
+
+    second = Life(directory)
+    assert asyncio.run(read_value(second, "a")) == value
+    assert large_keys(second) == ["l/a/000000", "l/a/000001", "l/a/000002", "w/a"]
+    second.results.spool.put("a", LargeValue(BYTES, [value[:10]]))
+    assert asyncio.run(read_value(second, "a")) == value[:10]
+    second.finish("b")
+    second.results.spool.drop(("a", "b"))
+    assert large_keys(second) == []
+    with pytest.raises(ResultExpired):
+        asyncio.run(read_value(second, "a"))
+    second.end()
+
+
+def test_with_a_full_disk_a_large_value_is_kept_as_long_as_the_process_lives(directory):
+    life = Life(directory)
+    life.submit("a", "b")
+    life.flush()
+    life.store._connection.execute("PRAGMA max_page_count = 1")  # type: ignore[union-attr]
+    value = bytes(10 << 20)
+    life.results.spool.put("a", LargeValue(BYTES, [value]))
+    life.flush()
+    assert life.store.fault
+    life.results.spool.put("b", LargeValue(BYTES, [value]))
+    assert asyncio.run(read_value(life, "a")) == asyncio.run(read_value(life, "b")) == value
+    life.results.close()
     life.end()
 
 
