@@ -45,12 +45,18 @@ class Turns:
             async with asyncio.timeout(self._patience_s):
                 await turn
         except TimeoutError:
-            pass
+            self._leave(turn)
         except asyncio.CancelledError:
+            self._leave(turn)
             if not turn.cancelled():  # it came this very moment
                 self._pass_on()
             raise
         return not turn.cancelled()
+
+    def _leave(self, turn: asyncio.Future[None]) -> None:
+        """Wait no more. A turn that was passed to a loop at its end would be lost."""
+        with self._lock, suppress(ValueError):
+            self._waiting.remove(turn)
 
     def _pass_on(self) -> None:
         with self._lock:
