@@ -30,6 +30,7 @@ from orbit_broker.loop import Loop
 from orbit_broker.selftest import WILDCARDS, refuse_to_start_open
 from orbit_broker.state import SETTLE_S, State
 from orbit_zmq import __version__
+from orbit_zmq.allocator import limit_arenas
 from orbit_zmq.cli.main import complain, exit_code_of
 from orbit_zmq.errors import InvalidArgument, OrbitError
 from orbit_zmq.exit_with_parent import say_failed, say_ready, watch_parent
@@ -67,6 +68,7 @@ def main() -> int:
 
 def run(arguments: argparse.Namespace) -> bool:
     """Listen and serve until the end; whether that is one for good."""
+    limit_arenas()
     limit = _raise_file_limit()
     intervals, settle_s = _intervals(arguments.interval)
     directory = state_dir()

@@ -7,6 +7,7 @@ notebooks. What a plugin does with a call is not known here.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import re
 import signal
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 NAME = re.compile(r"[a-z0-9._-]+")
 NAME_CHARS = 200  # it is a part of the names of files, which have 255
+COLLECTED_AFTER = (20_000, 20, 20)  # with many tasks in memory Python's own thresholds cost a quarter of all time
 READY_S = 30.0  # how long `start` waits for the broker
 SEEN_S = 1.0  # how long a change of the plugins waits for the broker to know of it
 LEFT_S = 2.0  # how long `stop` waits for what plugins have left running; it ends with the process
@@ -180,6 +182,8 @@ class Endpoint:
 
         With `within_s`: BrokerUnreachable where no broker has welcomed it by then. One that goes away later is waited for.
         """
+        gc.freeze()
+        gc.set_threshold(*COLLECTED_AFTER)
         asyncio.run(self._main(on_ready or (lambda: None), within_s=within_s, with_signals=True))
 
     def start(self) -> Endpoint:

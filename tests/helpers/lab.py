@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import struct
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -145,6 +147,20 @@ class CuttableProxy:
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def running_lab() -> Iterator[Lab]:
+    """A broker on ipc and TCP in a directory of its own."""
+    place = Path(tempfile.mkdtemp(prefix="orbit-test-"))  # pytest's own paths are too long for sockets
+    made = Lab(place)
+    with within(place):
+        try:
+            made.start_broker()
+            yield made
+        finally:
+            made.close()
+            shutil.rmtree(place, ignore_errors=True)
 
 
 @contextlib.contextmanager
