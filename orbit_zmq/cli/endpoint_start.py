@@ -101,14 +101,12 @@ def _serve(
     log_file: Path | None,
     where: Where,
 ) -> None:
-    from orbit_zmq.allocator import limit_arenas
     from orbit_zmq.configuration import plugin_options
     from orbit_zmq.endpoint.endpoint import Endpoint  # the command's help needs no plugins
     from orbit_zmq.errors import InvalidArgument, OrbitError
     from orbit_zmq.exit_with_parent import say_failed, watch_parent
     from orbit_zmq.log import configure_logging
 
-    limit_arenas()
     ends_at = time.monotonic() + wait_s
 
     def make() -> Endpoint:

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from orbit_zmq.allocator import limit_arenas
 from orbit_zmq.batch import detect_batch_system
 from orbit_zmq.endpoint.access import Access, parse_shares
 from orbit_zmq.endpoint.keeping import Keeping
@@ -182,6 +183,7 @@ class Endpoint:
 
         With `within_s`: BrokerUnreachable where no broker has welcomed it by then. One that goes away later is waited for.
         """
+        limit_arenas()
         gc.freeze()
         gc.set_threshold(*COLLECTED_AFTER)
         asyncio.run(self._main(on_ready or (lambda: None), within_s=within_s, with_signals=True))
