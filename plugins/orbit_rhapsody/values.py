@@ -27,6 +27,7 @@ PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 _SCALARS = frozenset({type(None), bool, float, bytes})
 _NOT_PLAIN = (TypeError, ValueError, OverflowError, RecursionError)  # surrogates are a ValueError
+PACKER_BYTES = 4_096  # to begin with: there is one for each thread of each session
 _packers = threading.local()  # a Packer serves one thread at a time
 
 Buffer = bytes | bytearray | memoryview
@@ -51,7 +52,7 @@ def strict_packer() -> msgpack.Packer:
     try:
         return _packers.strict
     except AttributeError:
-        _packers.strict = msgpack.Packer(strict_types=True)
+        _packers.strict = msgpack.Packer(strict_types=True, buf_size=PACKER_BYTES)
         return _packers.strict
 
 
