@@ -126,7 +126,7 @@ def deployment(plugins: str) -> Iterator[tuple[Any, dict[str, int]]]:
         environment = environment_of_child(ORBIT_LOG_LEVEL="warning")
         broker = start_broker(tcp="tcp://127.0.0.1:0", environment=environment)
         stack.callback(broker.end)
-        url = broker.ready["tcp"]
+        url = os.environ["ORBIT_URL"] = broker.ready["tcp"]  # for clients in other processes, too
         endpoint = start_endpoint(url=url, name="bench", plugins=[plugins], environment=environment)
         stack.callback(endpoint.end)
         client = stack.enter_context(Client(url=url))

@@ -1,10 +1,10 @@
 """Tasks by the thousand: the product beside Rhapsody's own session in one process, in one run.
 
-The base is `rhapsody.Session` with the backend `noop` and Rhapsody's task objects, in a process of its own. The product is a
-client, a broker and an endpoint in processes of their own, over TCP with CURVE, with the same backend. Blocks alternate, so
-that what else the machine does falls on both; the time is from the submission of all tasks of a block to the last result. A
-ratio is that of the rates of one pair of blocks. At the end many tasks go out in one call, and what broker and endpoint grow
-meanwhile is compared with what they were after some.
+The base is `rhapsody.Session` with the backend `noop` and Rhapsody's task objects. The product is a client, a broker and an
+endpoint in processes of their own, over TCP with CURVE, with the same backend. Each block is a new process, of the base or of
+the client, as a script is; blocks alternate, so that what else the machine does falls on both. The time is from the submission
+of all tasks of a block to the last result. A ratio is that of the rates of one pair of blocks. At the end many tasks go out in
+one call, and what broker and endpoint grow meanwhile is compared with what they were after some.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,39 +64,34 @@ CASES: dict[str, tuple[Callable[[int], list[Any]], Callable[[int], list[Any]], f
 }
 
 
-async def base() -> None:
-    """The process of the base: a block for each line on its standard input."""
+async def alone(case: str, count: int) -> float:
+    """Rhapsody's own session in this process; its seconds."""
     import rhapsody
 
     with tempfile.TemporaryDirectory(prefix="orbit-bench-") as place:
         session = rhapsody.Session([await rhapsody.get_backend("noop")], work_dir=place)
-        for line in sys.stdin:
-            case, count = line.split()
-            tasks = CASES[case][1](int(count))
-            began = time.perf_counter()
-            await session.submit_tasks(tasks)
-            await session.wait_tasks(tasks)
-            print(time.perf_counter() - began, flush=True)
-            session._tasks.clear()  # it would keep them for ever
+        tasks = CASES[case][1](count)
+        began = time.perf_counter()
+        await session.submit_tasks(tasks)
+        await session.wait_tasks(tasks)
+        took_s = time.perf_counter() - began
         await session.close()
+    return took_s
 
 
-@contextmanager
-def rhapsody_alone() -> Iterator[Callable[[str, int], float]]:
-    """Runs a block in one process; answers its seconds."""
-    with ExitStack() as stack:
-        process = subprocess.Popen([sys.executable, __file__, "base"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        stack.callback(process.wait)
-        stack.callback(process.kill)
-        asks, answers = process.stdin, process.stdout
-        assert asks is not None and answers is not None
+def ours(case: str, count: int) -> float:
+    """A client in this process, of a broker and an endpoint that are there; its seconds."""
+    from orbit_zmq import Client
 
-        def run(case: str, count: int) -> float:
-            asks.write(f"{case} {count}\n")
-            asks.flush()
-            return float(answers.readline())
+    with Client() as client, client.get_plugin("bench", "rhapsody", backends=["noop"]) as plugin:
+        return stream(plugin, CASES[case][0](count))
 
-        yield run
+
+def block(whose: str, case: str, count: int) -> float:
+    """The rate of one block, in a process of its own: in one that has had many objects before, Python's collector may take
+    half of the time or none."""
+    arguments = [sys.executable, __file__, "block", whose, case, str(count)]
+    return count / float(subprocess.run(arguments, check=True, capture_output=True, text=True, timeout=600).stdout)
 
 
 def stream(plugin: Any, tasks: list[Any]) -> float:
@@ -112,21 +106,16 @@ def stream(plugin: Any, tasks: list[Any]) -> float:
     return took_s
 
 
-def compare(case: str, plugin: Any, alone: Callable[[str, int], float], pairs: int, count: int) -> dict[str, Any]:
+def compare(case: str, pairs: int, count: int) -> dict[str, Any]:
     """Alternating blocks of the base and of the product."""
-    make, _, at_least = CASES[case]
-    alone(case, count // 4)
-    stream(plugin, make(count // 4))
-    bases, ours = [], []
-    for _ in range(pairs):
-        bases.append(count / alone(case, count))
-        ours.append(count / stream(plugin, make(count)))
-    ratio = quartiles([our / one for our, one in zip(ours, bases, strict=True)])
+    at_least = CASES[case][2]
+    rates = [(block("alone", case, count), block("ours", case, count)) for _ in range(pairs)]
+    ratio = quartiles([our / base for base, our in rates])
     return {
         "ratio": {**ratio, "at_least": at_least},
         "met": ratio["lower_quartile"] >= at_least,
-        "base_per_s": statistics.median(bases),
-        "ours_per_s": statistics.median(ours),
+        "base_per_s": statistics.median(base for base, _ in rates),
+        "ours_per_s": statistics.median(our for _, our in rates),
     }
 
 
@@ -168,8 +157,9 @@ def show(found: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    if sys.argv[1:2] == ["base"]:
-        asyncio.run(base())
+    if sys.argv[1:2] == ["block"]:
+        whose, case, count = sys.argv[2:]
+        print(asyncio.run(alone(case, int(count))) if whose == "alone" else ours(case, int(count)))
         return 0
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=TASKS, help=f"in each block ({TASKS})")
@@ -178,11 +168,9 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object")
     options = parser.parse_args()
     found: dict[str, Any] = {"measure": "stream", "tasks": options.tasks, "pairs": options.pairs, "cases": {}}
-    with deployment("rhapsody") as (client, pids), rhapsody_alone() as alone:
-        plugin = client.get_plugin("bench", "rhapsody", backends=["noop"])
+    with deployment("rhapsody") as (client, pids):
         for case in CASES if options.pairs else ():
-            found["cases"][case] = compare(case, plugin, alone, options.pairs, options.tasks)
-        plugin.close()
+            found["cases"][case] = compare(case, options.pairs, options.tasks)
         if options.many:
             found["growth"] = measure_growth(client.get_plugin("bench", "rhapsody", backends=["noop"]), pids, options.many)
     found["met"] = all(one["met"] for one in (*found["cases"].values(), found.get("growth", {"met": True})))
