@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import importlib.util
 import inspect
 import os
 import threading
@@ -26,6 +27,8 @@ from orbit_zmq.errors import InvalidArgument, SessionClosed, Unsupported
 PATIENCE_S = 20.0
 
 hold = threading.Event()  # functions that hang wait for it
+
+NEEDS_NO_DRAGON = pytest.mark.skipif(importlib.util.find_spec("dragon") is not None, reason="Dragon is installed")
 
 
 @pytest.fixture(autouse=True)
@@ -353,7 +356,10 @@ async def test_a_session_may_have_several_backends_and_a_task_may_choose(run: Ru
 
 @pytest.mark.parametrize(
     ("name", "error", "words"),
-    [("nonsense", InvalidArgument, "concurrent, noop"), ("dragon", Unsupported, "pip install 'orbit-zmq[dragon]'")],
+    [
+        ("nonsense", InvalidArgument, "concurrent, noop"),
+        pytest.param("dragon", Unsupported, "pip install 'orbit-zmq[dragon]'", marks=NEEDS_NO_DRAGON),
+    ],
 )
 def test_a_backend_that_is_not_there_is_named_with_those_that_are_and_what_to_install(name, error, words):
     async def main() -> None:
