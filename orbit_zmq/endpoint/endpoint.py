@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 NAME = re.compile(r"[a-z0-9._-]+")
 NAME_CHARS = 200  # it is a part of the names of files, which have 255
-COLLECTED_AFTER = (20_000, 20, 20)  # with many tasks in memory Python's own thresholds cost a quarter of all time
+COLLECTED_AFTER = (20_000, 5, 5)  # with many tasks in memory Python's own thresholds cost a quarter of all time
 READY_S = 30.0  # how long `start` waits for the broker
 SEEN_S = 1.0  # how long a change of the plugins waits for the broker to know of it
 LEFT_S = 2.0  # how long `stop` waits for what plugins have left running; it ends with the process

@@ -283,7 +283,7 @@ def test_an_argument_of_100_mb_arrives_and_for_a_program_it_fails_alone(rhapsody
 def test_a_function_for_another_python_fails_alone_and_names_both(
     rhapsody: RhapsodyClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orbit_rhapsody.codec.PYTHON_VERSION", "3.9")
+    monkeypatch.setattr("orbit_rhapsody.batches.PYTHON_VERSION", "3.9")
 
     (result,) = outcome_beside_good_ones(rhapsody, {"function": holding_nothing})
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from orbit_rhapsody import codec, counters
+from orbit_rhapsody import batches, codec, counters
 from orbit_rhapsody.client import AsyncRhapsodyClient
 from orbit_rhapsody.counters import STAGES
 
@@ -50,6 +50,6 @@ def test_the_examples_run_as_they_stand(tmp_path: Path) -> None:
 def test_the_page_names_every_method_of_the_client_every_field_and_every_part_of_the_statistics() -> None:
     text = PAGE.read_text()
     own = {name for kind in AsyncRhapsodyClient.__mro__[:2] for name in vars(kind) if not name.startswith("_")}
-    fields = set(codec._NOTHING) | set(codec._OPTIONS)
+    fields = set(codec._NOTHING) | set(batches._OPTIONS)
     for word in own - {"register_session"} | fields | set(STAGES) | counters.Counters().facts().keys() | set(codec.STATES):
         assert re.search(rf"\b{word}\b", text), word

@@ -14,7 +14,8 @@ from itertools import count
 from typing import Any
 
 from orbit_rhapsody._async.reading import AsyncResultReader, local_record
-from orbit_rhapsody.codec import FAILED, FINAL_STATES, SUBMITTED, Acknowledgement, EncodedBatch, encode_batches
+from orbit_rhapsody.batches import EncodedBatch, encode_batches
+from orbit_rhapsody.codec import FAILED, FINAL_STATES, SUBMITTED, Acknowledgement
 from orbit_rhapsody.handed_in import async_make_awaitable, checked_tasks, task_error
 from orbit_rhapsody.large import LargeValue
 from orbit_rhapsody.progress import shown_progress

@@ -15,7 +15,8 @@ from itertools import count
 from typing import Any
 
 from orbit_rhapsody._sync.reading import ResultReader, local_record
-from orbit_rhapsody.codec import FAILED, FINAL_STATES, SUBMITTED, Acknowledgement, EncodedBatch, encode_batches
+from orbit_rhapsody.batches import EncodedBatch, encode_batches
+from orbit_rhapsody.codec import FAILED, FINAL_STATES, SUBMITTED, Acknowledgement
 from orbit_rhapsody.handed_in import checked_tasks, make_awaitable, task_error
 from orbit_rhapsody.large import LargeValue
 from orbit_rhapsody.progress import shown_progress

@@ -12,17 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orbit_rhapsody import codec
-from orbit_rhapsody.codec import (
-    EXECUTABLE,
-    FUNCTION,
-    Acknowledgement,
-    Portion,
-    decode_batch,
-    decode_task,
-    encode_batches,
-    task_result,
-)
+from orbit_rhapsody import batches, codec
+from orbit_rhapsody.batches import encode_batches
+from orbit_rhapsody.codec import EXECUTABLE, FUNCTION, Acknowledgement, Portion, decode_batch, decode_task, task_result
 from orbit_rhapsody.values import unpickle
 from orbit_zmq.errors import Conflict, InvalidArgument, ProtocolError, TooLarge
 
@@ -162,7 +154,7 @@ def test_a_task_that_cannot_be_sent_is_refused_alone(task, words):
 
 
 def test_arguments_that_are_too_large_for_a_batch_come_before_it_once_and_those_of_a_program_are_refused_alone(monkeypatch):
-    monkeypatch.setattr(codec, "MAX_TASK_BYTES", 1_000)
+    monkeypatch.setattr(batches, "MAX_TASK_BYTES", 1_000)
     large: dict[str, Any] = {"function": "m:f", "args": (b"x" * 2_000,), "kwargs": {"a": 1}}
 
     tasks: list[dict[str, Any]] = [

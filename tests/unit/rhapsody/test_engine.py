@@ -18,7 +18,8 @@ import psutil
 import pytest
 
 from orbit_rhapsody import engine as engine_module
-from orbit_rhapsody.codec import FINAL_STATES, Portion, decode_batch, encode_batches, task_result
+from orbit_rhapsody.batches import encode_batches
+from orbit_rhapsody.codec import FINAL_STATES, Portion, decode_batch, task_result
 from orbit_rhapsody.engine import Engine, executables_in_flight
 from orbit_rhapsody.preparation import Batch, Functions
 from orbit_rhapsody.results import Results

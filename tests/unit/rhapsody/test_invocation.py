@@ -10,7 +10,8 @@ import msgpack
 import pytest
 
 from orbit_rhapsody import invocation, large
-from orbit_rhapsody.codec import EXECUTABLE, FUNCTION, ReceivedBatch, decode_batch, encode_batches, full_record
+from orbit_rhapsody.batches import encode_batches
+from orbit_rhapsody.codec import EXECUTABLE, FUNCTION, ReceivedBatch, decode_batch, full_record
 from orbit_rhapsody.invocation import Function, Invocation, Outcome, TaskFailed
 from orbit_rhapsody.preparation import Batch, Functions
 from orbit_rhapsody.records import MAX_OUTPUT_CHARS, finished_record

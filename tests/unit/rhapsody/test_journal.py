@@ -13,7 +13,8 @@ import pytest
 
 from orbit_rhapsody import large, rules
 from orbit_rhapsody import results as results_module
-from orbit_rhapsody.codec import DONE, Portion, decode_batch, encode_batches, task_result
+from orbit_rhapsody.batches import encode_batches
+from orbit_rhapsody.codec import DONE, Portion, decode_batch, task_result
 from orbit_rhapsody.journal import Journal
 from orbit_rhapsody.large import BYTES, LargeValue
 from orbit_rhapsody.preparation import Batch, Functions, PackedTask

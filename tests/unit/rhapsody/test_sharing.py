@@ -7,8 +7,9 @@ from typing import Any
 import msgpack
 import pytest
 
-from orbit_rhapsody import codec
-from orbit_rhapsody.codec import decode_batch, encode_batches
+from orbit_rhapsody import batches
+from orbit_rhapsody.batches import encode_batches
+from orbit_rhapsody.codec import decode_batch
 from orbit_rhapsody.preparation import Batch, Functions
 from orbit_rhapsody.sharing import KEPT_BYTES, MOST_BYTES, SHARED_BYTES, Kept, SharedArguments
 from orbit_zmq.errors import InvalidArgument, NotPermitted
@@ -86,7 +87,7 @@ def test_what_is_not_kept_comes_with_every_batch_that_needs_it():
 
 def test_an_argument_is_pickled_once_for_all_tasks(monkeypatch):
     monkeypatch.setattr("orbit_rhapsody.sharing.SHARED_BYTES", 1)
-    monkeypatch.setattr(codec, "SHARED_BYTES", 1)
+    monkeypatch.setattr(batches, "SHARED_BYTES", 1)
     value = Pickled(10)
     Pickled.times = 0
 

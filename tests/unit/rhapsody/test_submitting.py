@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from orbit_rhapsody import service
-from orbit_rhapsody.codec import Acknowledgement, Portion, encode_batches
+from orbit_rhapsody.batches import encode_batches
+from orbit_rhapsody.codec import Acknowledgement, Portion
 from orbit_rhapsody.service import RhapsodySession
 from orbit_zmq.errors import Busy
 from orbit_zmq.plugin import Host, Raw
