@@ -104,8 +104,8 @@ def test_batches_are_split_by_bytes_and_by_count_and_nothing_is_lost():
     assert len(by_bytes) > 10
     assert all(len(batch.body) <= 12_000 for batch in by_bytes)
     assert [len(batch.sent) for batch in by_count] == [30, 30, 30, 10]
-    for batches in (by_bytes, by_count):
-        received = [decode_batch(batch.body) for batch in batches]
+    for some in (by_bytes, by_count):
+        received = [decode_batch(batch.body) for batch in some]
         assert [task[0] for batch in received for task in batch.tasks] == [uid for uid, _ in tasks]
         assert all(len(batch.functions) == 1 for batch in received)
 
