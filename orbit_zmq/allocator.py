@@ -10,10 +10,10 @@ from __future__ import annotations
 import ctypes
 
 M_ARENA_MAX = -8  # of malloc.h
-ARENAS = 2  # the interpreter's threads allocate one at a time; the other is for the thread of ZeroMQ
+ARENAS = 1  # the interpreter lets its threads allocate one at a time, and ZeroMQ allocates little
 
 
 def limit_arenas() -> bool:
-    """Share two arenas among all threads that start from now on; False where the C library is not glibc."""
+    """Share one arena among all threads that start from now on; False where the C library is not glibc."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and bool(mallopt(M_ARENA_MAX, ARENAS))

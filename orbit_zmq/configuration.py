@@ -18,7 +18,6 @@ from pydantic_settings import (
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    TomlConfigSettingsSource,
 )
 
 from orbit_zmq.contexts import CONTEXT_NAME, read_context
@@ -30,6 +29,8 @@ from orbit_zmq.settings import environment
 Address = Annotated[str, Field(pattern=r"^(tcp://[^\s/]+:\d{1,5}|ipc://.+)$")]
 
 ENVIRONMENT, DEFAULT = "environment", "default"
+PLUGINS = "plugins"  # the one table of the file, which is for plugins to check and no setting
+PluginOptions = dict[str, dict[str, dict[str, Any]]]  # plugin -> instance -> option -> value
 
 
 class Values(BaseModel):
@@ -49,6 +50,9 @@ class Values(BaseModel):
         default=None, description="what is logged"
     )
     rhapsody_backend: str | None = Field(default=None, description="default execution backend of Rhapsody sessions")
+    batch_system: Literal["slurm", "pbs", "pbs-aurora", "lsf", "flux", "none"] | None = Field(
+        default=None, description="the batch system to use where this machine has several"
+    )
 
 
 class Settings(Values, BaseSettings):
@@ -66,7 +70,7 @@ def sources(with_file: bool = True) -> list[tuple[str, PydanticBaseSettingsSourc
         stored = InitSettingsSource(Settings, init_kwargs={"url": read_context(name).url})
         found.append((f"context {name}", stored))
     if path is not None:
-        found.append((str(path), TomlConfigSettingsSource(Settings, toml_file=path)))
+        found.append((str(path), InitSettingsSource(Settings, init_kwargs=in_file)))
     return found
 
 
@@ -98,12 +102,26 @@ def write_setting(name: str, value: str | None) -> Path:
         write_private(path, rest)
         return path
     content = _content_of(path) if path is not None else {}
+    tables = _tables_text(path) if path is not None else ""
     if value is not None or name not in content:
         _check({name: value}, "what is to be set")
     content = {key: old for key, old in content.items() if key != name} | ({} if value is None else {name: value})
     path = config_dir() / CONFIG_FILE
-    write_private(path, "".join(f"{key} = {json.dumps(one)}\n" for key, one in content.items()))
+    write_private(path, "".join(f"{key} = {json.dumps(one)}\n" for key, one in content.items()) + tables)
     return path
+
+
+def plugin_options() -> PluginOptions:
+    """What the tables `[plugins.NAME.INSTANCE]` of config.toml say. InvalidArgument names what is wrong there."""
+    path = existing_config_file()
+    found = _read(path).get(PLUGINS, {}) if path is not None else {}
+    for plugin, instances in found.items() if isinstance(found, dict) else [("", None)]:
+        for instance, options in instances.items() if isinstance(instances, dict) else [("", None)]:
+            if not isinstance(options, dict):
+                where = ".".join(filter(None, (PLUGINS, plugin, instance)))
+                raise InvalidArgument(f"{where} in {path} is no table of options.", hint="Write [plugins.NAME.INSTANCE].")
+    checked: PluginOptions = found
+    return checked
 
 
 def _damaged_without(path: Path, name: str) -> str | None:
@@ -121,7 +139,19 @@ def _damaged_without(path: Path, name: str) -> str | None:
     return None
 
 
+def _tables_text(path: Path) -> str:
+    """The tables at the end of the file as they were written; TOML has nothing else after the first one."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    first = next((number for number, line in enumerate(lines) if line.lstrip().startswith("[")), len(lines))
+    return "".join(("\n", *lines[first:])) if first < len(lines) else ""
+
+
 def _content_of(path: Path) -> dict[str, Any]:
+    """The settings in the file."""
+    return {key: value for key, value in _read(path).items() if key != PLUGINS}
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -6,7 +6,7 @@
       NotFound(LookupError)         Conflict        NameTaken   AddressTaken
       SessionNotReady               SessionClosed   SessionExpired   ResultExpired
       Busy                          BrokerUnreachable   ShuttingDown
-      EndpointLost                  OutcomeUnknown
+      EndpointLost                  OutcomeUnknown                   SchedulerFailed
       DeadlineExceeded(TimeoutError)   Canceled
       InternalError                 RemoteError (an exception of the code that was called)
 
@@ -215,6 +215,16 @@ class OutcomeUnknown(OrbitError):
     http_status = 502
 
 
+class SchedulerFailed(OrbitError):
+    """A command of the batch system is not there, failed, or printed what cannot be read."""
+
+    code = "scheduler-failed"
+    sentence = "The batch system did not answer as it should."
+    default_hint = "Try the command that is named on the endpoint's machine; the scheduler may be down."
+    transient = True
+    http_status = 502
+
+
 class DeadlineExceeded(OrbitError, TimeoutError):
     code = "deadline-exceeded"
     sentence = "The call did not end within its deadline."
@@ -259,7 +269,7 @@ ERRORS: dict[str, type[OrbitError]] = {
     for kind in (
         InvalidArgument, ProtocolError, VersionMismatch, AuthRequired, NotPermitted, NotFound, Conflict, NameTaken,
         AddressTaken, SessionNotReady, SessionClosed, SessionExpired, ResultExpired, TooLarge, Busy, BrokerUnreachable,
-        ShuttingDown, EndpointLost, OutcomeUnknown, DeadlineExceeded, Canceled, Unsupported, InternalError,
+        ShuttingDown, EndpointLost, OutcomeUnknown, SchedulerFailed, DeadlineExceeded, Canceled, Unsupported, InternalError,
     )
 }  # fmt: skip
 

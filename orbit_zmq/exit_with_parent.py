@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -24,12 +25,14 @@ def watch_parent(on_gone: Callable[[], None]) -> None:
 def say_ready(facts: dict[str, Any], sentence: str) -> None:
     """Print the one line, on a terminal the sentence.
 
-    What is printed later goes to standard error: nobody reads a pipe any more.
+    What is printed later goes to standard error: nobody reads a pipe any more. Where nobody has read this line either, because
+    who started this process has been killed, the process is told to end: nobody knows of it.
     """
     if sys.stdout.isatty():
         _print_line(sentence)
         return
-    _print_line(json.dumps(facts, default=str))
+    if not _print_line(json.dumps(facts, default=str)):
+        os.kill(os.getpid(), signal.SIGTERM)
     with contextlib.suppress(OSError):
         os.dup2(2, 1)
 
@@ -39,10 +42,16 @@ def say_failed(error: OrbitError) -> None:
     _print_line(json.dumps({"error": error.to_body()}, default=str))
 
 
-def _print_line(line: str) -> None:
-    with contextlib.suppress(OSError):  # a parent that is gone hears nothing, and the input says so, too
+def _print_line(line: str) -> bool:
+    """False where the pipe has no reader any more."""
+    try:
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
+    except BrokenPipeError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _watch(on_gone: Callable[[], None]) -> None:

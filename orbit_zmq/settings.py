@@ -20,6 +20,7 @@ VARIABLES = {
     "ORBIT_OUTPUT": "how commands show what they find: table, tsv, json, jsonl or quiet",
     "ORBIT_LOG_LEVEL": "debug, info, warning, error or critical",
     "ORBIT_RHAPSODY_BACKEND": "default execution backend of Rhapsody sessions",
+    "ORBIT_BATCH_SYSTEM": "the batch system to use where this machine has several: slurm, pbs, pbs-aurora, lsf, flux or none",
     "ORBIT_FAULTPOINTS": "for tests alone: where a process is to die, stop, or be slow",
 }
 

@@ -14,7 +14,13 @@ from pathlib import Path
 import unasync
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("orbit_zmq/client", "plugins/orbit_math", "plugins/orbit_rhapsody", "plugins/orbit_sysinfo")
+PACKAGES = (
+    "orbit_zmq/client",
+    "plugins/orbit_math",
+    "plugins/orbit_queue_info",
+    "plugins/orbit_rhapsody",
+    "plugins/orbit_sysinfo",
+)
 NAMES = {"_async": "_sync", "aclose": "close"}  # beside what unasync itself renames
 # In names that begin with async, and in the words of docstrings, which unasync leaves alone.
 TEXT = (

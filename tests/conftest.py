@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab import Lab, directories, within
+from lab import Lab, directories, running_lab
 from shell import Shell
 
 from orbit_zmq.children import environment_of_child
@@ -17,15 +17,8 @@ from orbit_zmq.children import environment_of_child
 @pytest.fixture
 def lab() -> Iterator[Lab]:
     """A broker on ipc and TCP; endpoints and clients as the test asks for them."""
-    place = Path(tempfile.mkdtemp(prefix="orbit-test-"))  # pytest's own paths are too long for sockets
-    made = Lab(place)
-    with within(place):
-        try:
-            made.start_broker()
-            yield made
-        finally:
-            made.close()
-            shutil.rmtree(place, ignore_errors=True)
+    with running_lab() as made:
+        yield made
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from orbit_broker.out import Out
 from orbit_broker.routing import send_cancel
 from orbit_broker.state import Participant, State
 from orbit_zmq.errors import DeadlineExceeded
+from orbit_zmq.rules.caller import TOO_LATE, cancel_body
 from orbit_zmq.rules.outbox import CALLS
 from orbit_zmq.wire.header import STREAM, STREAMED, Channel, Header, Kind
 
@@ -53,7 +54,7 @@ def on_deadlines(state: State, out: Out, now: float) -> None:
             message = f"nothing of the call moved for {flight.left_s:g} s"
         out.error(flight.caller, flight.id, DeadlineExceeded(message))
         if flight.may_have_run:
-            send_cancel(out, flight, now)
+            send_cancel(out, flight, now, cancel_body(TOO_LATE))
 
 
 def on_drained(out: Out, caller: Participant) -> None:

@@ -120,7 +120,7 @@ def _credit(state: State, out: Out, peer: Participant, header: Header, body: byt
 
 
 def _cancel(state: State, out: Out, peer: Participant, header: Header, body: bytes, now: float) -> None:
-    routing.on_cancel(state, out, peer, header, now)
+    routing.on_cancel(state, out, peer, header, body, now)
 
 
 def _wrong_way(state: State, out: Out, peer: Participant, header: Header, body: bytes, now: float) -> None:

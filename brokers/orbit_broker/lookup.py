@@ -93,4 +93,4 @@ def load_of(endpoint: Participant) -> float:
 
 
 def _two_of(source: random.Random, endpoints: list[Participant]) -> list[Participant]:
-    return endpoints if len(endpoints) <= 2 else source.sample(endpoints, 2)
+    return source.sample(endpoints, min(2, len(endpoints)))  # in any order, for two may be as busy

@@ -168,6 +168,8 @@ class Loop:
     def _flush(self, now: float) -> None:
         """Send what can be sent. A connection found gone may make the rules say more, which is sent as well."""
         out = self.out
+        if out.audits:  # before the answer that says that it is done
+            self._audit.write(out.audits, now)
         while out.dirty:
             peer, _ = out.dirty.popitem()
             self._send_queue(peer, now)

@@ -10,6 +10,7 @@ from orbit_broker.out import Out
 from orbit_broker.routing import send_cancel
 from orbit_broker.state import Flight, Participant, State
 from orbit_zmq.errors import EndpointLost, OutcomeUnknown
+from orbit_zmq.rules.caller import cancel_body
 from orbit_zmq.rules.liveness import Effect, Presence
 from orbit_zmq.rules.outbox import CONTROL
 from orbit_zmq.wire.body import unpack_map
@@ -97,7 +98,7 @@ def lose(state: State, out: Out, peer: Participant, cause: str, now: float) -> N
         state.close_flight(flight)
         # One that fell silent may be back and ask again; one that has gone for good will not.
         if cause != "silence" and flight.may_have_run:
-            send_cancel(out, flight, now)
+            send_cancel(out, flight, now, cancel_body("the caller has left"))
     dropped = peer.outbox.clear()
     if dropped:
         state.counters.drop("peer-lost", dropped)

@@ -24,6 +24,8 @@ from orbit_zmq.errors import (
 from orbit_zmq.rules.outbox import CALLS
 from orbit_zmq.wire.header import IDEMPOTENT, RESENT, STREAM, STREAMED, Header, Kind
 
+CANCEL_BYTES = 8_192  # of the reason that goes with a cancel
+
 
 def on_request(state: State, out: Out, caller: Participant, header: Header, body: bytes, now: float) -> None:
     """A participant calls an operation of an endpoint, or of the broker."""
@@ -37,8 +39,9 @@ def on_request(state: State, out: Out, caller: Participant, header: Header, body
         out.error(caller, header.id, error)
 
 
-def on_cancel(state: State, out: Out, caller: Participant, header: Header, now: float) -> None:
-    """The caller has ended a call and expects no answer."""
+def on_cancel(state: State, out: Out, caller: Participant, header: Header, body: bytes, now: float) -> None:
+    """The caller has ended a call and expects no answer; the body says why."""
+    body = body if len(body) <= CANCEL_BYTES else b""
     held = state.held.get((caller.incarnation, header.id))
     if held is not None:
         state.release(held)
@@ -46,20 +49,20 @@ def on_cancel(state: State, out: Out, caller: Participant, header: Header, now: 
     if flight is not None:
         state.close_flight(flight)
         if flight.may_have_run:
-            send_cancel(out, flight, now)
+            send_cancel(out, flight, now, body)
         return
     server = state.endpoints.get(header.endpoint)
     if server is None or header.target != server.incarnation:
         return
     if caller.identity.may_act_for or permissions.serves(server, caller.identity.user):
         # this broker may have been started after the call
-        out.send(server, CALLS, _cancel(caller, header.id), b"", now)
+        out.send(server, CALLS, _cancel(caller, header.id), body, now)
 
 
-def send_cancel(out: Out, flight: Flight, now: float) -> None:
+def send_cancel(out: Out, flight: Flight, now: float, body: bytes = b"") -> None:
     """Tell the endpoint that nobody waits any more. One that is away finds out by the deadline."""
     if flight.server is not None:
-        out.send(flight.server, CALLS, _cancel(flight.caller, flight.id), b"", now)
+        out.send(flight.server, CALLS, _cancel(flight.caller, flight.id), body, now)
 
 
 def _cancel(caller: Participant, call_id: int) -> Header:

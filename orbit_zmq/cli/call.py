@@ -16,6 +16,7 @@ from orbit_zmq.cli.parameters import DURATION, one_of
 if TYPE_CHECKING:
     from orbit_zmq import Client
 
+ANYWHERE = "*"  # in place of an endpoint's name: one that has the plugin
 DEFAULT = "default"  # the session that each user has at each plugin
 
 
@@ -41,15 +42,20 @@ def call(
 ) -> None:
     """Call OPERATION of PLUGIN on ENDPOINT and print the result.
 
+    ENDPOINT may be '*', for one that has the plugin, whichever has less to do.
     A VALUE is read as the operation declares it: text as it stands, numbers, lists and objects as JSON. @file is the content
     of a file, @- is standard input. `orbit plugin show PLUGIN` lists the operations.
     """
     from orbit_zmq.cli.arguments import pairs_of
+    from orbit_zmq.cli.main import complain
 
     output, values = Output.choose(as_json, False, False), pairs_of(arguments)
     with connected(where) as client:
-        result = _result(client, (endpoint, plugin, operation), values, session, deadline_s)
-        _show(result, output)
+        try:
+            _show(_result(client, (endpoint, plugin, operation), values, session, deadline_s), output)
+        except KeyboardInterrupt:
+            complain(f"{operation} on {endpoint} is being canceled.")
+            raise
 
 
 def _result(
@@ -58,7 +64,7 @@ def _result(
     from orbit_zmq.cli.arguments import read_arguments
 
     endpoint, plugin, operation = what
-    facts = find_endpoint(client, endpoint)
+    facts = client.find_endpoint(plugin=plugin).facts if endpoint == ANYWHERE else find_endpoint(client, endpoint)
     instance = facts.instance(plugin if plugin in facts.plugins else _begun(plugin, list(facts.plugins)))
     operations = client.operations(facts).get(instance, {})
     known = operations.get(operation)

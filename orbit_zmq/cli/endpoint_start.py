@@ -22,8 +22,10 @@ from orbit_zmq.cli.running import log_options
 
 if TYPE_CHECKING:
     from orbit_zmq import Endpoint, Plugin
+    from orbit_zmq.configuration import PluginOptions
 
 SHARE_HELP = "Serve another user, too, to read and write, or with the rights named; * for everybody; several are fine."
+OPTION_HELP = "Serve that instance of a plugin with an option; several are fine. They count before those in config.toml."
 PICKLE_HELP = "Whether callers who may run code may send functions and values as pickles."
 USAGE_HINT = "--help shows how it is used."
 LEAST_S = 0.5  # for the broker to answer once it is found
@@ -33,6 +35,7 @@ DETACHED_S = 10.0  # beside the time for the broker: a cold import over a slow s
 @click.command()
 @click.option("-n", "--name", metavar="NAME", help="That of its invitation, or the host name, where it is left out.")
 @click.option("-p", "--plugins", default="default", show_default=True, help="Names, name:instance, or globs, with commas.")
+@click.option("--plugin", "options", multiple=True, metavar="NAME[:INSTANCE]=OPTION=VALUE", help=OPTION_HELP)
 @click.option("--plugin-module", "modules", multiple=True, metavar="MODULE", help="Serve the plugins of a Python module, too.")
 @click.option("--role", type=click.Choice(["bridge", "login", "compute", "standalone"]), help="Found out where left out.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="For clients to choose by; several are fine.")
@@ -73,6 +76,7 @@ def _detach(name: str | None, options: dict[str, Any]) -> None:
     given |= {f"--{option}": value for option, value in where._asdict().items()}
     arguments = [part for option, value in given.items() if value for part in (option, value)]
     arguments += [part for module in options["modules"] for part in ("--plugin-module", module)]
+    arguments += [part for option in options["options"] for part in ("--plugin", option)]
     arguments += [part for label in options["labels"] for part in ("--label", label)]
     arguments += [part for share in options["shares"] for part in ("--share", share)]
     said = start_in_background(["endpoint", "start", *arguments], log, options["wait_s"] + DETACHED_S)
@@ -84,6 +88,7 @@ def _detach(name: str | None, options: dict[str, Any]) -> None:
 def _serve(
     name: str | None,
     plugins: str,
+    options: tuple[str, ...],
     modules: tuple[str, ...],
     role: str | None,
     labels: tuple[str, ...],
@@ -96,24 +101,30 @@ def _serve(
     log_file: Path | None,
     where: Where,
 ) -> None:
-    from orbit_zmq.allocator import limit_arenas
+    from orbit_zmq.configuration import plugin_options
     from orbit_zmq.endpoint.endpoint import Endpoint  # the command's help needs no plugins
     from orbit_zmq.errors import InvalidArgument, OrbitError
     from orbit_zmq.exit_with_parent import say_failed, watch_parent
     from orbit_zmq.log import configure_logging
 
-    limit_arenas()
     ends_at = time.monotonic() + wait_s
 
     def make() -> Endpoint:
-        return Endpoint(name, **where._asdict(), plugins=chosen, role=role, labels=marks, share=shares, pickle=pickle == "yes")
+        return Endpoint(
+            name,
+            **where._asdict(),
+            plugins=chosen,
+            role=role,
+            labels=dict(map(_label, labels)),
+            share=shares,
+            pickle=pickle == "yes",
+            plugin_options=merged(plugin_options(), given),
+        )
 
     try:
         configure_logging(log_level, log_format, log_file)
-        instanced = {part.partition(":")[0].strip() for part in plugins.split(",") if ":" in part}
-        found = [kind for module in modules for kind in _plugins_of(module)]
-        chosen: list[str | type[Plugin]] = [plugins, *(kind for kind in found if kind.plugin_name not in instanced)]
-        marks = dict(map(_label, labels))
+        given = _options(options)
+        chosen = _chosen(plugins, modules, given)
         made = patiently(make, where, ends_at)
         if exit_with_parent:
             watch_parent(made.stop)
@@ -168,6 +179,38 @@ def _plugins_of(module_name: str) -> list[type[Plugin]]:
     if not found:
         raise click.UsageError(f"The plugin module {module_name} defines no plugin.")
     return found
+
+
+def _chosen(plugins: str, modules: tuple[str, ...], given: PluginOptions) -> list[str | type[Plugin]]:
+    """What is asked for: names, classes of modules that are not named with an instance, and instances with options."""
+    instanced = {part.partition(":")[0].strip() for part in plugins.split(",") if ":" in part}
+    found = [kind for module in modules for kind in _plugins_of(module)]
+    named = [f"{kind}:{instance}" for kind, instances in given.items() for instance in instances]
+    return [plugins, *(kind for kind in found if kind.plugin_name not in instanced), *named]
+
+
+def _options(texts: tuple[str, ...]) -> PluginOptions:
+    """Options by plugin and instance."""
+    found: PluginOptions = {}
+    for text in texts:
+        where, equals, rest = text.partition("=")
+        key, also, value = rest.partition("=")
+        plugin, _, instance = where.partition(":")
+        if not plugin or not equals or not key or not also:
+            raise click.UsageError(f"{text!r} is no option of a plugin: write NAME[:INSTANCE]=OPTION=VALUE.")
+        found.setdefault(plugin, {}).setdefault(instance or plugin, {})[key] = value
+    return found
+
+
+def merged(first: PluginOptions, then: PluginOptions) -> PluginOptions:
+    """Both; of an option that both have, the second counts."""
+    return {
+        plugin: {
+            instance: first.get(plugin, {}).get(instance, {}) | then.get(plugin, {}).get(instance, {})
+            for instance in {**first.get(plugin, {}), **then.get(plugin, {})}
+        }
+        for plugin in {**first, **then}
+    }
 
 
 def _label(text: str) -> tuple[str, str]:

@@ -25,7 +25,8 @@ DEFAULT = "default"  # the session that each user has at each plugin
 LOOK_S = 3600.0  # one wait of a command that has no end; it is then asked again
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """A time for people."""
     try:
         return datetime.fromtimestamp(seconds).strftime("%H:%M:%S.%f")[:-3]
     except (OverflowError, ValueError, OSError):  # the endpoint's clock is its own
@@ -33,7 +34,7 @@ def _clock(seconds: float) -> str:
 
 
 COLUMNS = (
-    Column("TIME", "time", _clock, 12),
+    Column("TIME", "time", clock, 12),
     Column("ENDPOINT", "endpoint", width=12),
     Column("PLUGIN", "plugin", width=10),
     Column("SESSION", "session", lambda sid: sid or "-", width=16),

@@ -39,6 +39,7 @@ NOUNS = {
     "gateway": ("orbit_zmq.cli.gateway:gateway", "Serve REST and events over HTTP."),
     "logs": ("orbit_zmq.cli.logs:logs", "Show the log of the broker or of an endpoint in the background."),
     "plugin": ("orbit_zmq.cli.plugin:plugin", "Look at the plugins of the endpoints."),
+    "queue": ("orbit_zmq.cli.queue:queue", "Look at the queues, jobs and allocations of batch systems."),
     "session": ("orbit_zmq.cli.session:session", "List, show and close sessions."),
     "top": ("orbit_zmq.cli.top:top", "Watch the broker and its endpoints on one screen."),
     "invite": ("orbit_zmq.cli.invite:invite", "Admit another party, and print the join string for it."),

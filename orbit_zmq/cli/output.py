@@ -227,13 +227,13 @@ def default_mode() -> Mode:
 
 
 def shown(key: str, value: Any) -> str:
-    """A value for people. The unit in the key decides: `_s` is a duration, `bytes` a size."""
+    """A value for people. The unit in the key decides: `_s`, like a time limit, is a duration, `bytes` a size."""
     if value is None or value == [] or value == {}:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (int, float)):
-        if key.endswith("_s") and not key.endswith("_per_s"):
+        if key.endswith(("_s", "time_limit")) and not key.endswith("_per_s"):
             return duration_text(value)
         if key.endswith("bytes"):
             return size_text(value)

@@ -1,4 +1,4 @@
-"""`orbit session`: one's own sessions at all endpoints."""
+"""`orbit session`: one's own sessions at all endpoints: to list, show, follow and close them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 from orbit_zmq.cli.completion import endpoint_names, plugin_names, session_ids
 from orbit_zmq.cli.connection import Where, broker_options, connected, endpoints_of
 from orbit_zmq.cli.output import Column, Output, output_options
-from orbit_zmq.cli.parameters import one_of, several_of
+from orbit_zmq.cli.parameters import DURATION, one_of, several_of
 
 if TYPE_CHECKING:
     from orbit_zmq import Client
@@ -33,7 +33,7 @@ plugin_option = click.option("--plugin", metavar="NAME", shell_complete=plugin_n
 
 @click.group()
 def session() -> None:
-    """List, show and close sessions."""
+    """List, show, follow and close sessions."""
 
 
 @session.command("list")
@@ -60,6 +60,44 @@ def show(sid: str, endpoint: str | None, plugin: str | None, output: Output, whe
         (chosen,) = _chosen(_found(client, endpoint, plugin), [sid])
         status = client.call(chosen["endpoint"], chosen["plugin"], "session_status", session=chosen["sid"], deadline_s=ANSWER_S)
     output.item("orbit.session.show", {**chosen, **status}, id_key="sid")
+
+
+@session.command()
+@click.argument("sid", metavar="SESSION", shell_complete=session_ids)
+@click.option("--consumer", default="orbit", metavar="NAME", help="Go on reading results where that reader has got to.")
+@click.option("--timeout", "timeout_s", type=DURATION, metavar="DURATION", help="End after that time.")
+@endpoint_option
+@plugin_option
+@output_options
+@broker_options
+def attach(
+    sid: str,
+    consumer: str,
+    timeout_s: float | None,
+    endpoint: str | None,
+    plugin: str | None,
+    output: Output,
+    where: Where,
+) -> None:
+    """Follow a session: the results of its tasks until all that is open has ended, or its events until it ends.
+
+    Works on any machine of yours. The session stays with the process that holds it; Ctrl-C ends this command, and not the
+    session. Each result is shown to each --consumer; under the same name this goes on where it ended.
+    """
+    from orbit_zmq.cli.following import COLUMNS as FOLLOWED
+    from orbit_zmq.cli.following import ReadsResults, attached_item, follow_events, follow_results
+
+    with connected(where) as client:
+        (chosen,) = _chosen(_found(client, endpoint, plugin), [sid])
+        place = {"endpoint": chosen["endpoint"], "plugin": chosen["plugin"]}
+        attached = client.attach(chosen["sid"], **place, hold=False, consumer=consumer)
+        write = output.stream("orbit.session.attach", FOLLOWED, id_key="uid")
+        if isinstance(attached, ReadsResults):
+            write(attached_item(attached, attached.open_tasks))
+            follow_results(attached, write, timeout_s)
+        else:
+            write(attached_item(attached, []))
+            follow_events(client, attached, write, timeout_s)
 
 
 @session.command()

@@ -55,6 +55,10 @@ class EndpointFacts:
         known = {name: body[name] for name in cls.__slots__ if name in body and name != "name"}
         return cls(name=body["endpoint"], **known)
 
+    def has(self, plugin: str) -> bool:
+        """Whether it has a plugin of that instance name or type."""
+        return any(plugin in (instance, facts.get("plugin")) for instance, facts in self.plugins.items())
+
     def instance(self, plugin: str) -> str:
         """The instance of that name; else the one of that type, if there is exactly one; else NotFound lists what is there."""
         if plugin in self.plugins:

@@ -68,14 +68,23 @@ class Access:
                 f"{operation.label} needs the right {operation.effect}, which {header.user} does not have on {self._endpoint}",
                 hint="Use a key that has the right; `orbit key show` lists those of yours.",
             )
-        if header.user == self._own_user() or any(
-            user in (header.user, EVERYBODY) and share.allows(plugin, operation.effect) for user, share in self.shares.items()
-        ):
+        if header.user == self._own_user() or self._shares_with(header.user, plugin, operation.effect):
             return
         raise NotPermitted(
             f"{self._endpoint} does not serve {operation.label} to {header.user}",
             hint=f"Its owner may start it with --share {header.user}:{plugin.plugin_name}:{operation.effect}",
         )
+
+    def shared_with(self, user: str, plugin: Plugin) -> list[str]:
+        """The effects of what is shared with a user at a plugin; none for the endpoint's own user, who needs no share."""
+        return [] if user == self._own_user() else [effect for effect in RIGHT_OF if self._shares_with(user, plugin, effect)]
+
+    def still_shares(self, user: str, plugin: Plugin, effects: Iterable[str]) -> bool:
+        """Whether all of these are shared now, as they were when `shared_with` named them."""
+        return all(self._shares_with(user, plugin, effect) for effect in effects)
+
+    def _shares_with(self, user: str, plugin: Plugin, effect: str) -> bool:
+        return any(known in (user, EVERYBODY) and share.allows(plugin, effect) for known, share in self.shares.items())
 
     def to_body(self) -> dict[str, Any]:
         """What hello says of it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from orbit_zmq.endpoint.keeping import ABSENT_S
 from orbit_zmq.endpoint.session_record import RECLAIM_S
 from orbit_zmq.rules.publisher import ENDPOINT_BYTES, EVENTS_PER_S, KEPT_S, STREAM_BYTES
 from orbit_zmq.rules.server import REPLIES_BYTES
@@ -32,6 +33,7 @@ def settings(running_calls: int, waiting_calls: int) -> dict[str, dict[str, Any]
             "events_bytes": ENDPOINT_BYTES,
             "replies_bytes": REPLIES_BYTES,
             "ephemeral_session_s": RECLAIM_S,
+            "absent_session_s": ABSENT_S,
         },
     }
 

@@ -7,6 +7,7 @@ notebooks. What a plugin does with a call is not known here.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import re
 import signal
@@ -19,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from orbit_zmq.allocator import limit_arenas
 from orbit_zmq.batch import detect_batch_system
 from orbit_zmq.endpoint.access import Access, parse_shares
 from orbit_zmq.endpoint.keeping import Keeping
@@ -34,15 +36,16 @@ from orbit_zmq.paths import state_dir
 from orbit_zmq.place import Place, find_broker
 from orbit_zmq.plugin.host import Host, detect_role
 from orbit_zmq.plugin.plugin import Plugin
-from orbit_zmq.plugin.registry import Wanted, get_plugin_class, make_plugin, make_plugins, select
+from orbit_zmq.plugin.registry import Wanted, get_plugin_class, make_plugin, make_plugins, select, with_options
 from orbit_zmq.transport.link import Link
 
 if TYPE_CHECKING:
     from orbit_zmq.client._async.client import AsyncClient
-    from orbit_zmq.plugin.registry import Token
+    from orbit_zmq.plugin.registry import Options, Token
 
 NAME = re.compile(r"[a-z0-9._-]+")
 NAME_CHARS = 200  # it is a part of the names of files, which have 255
+COLLECTED_AFTER = (20_000, 5, 5)  # with many tasks in memory Python's own thresholds cost a quarter of all time
 READY_S = 30.0  # how long `start` waits for the broker
 SEEN_S = 1.0  # how long a change of the plugins waits for the broker to know of it
 LEFT_S = 2.0  # how long `stop` waits for what plugins have left running; it ends with the process
@@ -96,7 +99,9 @@ class Endpoint:
     is found as a client finds it; without a name it takes the one that its key is for, else the host's. Its own user is
     served, and others as `share` says: `USER[:plugin,plugin[:read,write,run]]` each, to read and write where no right is
     named, `*` for everybody. Without `pickle` no plugin unpickles what a caller sends. `store_in` is the directory of its
-    store, else the state directory. Raises InvalidArgument for a bad name, role or share, NotFound for a plugin that nobody
+    store, else the state directory. `plugin_options` are arguments of plugins' constructors, `{plugin: {instance: {name:
+    value}}}`; instances that are named there alone are served where their plugin is. Raises InvalidArgument for a bad name,
+    role or share, or an option that a plugin does not take, NotFound for a plugin that nobody
     knows, Conflict for two instances of one name.
     """
 
@@ -113,6 +118,7 @@ class Endpoint:
         share: Iterable[str] = (),
         pickle: bool = True,
         store_in: Path | None = None,
+        plugin_options: Options | None = None,
     ) -> None:
         self._place: Place = find_broker(url, join, context)
         self.name = name or self._place.name or default_name()
@@ -120,7 +126,7 @@ class Endpoint:
         self._shares = parse_shares([share] if isinstance(share, str) else share)
         self.host = Host(self.name, role or detect_role(), detect_batch_system().name, dict(labels or {}), {"pickle": pickle})
         wanted, unknown = select(plugins, self.host.role)
-        self._plugins, refused = make_plugins(wanted, self.host)
+        self._plugins, refused = make_plugins(with_options(wanted, plugin_options or {}), self.host)
         self._absent = [*unknown, *refused]
         self._store_in = store_in
         self._service: Service | None = None
@@ -177,6 +183,9 @@ class Endpoint:
 
         With `within_s`: BrokerUnreachable where no broker has welcomed it by then. One that goes away later is waited for.
         """
+        limit_arenas()
+        gc.freeze()
+        gc.set_threshold(*COLLECTED_AFTER)
         asyncio.run(self._main(on_ready or (lambda: None), within_s=within_s, with_signals=True))
 
     def start(self) -> Endpoint:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from typing import Protocol
+from typing import Any, Protocol
 
 from orbit_zmq.endpoint.access import Access
 from orbit_zmq.endpoint.session_record import SessionRecord
@@ -58,7 +58,13 @@ class Running:
         if self.reason is None:
             self.reason = error
             if self.task is not None:
-                self.task.cancel()
+                self.task.cancel(error.message)
+
+    def facts(self) -> dict[str, Any]:
+        """What the log says of it."""
+        header = self.call.header
+        why = self.reason.message if self.reason is not None else ""
+        return {"operation": self.operation.label, "session": header.session, "caller": header.source, "reason": why}
 
     def caller(self) -> Caller:
         """Who has made it."""

@@ -47,6 +47,7 @@ log = get_logger(__name__)
 
 MAX_RUNNING = 1024  # calls at once, as many as one caller may have open: after a break they come together; past that `busy`
 MAX_WAITING = 4096  # long polls at once; they cost a task each and no work
+STOPPED_S = 5.0  # for an operation that was canceled, to end
 CLOSE_WITHIN_S = 2.0  # for all sessions together when the endpoint stops
 
 
@@ -67,7 +68,7 @@ class Service:
     ) -> None:
         self.host = host
         self._access = access
-        self.sessions = Sessions(announce, self._spawn, connect=connect)
+        self.sessions = Sessions(announce, self._spawn, connect=connect, access=access)
         self._announce = announce
         self.on_plugins_changed: Callable[[], None] = lambda: None  # for whoever tells plugins of the topology
         self._plugins: dict[str, Plugin] = {}
@@ -117,7 +118,7 @@ class Service:
         await asyncio.to_thread(self.sessions.keeping.read)
         for plugin in self.plugins:
             await self.sessions.restore(plugin)
-        self.sessions.keeping.say_absent()
+        self.sessions.keeping.note_absent(time.time())
 
     def facts(self) -> dict[str, Any]:
         """What hello says of the plugins; from any thread."""
@@ -196,12 +197,12 @@ class Service:
         assert self._group is not None  # _accept has looked
         self._group.create_task(self._run(running))
 
-    def on_cancel(self, caller: bytes, call_id: int) -> None:
+    def on_cancel(self, caller: bytes, call_id: int, reason: str = "") -> None:
         """The caller has given a call up."""
-        for running in self._running:
+        for running in list(self._running):
             header = running.call.header
             if header.id == call_id and header.caller == caller:
-                running.end(Canceled())
+                self._end(running, Canceled(reason))
 
     def _accept(self, call: IncomingCall) -> Running:
         """Find what the call is for, or raise why there is nothing."""
@@ -383,14 +384,22 @@ class Service:
     def _on_deadline(self) -> None:
         self._timer, self._timer_at = None, math.inf
         now = time.monotonic()
-        nearest = math.inf
         for running in list(self._running):
-            if running.deadline <= now:
-                running.end(DeadlineExceeded(f"{running.operation.label} did not end within {running.left_s:.3g} s"))
-            elif running.deadline < nearest:
-                nearest = running.deadline
-        if nearest < math.inf:
+            if running.deadline <= now and running.reason is None:
+                self._end(running, DeadlineExceeded(f"{running.operation.label} did not end within {running.left_s:.3g} s"))
+            elif running.deadline <= now:
+                running.deadline = math.inf
+                log.warning("call-not-stopped", **running.facts())
+        nearest = min((running.deadline for running in self._running), default=math.inf)
+        if nearest < self._timer_at:
             self._set_timer(nearest)
+
+    def _end(self, running: Running, error: OrbitError) -> None:
+        """End a call; where its operation takes no notice of that, the log says so."""
+        running.end(error)
+        running.deadline = time.monotonic() + STOPPED_S
+        if running.deadline < self._timer_at:
+            self._set_timer(running.deadline)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run a plugin's coroutine; its failure is logged and harms nobody else."""

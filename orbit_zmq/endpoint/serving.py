@@ -120,9 +120,9 @@ class Serving:
             call.body = body
             self._handover.put(self._service.on_call, call)
 
-    def cancel(self, entry: Entry) -> None:
+    def cancel(self, entry: Entry, reason: str) -> None:
         if self._service is not None:
-            self._handover.put(self._service.on_cancel, entry.header.caller, entry.header.id)
+            self._handover.put(self._service.on_cancel, entry.header.caller, entry.header.id, reason)
 
     def on_holders(self, facts: dict[str, Any]) -> None:
         """The broker says which processes that hold sessions here are lost, and which are there again."""

@@ -14,6 +14,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any
 
+from orbit_zmq.endpoint.access import Access
 from orbit_zmq.endpoint.keeping import Keeping, arguments_of, log_failure
 from orbit_zmq.endpoint.raised import error_of, is_canceled
 from orbit_zmq.endpoint.session_code import bound_arguments, close_session, make_session, release_session
@@ -63,7 +64,9 @@ class Sessions:
         spawn: Spawn,
         clock: Callable[[], float] = time.monotonic,
         connect: Callable[[str], AsyncClient] | None = None,
+        access: Access | None = None,
     ) -> None:
+        self._access = access
         self._records: dict[str, SessionRecord] = {}
         self._connect = connect  # makes a client that acts for a user
         self._clients: dict[str, AsyncClient] = {}  # of plugins, by the user that they act for
@@ -201,8 +204,9 @@ class Sessions:
         # Before the first await: a second register of the same id attaches.
         record = self._new_record(sid or self._fresh_id(), plugin, caller, lifetime, ttl)
         record.on_holder_lost = on_holder_lost or record.on_holder_lost
+        shared = self._access.shared_with(caller.user, plugin) if self._access is not None else []
         try:
-            await self._create(record, arguments)
+            await self._create(record, arguments, shared)
             if record.lifetime != "ephemeral":
                 await self.keeping.written()
         except BaseException as error:
@@ -243,19 +247,26 @@ class Sessions:
                 record.holder_lost_at = None
 
     async def restore(self, plugin: Plugin) -> None:
-        """Make the kept sessions of a plugin again, with what they were registered with."""
+        """Make the kept sessions of a plugin again, with what they were registered with. Those of users with whom the plugin is
+        not shared any more stay as they are."""
+        unshared: Counter[str] = Counter()
         for kept in self.keeping.take(plugin):
-            if key_of(kept.sid, plugin, kept.caller.user) in self._records:
+            if kept.key in self._records:
+                continue
+            if self._access is not None and not self._access.still_shares(kept.caller.user, plugin, kept.shared):
+                unshared[kept.caller.user] += 1
                 continue
             record = self._new_record(kept.sid, plugin, kept.caller, kept.lifetime, kept.ttl_s or None)
             record.on_holder_lost = kept.on_holder_lost
             try:
                 async with asyncio.timeout(RESTORE_S):
-                    await self._create(record, arguments_of(plugin, kept))
+                    await self._create(record, arguments_of(plugin, kept), kept.shared)
             except Exception as error:  # noqa: BLE001 - the plugin call
                 self.keeping.end(record, for_good=False)
                 self._forget_failed(record, error)
                 log_failure(kept, error_of(error))
+        for user, sessions in unshared.items():
+            log.warning("sessions-wait-for-share", plugin=plugin.instance_name, user=user, sessions=sessions)
 
     def close_plugin(self, plugin: Plugin) -> None:
         """End the sessions of a plugin that is removed; what they hold is released in the background."""
@@ -271,6 +282,7 @@ class Sessions:
             elif record.has_lost_holder(now) and record.session is not None:
                 record.holder_lost_at = None
                 self._spawn_in(record, record.session.cancel_work(f"the session's holder {record.holder} was lost"))
+        self.keeping.expire(time.time())
         self.unfinished_tasks = sum(record.unfinished_tasks() for record in self._records.values())
         states: Counter[str] = Counter()
         for record in self._records.values():
@@ -325,8 +337,8 @@ class Sessions:
                 self._announce_opened(record)
         return {"sid": record.sid, "status": record.status.value}
 
-    async def _create(self, record: SessionRecord, arguments: dict[str, Any]) -> None:
-        self.keeping.begin(record, arguments)
+    async def _create(self, record: SessionRecord, arguments: dict[str, Any], shared: list[str]) -> None:
+        self.keeping.begin(record, arguments, shared)
         session = await make_session(record, arguments)
         self._equip(record, session)
         if record.status is Status.ENDED:  # closed by somebody who attached while it was being made

@@ -20,6 +20,7 @@ SCHEMA_VERSION = 1
 CHECK_BYTES = 64 << 20  # a larger file is not read through at every start
 LOCK_S = 5.0  # for the predecessor of the same name to come to its end
 PAGES_KEPT = 1_000  # of the write-ahead log between two checkpoints: 4 MiB
+LOG_BYTES = 64 << 20  # that the log may keep of the disk after one large write
 LOCAL = frozenset({"apfs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "hfs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"})
 DAMAGE = ("sqlite_corrupt", "sqlite_notadb")
 
@@ -66,6 +67,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute(f"PRAGMA journal_mode = {'WAL' if is_local else 'TRUNCATE'}")
     connection.execute(f"PRAGMA synchronous = {'NORMAL' if is_local else 'FULL'}")
     connection.execute(f"PRAGMA wal_autocheckpoint = {PAGES_KEPT}")
+    connection.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
     connection.execute("BEGIN EXCLUSIVE")
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > SCHEMA_VERSION:

@@ -8,10 +8,11 @@ does not run them.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from orbit_zmq.errors import Conflict, InvalidArgument, NotFound
 from orbit_zmq.log import get_logger
@@ -28,6 +29,7 @@ log = get_logger(__name__)
 GROUP = "orbit_zmq.plugins"
 Policy = Literal["default", "on request", "no"]
 Absent = dict[str, str]  # {"plugin": ..., "reason": ...}
+Options = Mapping[str, Mapping[str, Mapping[str, Any]]]  # plugin -> instance -> option -> value
 
 # plugin -> role -> whether it is loaded; a plugin that is not here is loaded on request everywhere.
 POLICIES: dict[str, dict[str, Policy]] = {
@@ -50,6 +52,7 @@ class Wanted:
     plugin_class: type[Plugin]
     instance_name: str
     made: Plugin | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)  # for its constructor, by name
 
 
 def add(plugin_class: type[Plugin]) -> None:
@@ -160,8 +163,36 @@ def make_plugin(wanted: Wanted, host: Host) -> Plugin | None:
         wanted.made.host = host
         return wanted.made
     if wanted.instance_name == wanted.plugin_class.plugin_name:
-        return wanted.plugin_class(host)
-    return wanted.plugin_class(host, wanted.instance_name)
+        return wanted.plugin_class(host, **wanted.options)
+    return wanted.plugin_class(host, wanted.instance_name, **wanted.options)
+
+
+def with_options(wanted: Sequence[Wanted], options: Options) -> list[Wanted]:
+    """The instances with their options, and further ones that only the options name, of plugins that are served.
+
+    InvalidArgument for an option that a plugin's constructor does not take.
+    """
+    found: list[Wanted] = []
+    for one in wanted:
+        given = options.get(one.plugin_class.plugin_name, {}).get(one.instance_name, {})
+        found.append(replace(one, options=_checked(one, given)))
+    for plugin_class in dict.fromkeys(one.plugin_class for one in wanted):
+        taken = {one.instance_name for one in wanted if one.plugin_class is plugin_class}
+        for instance, given in options.get(plugin_class.plugin_name, {}).items():
+            if instance not in taken:
+                more = Wanted(plugin_class, instance)
+                found.append(replace(more, options=_checked(more, given)))
+    return found
+
+
+def _checked(wanted: Wanted, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    known = list(inspect.signature(wanted.plugin_class).parameters)[2:]
+    for name in options:
+        if name not in known:
+            raise InvalidArgument(
+                f"plugin {wanted.instance_name}: there is no option {name!r}", hint=did_you_mean(name, known, "It takes")
+            )
+    return options
 
 
 def _refuse_second(is_first: bool, plugin: str, instance: str) -> None:

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 import msgpack
 
-INCOMPLETE = "!incomplete"  # a key of the endpoint's own
+INCOMPLETE = "!incomplete"  # keys of the endpoint's own: something was not kept
+ABSENT = "!absent"  # since when the session could not be made again
 
 
 class Backing(Protocol):

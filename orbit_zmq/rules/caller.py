@@ -16,7 +16,7 @@ from typing import Protocol
 from orbit_zmq.errors import Busy, DeadlineExceeded, OrbitError, OutcomeUnknown, ProtocolError, error_from_body
 from orbit_zmq.rules.chunks import Assembly, ChunkReceiver, ChunkSender
 from orbit_zmq.rules.outbox import BULK, CALLS
-from orbit_zmq.wire.body import unpack_body
+from orbit_zmq.wire.body import pack_body, unpack_body
 from orbit_zmq.wire.header import (
     IDEMPOTENT,
     LAST,
@@ -35,6 +35,8 @@ from orbit_zmq.wire.limits import SETTLED_IDS, Limits
 Send = Callable[[int, Header, bytes | memoryview], bool | None]  # priority, header, body; False: there is no line
 BROKER = "broker"
 CANCELS = 4_096  # remembered at most; an older one leaves its operation to its deadline
+REASON_CHARS = 1_000  # of a cancel
+TOO_LATE = "its deadline has passed"
 ROUNDING_S = 0.001  # a deadline that is nearer than this has passed; seconds left must be above zero on the wire
 
 
@@ -89,7 +91,7 @@ class Caller:
         self.open: dict[int, OpenCall] = {}
         self._windows: dict[bytes, Window] = {}
         self._deadlines: list[tuple[float, int]] = []
-        self._cancels: deque[tuple[float, Header]] = deque(maxlen=CANCELS)  # with the deadline of the call
+        self._cancels: deque[tuple[float, Header, bytes]] = deque(maxlen=CANCELS)  # with the deadline of the call
         self._next_id = 1
         self._connected = False
 
@@ -131,10 +133,10 @@ class Caller:
             call.stream_out.on_consumed()
             self._credit(call, Channel.STREAM_OUT, call.stream_out)
 
-    def cancel(self, call: OpenCall) -> None:
-        """The one who waits has gone; nothing is told to it any more."""
+    def cancel(self, call: OpenCall, reason: str = "") -> None:
+        """The one who waits has gone; nothing is told to it any more. `reason` is for those who run the operation."""
         if self._remove(call):
-            self._send_cancel(call)
+            self._send_cancel(call, reason)
 
     def on_connected(self, now: float) -> None:
         """After welcome: what was open is sent again."""
@@ -205,7 +207,7 @@ class Caller:
                 heapq.heappush(self._deadlines, (call.deadline, call_id))
                 continue
             self._fail(call, _too_late(call))
-            self._send_cancel(call)
+            self._send_cancel(call, TOO_LATE)
         return self.next_deadline()
 
     def repeat_chunks(self, now: float) -> None:
@@ -337,19 +339,20 @@ class Caller:
             call.waiter.on_error(error)
             self._remove(call)
 
-    def _send_cancel(self, call: OpenCall) -> None:
+    def _send_cancel(self, call: OpenCall, reason: str = "") -> None:
         """Remembered until the endpoint would give up by itself, for it may be lost with the connection."""
         if not call.was_sent or call.header.endpoint == BROKER:
             return
         header = Header(Kind.CANCEL, id=call.header.id, endpoint=call.header.endpoint, target=call.header.target)
-        self._cancels.append((call.deadline, header))
+        body = cancel_body(reason)
+        self._cancels.append((call.deadline, header, body))
         if self._connected:
-            self._send(CALLS, header, b"")
+            self._send(CALLS, header, body)
 
     def _repeat_cancels(self, now: float) -> None:
         self._cancels = deque((cancel for cancel in self._cancels if cancel[0] > now), CANCELS)
-        for _, header in self._cancels:
-            self._send(CALLS, header, b"")
+        for _, header, body in self._cancels:
+            self._send(CALLS, header, body)
 
     def _remove(self, call: OpenCall) -> bool:
         """The one place where a call stops being open; False if it had ended before."""
@@ -370,6 +373,11 @@ ANSWERS: dict[int, Callable[[Caller, OpenCall, Header, bytes, float], None]] = {
     Kind.CHUNK: Caller._on_chunk,
     Kind.CREDIT: Caller._on_credit,
 }
+
+
+def cancel_body(reason: str) -> bytes:
+    """What a cancel says."""
+    return pack_body({"reason": reason[:REASON_CHARS].encode("utf-8", "replace").decode()})[0] if reason else b""
 
 
 def _name(call: OpenCall) -> str:

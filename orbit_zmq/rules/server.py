@@ -13,11 +13,11 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Protocol
 
-from orbit_zmq.errors import InvalidArgument, OrbitError, OutcomeUnknown
-from orbit_zmq.rules.caller import Send
+from orbit_zmq.errors import InvalidArgument, OrbitError, OutcomeUnknown, ProtocolError
+from orbit_zmq.rules.caller import REASON_CHARS, TOO_LATE, Send
 from orbit_zmq.rules.chunks import Assembly, ChunkReceiver, ChunkSender
 from orbit_zmq.rules.outbox import BULK, CALLS
-from orbit_zmq.wire.body import pack_body
+from orbit_zmq.wire.body import pack_body, unpack_body
 from orbit_zmq.wire.header import IDEMPOTENT, LAST, RAW, RESENT, REWIND, STREAM, STREAMED, Channel, Header, Kind
 from orbit_zmq.wire.limits import MAX_LEFT_S, Limits
 
@@ -31,7 +31,7 @@ class Handler(Protocol):
     """Who executes. Called from the thread that owns the sockets; must not block or raise."""
 
     def execute(self, entry: Entry, body: bytes) -> None: ...
-    def cancel(self, entry: Entry) -> None: ...
+    def cancel(self, entry: Entry, reason: str) -> None: ...
     def on_stream(self, entry: Entry, data: bytes, last: bool) -> None: ...
     def on_room(self, entry: Entry) -> None: ...
 
@@ -98,7 +98,7 @@ class Server:
             self._take_chunk(entry, header, body)
         except OrbitError as error:
             if entry.arguments is None:
-                self._handler.cancel(entry)
+                self._handler.cancel(entry, error.message)
             self.fail(entry, error, now)
 
     def on_credit(self, header: Header, now: float) -> None:
@@ -113,18 +113,18 @@ class Server:
         try:
             sender.on_credit(header.chunk, header.up_to, bool(header.flags & REWIND), now)
         except OrbitError as error:
-            self._handler.cancel(entry)
+            self._handler.cancel(entry, error.message)
             self.fail(entry, error, now)
             return
         self._pump(entry)
         if sender.finished:
             self._remove(entry)
 
-    def on_cancel(self, header: Header) -> None:
+    def on_cancel(self, header: Header, body: bytes = b"") -> None:
         """The caller has ended the call; nobody waits for an answer."""
         entry = self._find(header)
         if entry is not None:
-            self._cancel(entry)
+            self._cancel(entry, _reason_of(body, header.flags))
 
     def consumed(self, entry: Entry) -> None:
         """The operation has taken one chunk of its stream."""
@@ -176,7 +176,7 @@ class Server:
             if entry.expires > now:
                 heapq.heappush(self._expiries, (entry.expires, caller, call_id))
             else:
-                self._cancel(entry)
+                self._cancel(entry, TOO_LATE)
         return self._expiries[0][0] if self._expiries else now + MAX_LEFT_S
 
     def repeat_chunks(self, now: float) -> None:
@@ -337,10 +337,10 @@ class Server:
     def _is_open(self, entry: Entry) -> bool:
         return self._find(entry.header) is entry and not entry.forgotten
 
-    def _cancel(self, entry: Entry) -> None:
+    def _cancel(self, entry: Entry, reason: str) -> None:
         self._remove(entry)
         if entry.arguments is None:
-            self._handler.cancel(entry)
+            self._handler.cancel(entry, reason)
 
     def _remove(self, entry: Entry) -> None:
         """The one place where a request is forgotten."""
@@ -356,6 +356,18 @@ class Server:
             self._replies_bytes -= size
         if not entries:
             del self._callers[entry.header.caller]
+
+
+def _reason_of(body: bytes, flags: int) -> str:
+    """Why a call was canceled, in the words of its caller; empty where that is not said."""
+    if not body:
+        return ""
+    try:
+        said = unpack_body(body, flags)
+    except ProtocolError:
+        return ""
+    reason = said.get("reason") if isinstance(said, dict) else None
+    return reason[:REASON_CHARS] if isinstance(reason, str) else ""
 
 
 def _packed(error: OrbitError) -> tuple[bytes, int]:

@@ -28,10 +28,15 @@ class Answer:
     flags: int
 
 
-def check_call(header: Header, body: bytes, deadline_s: float, limit_bytes: int) -> None:
-    """Refuse at the door what could not be sent: InvalidArgument or TooLarge."""
+def check_deadline(deadline_s: float) -> None:
+    """Refuse a deadline that is none: InvalidArgument."""
     if deadline_s is True or not 0.001 <= deadline_s <= MAX_LEFT_S:  # also refuses nan
         raise InvalidArgument(f"deadline_s is {deadline_s!r}", hint=f"It is 0.001 to {MAX_LEFT_S:g} seconds.")
+
+
+def check_call(header: Header, body: bytes, deadline_s: float, limit_bytes: int) -> None:
+    """Refuse at the door what could not be sent: InvalidArgument or TooLarge."""
+    check_deadline(deadline_s)
     names = (header.endpoint, header.plugin, header.session, header.operation)
     if not "".join(names).isascii() or max(map(len, names)) > NAME_CHARS:  # so that no header outgrows its limit
         raise InvalidArgument(f"names of endpoints, plugins, sessions and operations are {NAME_CHARS} ASCII letters at most")
@@ -77,6 +82,13 @@ def abandon(link: Link, call: OpenCall, error: OrbitError) -> None:
     """Our own side cannot go on with a call."""
     link.caller.cancel(call)
     call.waiter.on_error(error)
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a call is given up, for those who run the operation: what `task.cancel(reason)` was given, or what has happened."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    return str(error.args[0]) if error.args and isinstance(error.args[0], str) else ""
 
 
 def checked(data: object) -> bytes:

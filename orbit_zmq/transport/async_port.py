@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from orbit_zmq.errors import Canceled, OrbitError
 from orbit_zmq.rules.caller import OpenCall
-from orbit_zmq.transport.asking import END, Answer, check_call, checked, deaf, feed, listening_of, start
+from orbit_zmq.transport.asking import END, Answer, check_call, checked, deaf, feed, listening_of, reason_of, start
 from orbit_zmq.transport.handover import Handover
 from orbit_zmq.transport.link import Link
 from orbit_zmq.transport.mailbox import AsyncMailbox
@@ -120,10 +120,10 @@ class AsyncPort:
         feeding = asyncio.ensure_future(self._feed_all(call, waiter, stream)) if stream is not None else None
         try:
             answer = await waiter.future
-        except BaseException:
+        except BaseException as error:
             if feeding is not None:
                 feeding.cancel()
-            self._link.post(self._link.caller.cancel, call)
+            self._link.post(self._link.caller.cancel, call, reason_of(error))
             if not waiter.future.cancel() and not waiter.future.cancelled():
                 waiter.future.exception()  # it has been seen to
             raise

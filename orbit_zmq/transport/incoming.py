@@ -147,7 +147,7 @@ def _on_holders(link: Link, header: Header, body: bytes, now: float) -> None:
 
 def _on_cancel(link: Link, header: Header, body: bytes, now: float) -> None:
     if link.server is not None:
-        link.server.on_cancel(header)
+        link.server.on_cancel(header, body)
 
 
 def _on_unknown(link: Link, header: Header, body: bytes, now: float) -> None:

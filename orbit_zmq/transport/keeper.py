@@ -25,6 +25,7 @@ from orbit_zmq.log import get_logger
 log = get_logger(__name__)
 
 LENT_S = 0.2  # how often the thread looks at a socket that others look after
+MOMENT_S = 0.001  # that a loop waits for the lock: to come back at once would keep its holder from the interpreter's own
 Notice = Callable[[], object]
 
 
@@ -211,10 +212,10 @@ class Keeper:
             self._rouse_out.send(b"\0")
 
     def _serve_loop(self) -> None:
-        """In the loop's thread. When the lock is taken, the loop comes back at once."""
+        """In the loop's thread. When the lock is taken for longer than a moment, the loop comes back."""
         if os.getpid() != self._pid:
             _end_forked_loop()
-        if not self._lock.acquire(blocking=False):
+        if not self._lock.acquire(timeout=MOMENT_S):
             return
         try:
             if self._ward.receive():

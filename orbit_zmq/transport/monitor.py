@@ -11,6 +11,7 @@ import struct
 import zmq
 
 from orbit_zmq.rules.obstacles import Obstacle
+from orbit_zmq.transport.sockets import has_arrived
 
 ZAP_REFUSED = 400  # the status that our brokers answer for a key that they do not admit
 REACHED, GREETED = int(zmq.EVENT_CONNECTED), int(zmq.EVENT_HANDSHAKE_SUCCEEDED)
@@ -28,11 +29,9 @@ MECHANISM = slice(12, 32)
 
 def next_event(monitor: zmq.Socket[bytes]) -> tuple[int, int] | None:
     """The next event and its value, or None where there is none."""
-    try:
-        frames = monitor.recv_multipart(zmq.DONTWAIT)
-    except zmq.Again:
+    if not has_arrived(monitor):
         return None
-    event, value = struct.unpack("=HI", frames[0][:6])
+    event, value = struct.unpack("=HI", monitor.recv_multipart()[0][:6])
     return event, value
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from orbit_zmq.errors import Canceled, OrbitError
 from orbit_zmq.rules.caller import OpenCall
-from orbit_zmq.transport.asking import END, Answer, abandon, check_call, checked, deaf, feed, listening_of, start
+from orbit_zmq.transport.asking import END, Answer, abandon, check_call, checked, deaf, feed, listening_of, reason_of, start
 from orbit_zmq.transport.link import Link
 from orbit_zmq.transport.mailbox import Mailbox
 from orbit_zmq.wire.header import STREAM, Header
@@ -180,10 +180,10 @@ class Port:
                 threading.Thread(target=self._feed_all, args=(call, waiter, waiter.room, stream), daemon=True).start()
             self._link.post(start, self._link, call)
             self._wait(waiter)
-        except BaseException:
+        except BaseException as error:
             waiter.left = True
             waiter.on_room()
-            self._link.post(self._link.caller.cancel, call)
+            self._link.post(self._link.caller.cancel, call, reason_of(error))
             raise
         answer = waiter.outcome()
         return answer, (_ChunkIterator(self, self._link, call, waiter) if answer.flags & STREAM else None)

@@ -1,8 +1,9 @@
 """Publishing: from plugins in any thread to the publisher's rules, and from there to the broker.
 
 Whoever tells an event numbers and keeps it, under a lock of its own that is held for microseconds; the link sends what may
-leave, so that telling costs the line nothing but that. A thread that is far ahead of the line waits; a loop must not be made
-to wait, so what it tells too fast overruns what is kept, and subscribers are told how much they missed.
+leave, so that telling costs the line nothing but that. A thread that is far ahead of the line waits. A loop must not be made
+to wait: it rests for a moment between two turns, so that it does not keep a processor from others, what it tells too fast
+overruns what is kept, and subscribers are told how much they missed.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 AHEAD = 1_000  # events that may wait to leave before a thread that tells more has to wait, too: a tenth of a second
 SHORTEST_WAIT_S, LONGEST_WAIT_S = 0.001, 0.1
+REST_AFTER = 10  # events that a loop tells too fast: whoever waits for its processor gets it then, not at the next tick
+REST_S = 0.0001
 GRACE_S = 0.01  # for who floods to send by itself, before the link's thread does and takes the turn of calls
 
 
@@ -33,6 +36,7 @@ class Publishing:
         self._link = link
         self._publisher = Publisher()
         self._lock = threading.Lock()
+        self._since_rest = 0  # events that a loop has told too fast since it rested
         self._is_told_more = False  # since events left last
         self._send_at = math.inf  # whoever tells an event then sends those that wait
 
@@ -48,8 +52,24 @@ class Publishing:
             ahead = self._publisher.waiting - AHEAD
         if is_due:
             self._link.post(self._send)
-        elif ahead > 0 and self._link.is_up and not _is_in_loop():
+        elif ahead > 0 and self._link.is_up:
+            self._hold_back(ahead)
+
+    def _hold_back(self, ahead: int) -> None:
+        """Let others have the processor, and the interpreter: a thread until the line has caught up, a loop for a moment
+        between two of its turns."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
             time.sleep(min(max(ahead / EVENTS_PER_S, SHORTEST_WAIT_S), LONGEST_WAIT_S))
+            return
+        self._since_rest += 1
+        if self._since_rest == REST_AFTER:  # one rest at a time, so that a burst within one turn is followed by one
+            loop.call_soon(self._rest)
+
+    def _rest(self) -> None:
+        self._since_rest = 0
+        time.sleep(REST_S)
 
     def replay(self, audience: str, wanted: Wanted) -> dict[str, Any]:
         """What a subscriber has not heard; the shape is that of the rules. From any thread."""
@@ -86,11 +106,3 @@ class Publishing:
     def _send(self) -> None:
         if self._link.is_up:
             self._link.hurry(self.tick(time.monotonic()))
-
-
-def _is_in_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True

@@ -7,26 +7,37 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
 
+from orbit_rhapsody.drivers import ConcurrentDriver, DaskDriver, DragonDriver, Driver, PilotDriver
 from orbit_rhapsody.values import describe
-from orbit_rhapsody.workers import DaemonThreads
 from orbit_zmq.errors import InternalError, InvalidArgument, OrbitError, Unsupported
 from orbit_zmq.settings import setting
 
-DEFAULT_BACKEND = "concurrent"
 ALIASES = {"dragon_v3": "dragon"}
-
-# What each backend needs beside Rhapsody: the module to look for, and how to get it.
-REQUIREMENTS: dict[str, tuple[str, str]] = {
-    "concurrent": ("", ""),
-    "noop": ("", ""),
-    "dask": ("distributed", "pip install 'orbit-zmq[dask]'"),
-    "dragon": ("dragon", "pip install 'orbit-zmq[dragon]', and start the endpoint under the dragon launcher"),
-    "radical_pilot": ("radical.pilot", "pip install 'orbit-zmq[lucid]'"),
-}
 _INSTALL_RHAPSODY = "pip install 'orbit-zmq[rhapsody]'"
+_UNDER_DRAGON = "DRAGON_MY_PUID"  # the launcher says it to every process that it starts
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A backend of Rhapsody, and what it needs beside Rhapsody."""
+
+    driver: type[Driver]
+    module: str = "rhapsody"
+    install: str = _INSTALL_RHAPSODY
+
+
+BACKENDS: dict[str, Backend] = {
+    "concurrent": Backend(ConcurrentDriver),
+    "noop": Backend(Driver),
+    "dask": Backend(DaskDriver, "distributed", "pip install 'orbit-zmq[dask]'"),
+    "dragon": Backend(DragonDriver, "dragon", "pip install 'orbit-zmq[dragon]', with Python 3.11 or 3.12"),
+    "radical_pilot": Backend(PilotDriver, "radical.pilot", "pip install 'orbit-zmq[lucid]'"),
+}
 
 
 def chosen_backends(backends: Sequence[str] | None) -> list[str]:
@@ -36,20 +47,31 @@ def chosen_backends(backends: Sequence[str] | None) -> list[str]:
     asked = list(backends or ())
     if not asked:
         named = setting("rhapsody_backend") or ""
-        asked = [name.strip() for name in named.split(",") if name.strip()] or [DEFAULT_BACKEND]
+        asked = [name.strip() for name in named.split(",") if name.strip()] or [default_backend()]
     return list(dict.fromkeys(ALIASES.get(name, name) for name in asked))
 
 
-def absent_backends() -> dict[str, str]:
-    """What cannot be used on this machine, and how to install it."""
-    if not _is_there("rhapsody"):
-        return dict.fromkeys(REQUIREMENTS, _INSTALL_RHAPSODY)
-    return {name: hint for name, (module, hint) in REQUIREMENTS.items() if module and not _is_there(module)}
+def default_backend() -> str:
+    """Dragon in a process that its launcher has started, else threads and child processes."""
+    return "dragon" if _UNDER_DRAGON in os.environ else "concurrent"
+
+
+def absent_backends() -> dict[str, tuple[str, str]]:
+    """Why a backend cannot be used in this process, and what to do about it."""
+    absent: dict[str, tuple[str, str]] = {}
+    for name, backend in BACKENDS.items():
+        for module, install in (("rhapsody", _INSTALL_RHAPSODY), (backend.module, backend.install)):
+            if not _is_there(module):
+                absent.setdefault(name, (f"the package {module} is not installed", install))
+    if "dragon" not in absent and _UNDER_DRAGON not in os.environ:
+        launch = "start the endpoint through the launcher, like: dragon orbit endpoint start"
+        absent["dragon"] = ("the endpoint was not started by the dragon launcher", launch)
+    return absent
 
 
 def available_backends() -> list[str]:
     absent = absent_backends()
-    return [name for name in REQUIREMENTS if name not in absent]
+    return [name for name in BACKENDS if name not in absent]
 
 
 def _is_there(module: str) -> bool:
@@ -59,30 +81,31 @@ def _is_there(module: str) -> bool:
         return False
 
 
-async def start_backend(name: str) -> Any:
+async def start_backend(name: str, output_directory: Path | None = None) -> Driver:
     """A running backend; the error names it, those that can be had here, and what to install."""
-    if name not in REQUIREMENTS:
+    backend = BACKENDS.get(name)
+    if backend is None:
         raise InvalidArgument(
             f"unknown Rhapsody backend {name!r}; available here: {', '.join(available_backends()) or 'none'}",
-            hint=f"Rhapsody plugin backends are {', '.join(REQUIREMENTS)}.",
+            hint=f"Rhapsody plugin backends are {', '.join(BACKENDS)}.",
             details={"field": "backends", "backend": name},
         )
     missing = absent_backends().get(name)
     if missing is not None:
-        raise _absent(name, "it is not installed", missing)
+        raise _absent(name, *missing)
     discovery = importlib.import_module("rhapsody.backends.discovery")
-    arguments = {"executor": DaemonThreads()} if name == "concurrent" else {}
     try:
-        return await discovery.get_backend(name, **arguments)
+        started = await discovery.get_backend(name, **backend.driver.arguments())
+        return backend.driver(name, started, output_directory)
     except ImportError as error:
-        raise _absent(name, describe(error), REQUIREMENTS[name][1] or _INSTALL_RHAPSODY) from error
+        raise _absent(name, describe(error), backend.install) from error
     except OrbitError:
         raise
     except Exception as error:
         raise InternalError(
             f"the Rhapsody backend {name!r} did not start: {describe(error)}",
-            hint=REQUIREMENTS[name][1],
-            details={"backend": name},
+            hint="The endpoint's log has the whole of it.",
+            details={"backend": name, "stage": "starting"},
         ) from error
 
 
@@ -90,6 +113,6 @@ def _absent(name: str, reason: str, install: str) -> Unsupported:
     available = available_backends()
     return Unsupported(
         f"the Rhapsody backend {name!r} cannot be used here ({reason}); available: {', '.join(available) or 'none'}",
-        hint=f"To install it where the endpoint runs: {install}",
-        details={"backend": name, "available": available},
+        hint=f"Where the endpoint runs: {install}",
+        details={"field": "backends", "backend": name, "available": available},
     )

@@ -1,31 +1,31 @@
 """Batches of tasks, the answer to a batch, and portions of results, as bytes: what client and endpoint agree on.
 
-A batch is the msgpack of `{python, functions: {digest: cloudpickle}, tasks: [[uid, kind, packed task], ...]}`; each
-task is packed by itself, so that the endpoint can keep it as bytes until its turn comes, and so that one bad task fails
-alone. A packed task is a map with `function` (`{digest}` or `"package.module:function"`), `args` and `kwargs` or, for
-arguments that are not plain, `pickled`; or with `executable`, `arguments`, `cwd`, `env`, `shell`; and in both cases
-`backend` and `task_backend_specific_kwargs`. This module must not load a function or import one.
+A batch is the msgpack of `{python, functions: {digest: cloudpickle}, parts: [[kind, packed map], ...], tasks: [[uid, part,
+packed map], ...]}`. What many tasks have in common is in a part, once; the fields of a task are those of its part and its
+own. Both stay packed, so that the endpoint can keep a task as bytes until its turn comes, and so that one bad task fails alone.
+Without `parts` the second entry of a task is its kind. A task has `function` (`{digest}` or `"package.module:function"`),
+`args` and `kwargs` or, for arguments that are not plain, `pickled`; or `executable` and `arguments`, or `prompt`; and in all
+cases `backend` and what `_OPTIONS` lists. With `reader: {consumer, after, max_bytes}` the answer brings results along. Large
+arguments are in `shared`, by place or name, as digests: they are among the functions, or the session keeps them (`known`).
+This module must not load a function or import one.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import gc
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 
+from orbit_rhapsody.large import RESULTS
 from orbit_rhapsody.values import (
     PYTHON_VERSION,
-    check_python,
-    pickle_function,
-    pickle_value,
-    strict_packer,
     unpack_error,
     unpickle,
 )
-from orbit_zmq.errors import InvalidArgument, OrbitError, ProtocolError, TooLarge, error_from_body
+from orbit_zmq.errors import InvalidArgument, OrbitError, ProtocolError, error_from_body
 
 SUBMITTED, RUNNING, DONE, FAILED, CANCELED = "SUBMITTED", "RUNNING", "DONE", "FAILED", "CANCELED"
 STATES = (SUBMITTED, RUNNING, DONE, FAILED, CANCELED)
@@ -33,179 +33,81 @@ FINAL_STATES = frozenset({DONE, FAILED, CANCELED})
 
 FUNCTION, EXECUTABLE = 0, 1
 ON_UNKNOWN = ("fail", "rerun")  # a task that had been started when the endpoint ended
-
-BATCH_BYTES = 1 << 20  # keeps the endpoint's and the client's work overlapped; larger ones are not faster
-BATCH_TASKS = 16_384
-MAX_TASK_BYTES = 48 << 20  # below the wire's limit for one body, with room for the rest of the batch
 MAX_UID_CHARS = 255
-
-_FIELDS = {
-    FUNCTION: frozenset({"uid", "function", "args", "kwargs", "backend", "task_backend_specific_kwargs"}),
-    EXECUTABLE: frozenset({"uid", "executable", "arguments", "cwd", "env", "shell", "backend", "task_backend_specific_kwargs"}),
-}
-# What Rhapsody's task objects carry of their own accord and their backends fill in.
-_RESULT_FIELDS = frozenset(
-    {"state", "stdout", "stderr", "exit_code", "return_value", "response", "exception", "future", "_future", "task_type"}
-)
+MAX_CONSUMER_CHARS = 64
 _NOTHING: dict[str, Any] = {
-    "uid": "", "state": "", "raw_state": "", "exit_code": None, "stdout": "", "stderr": "", "exception": None,
+    "uid": "", "state": "", "raw_state": "", "exit_code": None, "signal": None, "stdout": "", "stderr": "", "exception": None,
     "traceback": "", "times": {}, "return_value": None, "reason": "",
 }  # fmt: skip
+_PLAIN = frozenset({"uid", "state", "raw_state", "exit_code", "stdout", "stderr", "reason", "times", "return_value"})
+_KINDS = ((FUNCTION, b""), (EXECUTABLE, b""))  # the parts of a batch that has none
+OWN_FIELDS = frozenset({"args", "kwargs", "arguments", "pickled", "apart", "shared"})  # what usually differs from task to task
 _BROKEN = (ValueError, TypeError, RecursionError, msgpack.UnpackException)
 
 
-@dataclass(slots=True)
-class EncodedBatch:
-    """What one call of `submit` sends. Tasks are known by their position among all: those in here, and those refused."""
+class Reader(NamedTuple):
+    """Who takes results along with the answer to a batch: as the arguments of `fetch`."""
 
-    sent: list[int] = field(default_factory=list)
-    refused: dict[int, OrbitError] = field(default_factory=dict)
-    body: bytes = b""
+    consumer: str
+    after: int
+    max_bytes: int
 
 
 @dataclass(slots=True)
 class ReceivedBatch:
     """A batch as it arrived: its tasks still packed, its functions still pickled."""
 
-    tasks: list[tuple[str, int, bytes]]
+    tasks: list[tuple[str, int, bytes]]  # uid, number of its part, its own fields
     functions: dict[str, bytes]
     python: str
     on_unknown: str = ""  # what becomes of tasks of unknown fate; empty: as the session has it
+    results: str = ""  # inline or reference; likewise
+    stream_output: bool = False  # of all executables, beside those that say so themselves
+    parts: list[tuple[int, bytes]] = field(default_factory=lambda: list(_KINDS))  # kind, common fields
+    reader: Reader | None = None
+    known: tuple[str, ...] = ()  # digests of pickles that the session keeps
+    apart: tuple[str, ...] = ()  # the names of arguments that came before it
 
 
-class _Functions:
-    """The pickles of the functions of one call: each distinct function is pickled once."""
-
-    def __init__(self, on_unknown: str, python_there: str) -> None:
-        self.on_unknown = on_unknown
-        self._python_there = ".".join(python_there.split(".")[:2])
-        self._known: dict[int, tuple[object, str]] = {}  # keeps the function, so that its id stays its own
-        self.pickles: dict[str, bytes] = {}
-
-    def digest(self, function: Callable[..., Any]) -> str:
-        known = self._known.get(id(function))
-        if known is not None:
-            return known[1]
-        check_python(PYTHON_VERSION, self._python_there or PYTHON_VERSION)
-        pickled = pickle_function(function)
-        digest = hashlib.blake2b(pickled, digest_size=12).hexdigest()
-        self.pickles[digest] = pickled
-        self._known[id(function)] = (function, digest)
-        return digest
-
-
-def encode_batches(
-    tasks: Iterable[tuple[str, Mapping[str, Any]]],
-    *,
-    batch_bytes: int = BATCH_BYTES,
-    batch_tasks: int = BATCH_TASKS,
-    on_unknown: str = "",
-    python_there: str = "",
-) -> Iterator[EncodedBatch]:
-    """The batches that carry these (uid, task) pairs, in order. A task that cannot be encoded is refused alone.
-
-    `on_unknown` is said of all of them; `python_there` is the endpoint's version, where that is known.
-    """
-    functions = _Functions(on_unknown, python_there)
-    batch, entries, used, size = EncodedBatch(), list[tuple[str, int, bytes]](), set[str](), 0
-    for position, (uid, task) in enumerate(tasks):
-        try:
-            kind, digest, packed = _encode_task(task, functions)
-        except OrbitError as error:
-            batch.refused[position] = error
-            continue
-        extra = len(packed) + len(uid) + 8
-        if digest and digest not in used:
-            extra += len(functions.pickles[digest])
-        if entries and (size + extra > batch_bytes or len(entries) >= batch_tasks):
-            yield _sealed(batch, entries, used, functions)
-            batch, entries, used, size = EncodedBatch(), [], set(), 0
-        entries.append((uid, kind, packed))
-        batch.sent.append(position)
-        size += extra
-        if digest:
-            used.add(digest)
-    if entries or batch.refused:
-        yield _sealed(batch, entries, used, functions)
-
-
-def _sealed(batch: EncodedBatch, entries: list[tuple[str, int, bytes]], used: set[str], functions: _Functions) -> EncodedBatch:
-    if entries:
-        pickles = {digest: functions.pickles[digest] for digest in used}
-        said = {"on_unknown": functions.on_unknown} if functions.on_unknown else {}
-        batch.body = msgpack.packb({"python": PYTHON_VERSION, "functions": pickles, "tasks": entries, **said})
-    return batch
-
-
-def _encode_task(task: Mapping[str, Any], functions: _Functions) -> tuple[int, str, bytes]:
-    """Kind, digest of the function (or nothing) and the packed task."""
-    function, executable = task.get("function"), task.get("executable")
-    if (function is None) == (executable is None):
-        raise InvalidArgument("a task needs either 'function' or 'executable', and not both")
-    kind = EXECUTABLE if function is None else FUNCTION
-    if not task.keys() <= _FIELDS[kind]:
-        _refuse_unknown_fields(task, kind)
-    entry = {name: task[name] for name in ("backend", "task_backend_specific_kwargs") if task.get(name)}
-    if kind == EXECUTABLE:
-        digest = ""
-        entry |= {name: task[name] for name in ("executable", "cwd", "env", "shell") if task.get(name) is not None}
-        entry["arguments"] = list(task.get("arguments") or ())
-        packed = _pack(entry)
-    else:
-        digest = "" if isinstance(function, str) else functions.digest(_callable(function))
-        entry["function"] = {"digest": digest} if digest else function
-        packed = _pack_arguments(entry, task.get("args") or (), task.get("kwargs") or {})
-    if len(packed) > MAX_TASK_BYTES:
-        raise TooLarge(f"a task of {len(packed)} bytes; at most {MAX_TASK_BYTES} can be sent")
-    return kind, digest, packed
-
-
-def _refuse_unknown_fields(task: Mapping[str, Any], kind: int) -> None:
-    unknown = sorted(
-        str(name) for name in task.keys() - _FIELDS[kind] if task[name] and name not in _RESULT_FIELDS
-    )  # an empty field says nothing: Rhapsody's task objects have all of them
-    if unknown:
-        raise InvalidArgument(
-            f"a task with {', '.join(map(repr, unknown))}, which this plugin does not know",
-            hint=f"A task of this kind has the fields {', '.join(sorted(_FIELDS[kind]))}.",
-        )
-
-
-def _callable(function: object) -> Callable[..., Any]:
-    if not callable(function):
-        raise InvalidArgument(f"a task's function is a {type(function).__name__}, which cannot be called")
-    return function
-
-
-def _pack_arguments(entry: dict[str, Any], args: object, kwargs: object) -> bytes:
-    if not isinstance(args, (list, tuple)) or not isinstance(kwargs, dict):
-        raise InvalidArgument("a task's args are a list or a tuple, and its kwargs are a dict")
+def _unpacked(body: bytes) -> Any:
+    """Plain values without the collector, which would look through all of the caller's tasks again and again meanwhile."""
+    was_enabled = gc.isenabled()
+    gc.disable()
     try:
-        packed: bytes = strict_packer().pack({**entry, "args": list(args), "kwargs": kwargs})
-        return packed
-    except (TypeError, ValueError, OverflowError, RecursionError):
-        return _pack({**entry, "pickled": pickle_value((tuple(args), kwargs))})
-
-
-def _pack(entry: dict[str, Any]) -> bytes:
-    try:
-        packed: bytes = msgpack.packb(entry)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise InvalidArgument(f"a field of the task cannot be sent: {error}") from error
-    return packed
+        return msgpack.unpackb(body)
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def decode_batch(body: bytes) -> ReceivedBatch:
     """The envelope of a batch; InvalidArgument when it is none. Tasks may also be maps that have their uid inside."""
     try:
-        batch = msgpack.unpackb(body, strict_map_key=True)
-        functions, tasks = batch.get("functions") or {}, batch["tasks"]
+        batch = msgpack.unpackb(body, strict_map_key=True, use_list=False)
+        functions, parts = batch.get("functions") or {}, list(batch.get("parts") or _KINDS)
         if not all(type(pickled) is bytes for pickled in functions.values()):
             raise TypeError("a function that is not bytes")
+        if not all(kind in (FUNCTION, EXECUTABLE) and type(packed) is bytes for kind, packed in parts):
+            raise TypeError("a part is a kind and bytes")
         on_unknown = batch.get("on_unknown", "")
         if on_unknown not in ("", *ON_UNKNOWN):
             raise ValueError(f"on_unknown is {on_unknown!r}, not one of {', '.join(ON_UNKNOWN)}")
-        return ReceivedBatch([_entry(task) for task in tasks], functions, str(batch.get("python", "")), on_unknown)
+        results = batch.get("results", "")
+        if results not in ("", *RESULTS):
+            raise ValueError(f"results is {results!r}, not one of {', '.join(RESULTS)}")
+        tasks = _entries(batch["tasks"], parts)
+        return ReceivedBatch(
+            tasks,
+            functions,
+            str(batch.get("python", "")),
+            on_unknown=on_unknown,
+            results=results,
+            stream_output=bool(batch.get("stream_output")),
+            parts=parts,
+            reader=_reader_of(batch.get("reader")),
+            known=_names(batch.get("known", ())),
+            apart=_names(batch.get("apart", ())),
+        )
     except (*_BROKEN, AttributeError, KeyError) as error:
         raise InvalidArgument(
             f"a batch that is not a map with functions and tasks: {type(error).__name__}: {error}",
@@ -213,21 +115,48 @@ def decode_batch(body: bytes) -> ReceivedBatch:
         ) from error
 
 
-def _entry(task: Any) -> tuple[str, int, bytes]:
-    if isinstance(task, dict):
-        uid, kind = task.pop("uid"), FUNCTION if task.get("function") is not None else EXECUTABLE
-        packed: bytes = msgpack.packb(task)
-    else:
-        uid, kind, packed = task
-    if type(uid) is not str or not 0 < len(uid) <= MAX_UID_CHARS or kind not in (FUNCTION, EXECUTABLE):
-        raise ValueError(f"a task needs a uid of 1 to {MAX_UID_CHARS} characters")
-    if type(packed) is not bytes:
-        raise TypeError("a task that is not packed")
-    return uid, kind, packed
+def _reader_of(said: Any) -> Reader | None:
+    if said is None:
+        return None
+    reader = Reader(said["consumer"], said["after"], said["max_bytes"])
+    if type(reader.consumer) is not str or not 0 < len(reader.consumer) <= MAX_CONSUMER_CHARS:
+        raise ValueError(f"a consumer's name has 1 to {MAX_CONSUMER_CHARS} characters")
+    if type(reader.after) is not int or type(reader.max_bytes) is not int:
+        raise TypeError("a reader whose cursor or limit is no number")
+    return reader
+
+
+def _names(found: Any) -> tuple[str, ...]:
+    if not isinstance(found, tuple) or not all(isinstance(name, str) and 0 < len(name) <= MAX_UID_CHARS for name in found):
+        raise ValueError("known or apart is not a list of names")
+    return found
+
+
+def _entries(tasks: Iterable[Any], parts: list[tuple[int, bytes]]) -> list[tuple[str, int, bytes]]:
+    entries = []
+    for task in tasks:
+        uid, number, own = task if type(task) is tuple else _entry_of(task, parts)
+        if type(uid) is not str or not 0 < len(uid) <= MAX_UID_CHARS:
+            raise ValueError(f"a task needs a uid of 1 to {MAX_UID_CHARS} characters")
+        if type(own) is not bytes or type(number) is not int or not 0 <= number < len(parts):
+            raise TypeError("a task that is not a uid, the number of a part, and bytes")
+        entries.append((uid, number, own))
+    return entries
+
+
+def _entry_of(task: Any, parts: list[tuple[int, bytes]]) -> tuple[str, int, bytes]:
+    """A task that came as a map."""
+    fields = dict(task)
+    uid, kind = fields.pop("uid"), EXECUTABLE if fields.get("executable") is not None else FUNCTION
+    if (kind, b"") not in parts:
+        parts.append((kind, b""))
+    return uid, parts.index((kind, b"")), msgpack.packb(fields)
 
 
 def decode_task(packed: bytes) -> dict[str, Any]:
     """The map of one packed task, or InvalidArgument."""
+    if not packed:
+        return {}
     try:
         task = msgpack.unpackb(packed, strict_map_key=False)
     except _BROKEN as error:
@@ -243,20 +172,30 @@ class Acknowledgement:
 
     known: dict[int, str] = field(default_factory=dict)
     refused: dict[int, OrbitError] = field(default_factory=dict)
+    portion: Portion | None = None  # what came along for the reader
+    kept: list[str] = field(default_factory=list)  # digests of pickles that need not be brought again
 
     def encode(self) -> bytes:
         refused = {str(index): error.to_body() for index, error in self.refused.items()}
         known = {str(index): state for index, state in self.known.items()}
-        packed: bytes = msgpack.packb({"known": known, "refused": refused})
-        return packed
+        if self.portion is None:
+            packed: bytes = msgpack.packb({"known": known, "refused": refused, "kept": self.kept})
+            return packed
+        packer = msgpack.Packer(autoreset=False)
+        packer.pack_map_header(4)
+        for value in ("known", known, "refused", refused, "kept", self.kept, "portion"):
+            packer.pack(value)
+        return bytes(packer.bytes() + self.portion.encode())
 
     @classmethod
     def decode(cls, body: bytes) -> Acknowledgement:
         try:
-            answer = msgpack.unpackb(body)
+            answer = _unpacked(body)
             return cls(
                 {int(index): state for index, state in answer["known"].items()},
                 {int(index): error_from_body(error) for index, error in answer["refused"].items()},
+                Portion.of(answer["portion"]) if "portion" in answer else None,
+                list(answer.get("kept", ())),
             )
         except (*_BROKEN, KeyError, AttributeError) as error:
             raise ProtocolError(f"an answer to submit that cannot be read: {error}") from error
@@ -280,30 +219,41 @@ class Portion:
         return b"".join([packer.bytes(), *self.records])
 
     @classmethod
+    def of(cls, fields: dict[str, Any]) -> Portion:
+        return cls(fields["first"], fields["after"], fields["more"], fields["records"])
+
+    @classmethod
     def decode(cls, body: bytes) -> Portion:
         try:
-            portion = msgpack.unpackb(body)
-            return cls(portion["first"], portion["after"], portion["more"], portion["records"])
+            return cls.of(_unpacked(body))
         except (*_BROKEN, KeyError) as error:
             raise ProtocolError(f"a portion of results that cannot be read: {error}") from error
 
 
-def with_value(record: dict[str, Any], data: bytes) -> dict[str, Any]:
-    """A record with the value that its `return_ref` stands for."""
-    reference = record["return_ref"]
-    if reference["is_pickle"]:
-        return {**record, "return_pickle": data, "python": reference["python"]}
-    return {**record, "return_value": msgpack.unpackb(data)}
+def full_record(record: bytes) -> dict[str, Any]:
+    """All fields of a packed record, also those that say nothing."""
+    full = {**_NOTHING, "times": {}, **msgpack.unpackb(record)}
+    del full["traceback"]  # it is with the exception
+    return full
+
+
+def plain_result(record: dict[str, Any]) -> dict[str, Any]:
+    """What `task_result` would answer, where nothing has to be loaded for that; else the record as it is."""
+    return _NOTHING | record if record.keys() <= _PLAIN else record
 
 
 def task_result(record: dict[str, Any]) -> dict[str, Any]:
     """What a user sees of a record: all fields, pickles loaded, the exception an object where that is possible."""
+    if "traceback" in record:
+        return record  # it has been a result before
     record = _NOTHING | record
     error = record.get("exception")
     if isinstance(error, dict):
         record["traceback"] = error.get("traceback", "")
         record["exception"] = unpack_error(error)
-    record.pop("return_ref", None)
+    reference = record.pop("return_ref", None)
+    if reference is not None and reference["by_request"]:
+        record["result_ref"] = reference
     pickled, python = record.pop("return_pickle", None), record.pop("python", PYTHON_VERSION)
     if pickled is not None:
         try:

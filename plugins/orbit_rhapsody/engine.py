@@ -15,29 +15,35 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from orbit_rhapsody.backends import start_backend
-from orbit_rhapsody.codec import CANCELED, DONE, EXECUTABLE, FAILED, FUNCTION
-from orbit_rhapsody.invocation import Invocation
-from orbit_rhapsody.news import News
+from orbit_rhapsody.codec import CANCELED, DONE, EXECUTABLE, FAILED, FUNCTION, RUNNING
+from orbit_rhapsody.drivers import Driver
+from orbit_rhapsody.invocation import Outcome, keep_apart
+from orbit_rhapsody.news import News, brief
 from orbit_rhapsody.preparation import PackedTask
-from orbit_rhapsody.records import failed_task, finished_task, with_value_apart
+from orbit_rhapsody.records import failed_task, finished_task
 from orbit_rhapsody.results import Results
 from orbit_rhapsody.values import describe
-from orbit_rhapsody.workers import GRACE_S, KILL_GRACE_S, ProcessLoop, end_process
-from orbit_zmq.errors import InternalError, OrbitError, SessionClosed
+from orbit_rhapsody.workers import GRACE_S, KILL_GRACE_S, ProcessLoop, end_process, listen_to_output, written_by
+from orbit_zmq.errors import DeadlineExceeded, InternalError, OrbitError, SessionClosed
 from orbit_zmq.log import get_logger
 
 log = get_logger(__name__)
 Answer = TypeVar("Answer")
 
-SLICES = (256, 16)  # functions and executables handed over between two turns of the loop: starting a process takes a ms
+SLICE = 16  # tasks handed over between two turns of the loop, to begin with: starting a process takes a ms
+LARGEST_SLICE = 1_024
+TURN_S = 0.01  # a turn that takes longer halves the slice, one that takes less than half as long doubles it
 MAX_EXECUTABLES = 1_024
 FUNCTIONS_IN_FLIGHT = 4_096  # a backend keeps a task object for each; the rest waits packed
+TASK_BYTES = 512  # of a packed task in memory, beside what it brings
 CLOSE_S = 10.0  # after it the thread is left to itself
 CLOSE_GRACE_S = 0.25  # the same when all ends: an endpoint that stops waits two seconds for its sessions
-BACKEND_CLOSE_S = 1.0
+BACKEND_CLOSE_S = 5.0  # of a Dask cluster with its workers
 
 
 def executables_in_flight() -> int:
@@ -63,7 +69,7 @@ class _Flight:
 @dataclass(slots=True)
 class _Backend:
     name: str
-    driver: Any
+    driver: Driver
     states: dict[Any, str]  # its words for the final states
     held: dict[str, Any]  # the tasks that it remembers
     counts: dict[str, int] = field(default_factory=lambda: {DONE: 0, FAILED: 0, CANCELED: 0})
@@ -80,6 +86,8 @@ class Engine:
         starting: Callable[[Sequence[str]], Awaitable[bool]] | None = None,  # asked before tasks start whether they may
     ) -> None:
         self._names = list(backends)
+        self._being_started = ""
+        self._output_directory: Path | None = None
         self._results = results
         self._news = news
         self._starting = starting
@@ -87,8 +95,10 @@ class Engine:
         self._telling = False  # a batch of news will be told soon
         self._backends: dict[str, _Backend] = {}
         self._queued: tuple[OrderedDict[str, PackedTask], ...] = (OrderedDict(), OrderedDict())
-        self.queued_bytes = 0  # of the tasks that wait here, packed
+        self.queued_bytes = 0  # of the tasks that wait here
+        self.latest_s = 0.0  # how long the last task took that has ended, from its arrival on
         self._flying = [0, 0]
+        self._slices = [SLICE, SLICE]
         self._limits = (FUNCTIONS_IN_FLIGHT, executables_in_flight())
         self._flights: dict[str, _Flight] = {}
         self._started: list[str] = []
@@ -103,13 +113,29 @@ class Engine:
         self._stop = asyncio.Event()
         self._arrived = asyncio.Event()
 
-    async def start(self) -> None:
-        """Start the backends; raises what kept one of them from starting."""
+    async def start(self, timeout_s: float | None = None, output_directory: Path | None = None) -> None:
+        """Start the backends; raises what kept one of them from starting, DeadlineExceeded where one takes too long.
+
+        `output_directory` is where the output goes of tasks with `capture_stdio`; the present one if there is none.
+        """
+        self._output_directory = output_directory
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         tell = _thread_safe(ready)
         self._thread = threading.Thread(target=self._run, args=(tell,), name="orbit-rhapsody-engine", daemon=True)
         self._thread.start()
-        await ready
+        try:
+            async with asyncio.timeout(timeout_s):
+                await ready
+        except TimeoutError as error:
+            if isinstance(error, OrbitError):
+                raise
+            self._closing = True  # it ends by itself once the backend is there after all
+            name = self._being_started
+            raise DeadlineExceeded(
+                f"the Rhapsody backend {name!r} was still starting after {timeout_s:g} s",
+                hint="Give it longer with init_timeout; the endpoint's log may say what it waits for.",
+                details={"backend": name, "stage": "starting"},
+            ) from None
 
     def submit(self, tasks: Iterable[PackedTask]) -> None:
         """Queue tasks that have been admitted; from any thread."""
@@ -150,6 +176,7 @@ class Engine:
             "queued": sum(map(len, self._queued)),
             "in_flight": sum(self._flying),
             "backends": {name: dict(backend.counts) for name, backend in self._backends.items()},
+            "events": self._news.told if self._news is not None else {},
         }
 
     # From here on everything runs on the engine's thread.
@@ -168,7 +195,8 @@ class Engine:
     async def _main(self, ready: Callable[[BaseException | None], None]) -> None:
         try:
             for name in self._names:
-                await self._start_backend(name)
+                if not self._closing:
+                    await self._start_backend(name)
         except OrbitError as error:
             await self._shut_down()
             ready(error)
@@ -189,11 +217,10 @@ class Engine:
             self._abandon()
 
     async def _start_backend(self, name: str) -> None:
-        driver = await start_backend(name)
-        driver.register_callback(self._on_state)
-        words = driver.get_task_states_map().terminal_states
-        states = dict(zip(words, (DONE, FAILED, CANCELED), strict=True))
-        self._backends[name] = _Backend(name, driver, states, getattr(driver, "tasks", {}))
+        self._being_started = name
+        driver = await start_backend(name, self._output_directory)
+        driver.listen(self._on_state)
+        self._backends[name] = _Backend(name, driver, driver.states, driver.held)
 
     async def _shut_down(self) -> None:
         await self._cancel_all("the session was closed")
@@ -206,14 +233,16 @@ class Engine:
 
     def _enqueue(self, tasks: Iterable[PackedTask]) -> None:
         for task in tasks:
-            self._queued[task.kind][task.uid] = task
-            self.queued_bytes += len(task.packed)
+            self._queued[task.part.kind][task.uid] = task
+            self.queued_bytes += len(task.packed) + TASK_BYTES
         self._arrived.set()
 
     async def _feed(self) -> None:
         while True:
             await self._arrived.wait()
-            taken = self._take(FUNCTION) + self._take(EXECUTABLE)
+            began = time.perf_counter()
+            functions, executables = self._take(FUNCTION), self._take(EXECUTABLE)
+            taken = functions + executables
             if not taken:
                 self._arrived.clear()
                 continue
@@ -223,33 +252,52 @@ class Engine:
                     return  # the session is being closed, and nothing starts any more
                 taken = list(self._about_to_start.values())  # those that nobody has canceled meanwhile
                 self._about_to_start = {}
-            for backend, tasks in self._prepare(taken).items():
-                await self._hand_over(self._backends[backend], tasks)
+            await self._hand_over_all(taken)
             await asyncio.sleep(0)
+            self._fit_slices((len(functions), len(executables)), time.perf_counter() - began)
+
+    async def _hand_over_all(self, taken: list[PackedTask]) -> None:
+        began = time.perf_counter()
+        prepared, is_prepared = self._prepare(taken), time.perf_counter()
+        for backend, tasks in prepared.items():
+            await self._hand_over(self._backends[backend], tasks)
+        self._results.counters.spent("prepare", len(taken), is_prepared - began)
+        self._results.counters.spent("hand_over", len(taken), time.perf_counter() - is_prepared)
+
+    def _fit_slices(self, taken: tuple[int, int], took_s: float) -> None:
+        """Hand over as many at once as the loop bears: others wait for their turn meanwhile."""
+        for kind, count in enumerate(taken):
+            if took_s > TURN_S and count:
+                self._slices[kind] = max(SLICE, self._slices[kind] // 2)
+            elif took_s < TURN_S / 2 and count == self._slices[kind]:
+                self._slices[kind] = min(LARGEST_SLICE, count * 2)
 
     def _take(self, kind: int) -> list[PackedTask]:
         queue = self._queued[kind]
-        count = min(len(queue), SLICES[kind], self._limits[kind] - self._flying[kind])
-        if count <= 0 or not self._results.has_room():  # who fetches results makes room, and wakes the feeder
+        count = min(len(queue), self._slices[kind], self._limits[kind] - self._flying[kind])
+        if count <= 0:
+            return []
+        self._flush()  # what has ended takes its room before more begins
+        if not self._results.has_room():  # who fetches results makes room, and wakes the feeder
             return []
         taken = [queue.popitem(last=False)[1] for _ in range(count)]
-        self.queued_bytes -= sum(len(task.packed) for task in taken)
+        self.queued_bytes -= sum(len(task.packed) for task in taken) + TASK_BYTES * count
         return taken
 
     def _prepare(self, packed: list[PackedTask]) -> dict[str, list[dict[str, Any]]]:
         """The tasks as their backends want them, by backend. One that cannot be prepared fails alone."""
         prepared: dict[str, list[dict[str, Any]]] = {}
         for item in packed:
-            times: dict[str, Any] = {"submitted": item.batch.submitted, "started": None, "finished": None}
+            times: dict[str, Any] = {"submitted": item.part.batch.submitted, "started": None, "finished": None}
             try:
-                name, task = item.batch.prepare(item, self._names)
+                name, task = item.part.batch.prepare(item, self._names)
             except OrbitError as error:
                 times["finished"] = time.time()
                 self._finish(item.uid, *failed_task(item.uid, error, times))
                 continue
             prepared.setdefault(name, []).append(task)
-            self._flights[item.uid] = _Flight(self._backends[name], item.kind, task, times)
-            self._flying[item.kind] += 1
+            self._flights[item.uid] = _Flight(self._backends[name], item.part.kind, task, times)
+            self._flying[item.part.kind] += 1
         return prepared
 
     async def _hand_over(self, backend: _Backend, tasks: list[dict[str, Any]]) -> None:
@@ -273,6 +321,11 @@ class Engine:
         if state is None:
             flight.times["started"] = time.time()
             self._started.append(uid)
+            if self._news is not None:
+                self._news.add(brief(uid, RUNNING))
+            if "stream_output" in flight.task:
+                self._results.lines.begin(uid)
+                listen_to_output.set(partial(self._results.lines.add, uid))  # this is the task that starts the process
             self._flush_soon()
         elif flight.kind == EXECUTABLE and isinstance(future, asyncio.Task):
             self._land_executable(uid, flight, state, str(raw_state), future)
@@ -292,7 +345,8 @@ class Engine:
         process = self._forget_process(future)
         if process is not None:
             await end_process(process, self._grace_s)
-        self._land(uid, CANCELED, raw_state, {"exit_code": process.returncode if process is not None else None})
+        outcome = {"exit_code": process.returncode, **written_by(process)} if process is not None else {}
+        self._land(uid, CANCELED, raw_state, outcome)
 
     def _forget_process(self, future: asyncio.Task[Any]) -> asyncio.subprocess.Process | None:
         return self._loop.processes.pop(future, None) if self._loop is not None else None
@@ -301,23 +355,34 @@ class Engine:
         """A task has ended: make its record and let go of everything else."""
         flight = self._flights.pop(uid)
         self._flying[flight.kind] -= 1
-        flight.times["finished"] = time.time()
+        flight.times["finished"] = now = time.time()
+        self.latest_s = now - flight.times["submitted"]
+        if "overdue" in flight.task and state == CANCELED:
+            state, outcome = FAILED, {**outcome, "exception": flight.task["overdue"]}
         if flight.reason and state == CANCELED:
             outcome = {**outcome, "reason": flight.reason}
         flight.backend.held.pop(uid, None)  # the concurrent backend would keep it for ever
-        outcome = with_value_apart(uid, outcome, self._results.spool)
+        value = outcome.get("return_value")
+        if isinstance(value, Outcome) and value.large is not None:  # it comes from another process
+            keep_apart(value, partial(self._results.spool.put, uid))
+        if "stream_output" in flight.task:
+            self._results.lines.end(uid)
         state, record, brief = finished_task(uid, state, raw_state, outcome, flight.times)
-        flight.task.pop("exception", None)  # its traceback refers to the task
+        if "exception" in flight.task:
+            del flight.task["exception"]  # its traceback refers to the task
         flight.backend.counts[state] += 1
         self._finish(uid, state, record, brief)
-        if self._queued[flight.kind]:
+        if self._queued[flight.kind] and not self._arrived.is_set():
             self._arrived.set()
 
     def _finish(self, uid: str, state: str, record: bytes, brief: bytes) -> None:
         self._finished.append((uid, state, record))
         if self._news is not None:
             self._news.add(brief)
-        self._flush_soon()
+        if self._flights or self._flushing:
+            self._flush_soon()
+        else:
+            self._flush()  # nothing else is under way that could be told with it
 
     def _flush_soon(self) -> None:
         """Tell the results once per turn of the loop, however many tasks changed in it."""
@@ -332,7 +397,10 @@ class Engine:
         if started:
             self._results.started(started)
         if finished:
+            began = time.perf_counter()
             self._results.finished(finished)
+            self._results.counters.add("finished", len(finished))
+            self._results.counters.spent("keep", len(finished), time.perf_counter() - began)
         if self._news is not None and not self._telling:
             self._tell_news(self._news)
 
@@ -354,8 +422,7 @@ class Engine:
         flight = self._flights.get(uid)
         if flight is None:
             return {"canceled": 0, "requested": 0, "unstoppable": 0}
-        runs_on = _runs_in_a_thread(flight.task)
-        await self._cancel_flight(uid, flight, reason)
+        runs_on = await self._cancel_flight(uid, flight, reason)
         return {"canceled": int(uid not in self._flights), "requested": 1, "unstoppable": int(runs_on)}
 
     def _cancel_waiting(self, uid: str, reason: str) -> bool:
@@ -363,24 +430,27 @@ class Engine:
         for queue in (*self._queued, self._about_to_start):
             if uid in queue:
                 task = queue.pop(uid)
-                self.queued_bytes -= len(task.packed) if queue is not self._about_to_start else 0
+                self.queued_bytes -= len(task.packed) + TASK_BYTES if queue is not self._about_to_start else 0
                 self._drop(task, reason)
                 return True
         return False
 
-    async def _cancel_flight(self, uid: str, flight: _Flight, reason: str) -> None:
+    async def _cancel_flight(self, uid: str, flight: _Flight, reason: str) -> bool:
+        """Whether what it ran goes on nevertheless."""
+        runs_on = False
         if flight.ended is None:
             flight.reason = reason
             try:
-                await flight.backend.driver.cancel_task(uid)
+                runs_on = await flight.backend.driver.cancel_task(uid)
             except Exception as error:
                 raise InternalError(f"the backend {flight.backend.name!r} cannot cancel: {describe(error)}") from error
         if flight.ended is not None:
             await asyncio.shield(flight.ended)
         self._flush()
+        return runs_on
 
     def _drop(self, packed: PackedTask, reason: str) -> None:
-        times = {"submitted": packed.batch.submitted, "started": None, "finished": time.time()}
+        times = {"submitted": packed.part.batch.submitted, "started": None, "finished": time.time()}
         self._finish(packed.uid, *finished_task(packed.uid, CANCELED, CANCELED, {"reason": reason}, times))
 
     async def _cancel_all(self, reason: str) -> dict[str, int]:
@@ -440,8 +510,3 @@ def _thread_safe(future: asyncio.Future[None]) -> Callable[[BaseException | None
             loop.call_soon_threadsafe(settle, error)
 
     return tell
-
-
-def _runs_in_a_thread(task: dict[str, Any]) -> bool:
-    function = task.get("function")
-    return isinstance(function, Invocation) and function.running

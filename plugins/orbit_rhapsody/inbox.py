@@ -1,8 +1,9 @@
 """Results on their way to those who wait for them: rules of one client object, used from any thread.
 
 A task is open from its submission until its record arrives; a record for which nobody waits yet is kept until somebody
-asks for it; a record of a task that was not submitted here is dropped. So what is held is what is open or was never asked
-for. This module must not fetch, decode values, or wait.
+asks for it; a record of a task that was not submitted here is dropped. What a wait has shown at its timeout is kept for the
+next wait for the same tasks, as far as SHOWN_BYTES reach. So what is held is what is open, was never asked for, or was shown
+lately. This module must not fetch, decode values, or wait.
 """
 
 from __future__ import annotations
@@ -13,12 +14,17 @@ from typing import Any
 
 Record = dict[str, Any]
 
+SHOWN_BYTES = 256 << 20  # about; of records that were shown at a timeout, so that asking again and again for all works
+RECORD_BYTES = 1 << 10  # of one without its output and its value
+
 
 class Waiter:
     """One caller's wish: the uids that are still missing, and the records that came."""
 
     def __init__(self, uids: Iterable[str]) -> None:
         self.missing = set(uids)
+        self.total = len(self.missing)
+        self.only = next(iter(self.missing)) if self.total == 1 else ""
         self.records: dict[str, Record] = {}
 
 
@@ -29,7 +35,10 @@ class Inbox:
         self._lock = threading.Lock()
         self._open: set[str] = set()
         self._ready: dict[str, Record] = {}
+        self._shown: dict[str, Record] = {}
+        self._shown_bytes = 0
         self._waiters: list[Waiter] = []
+        self._single: dict[str, list[Waiter]] = {}  # those who wait for one task, by its uid: they may be many
 
     def __len__(self) -> int:
         return len(self._open) + len(self._ready)
@@ -43,10 +52,12 @@ class Inbox:
         """Open tasks before they are sent; False for a uid that is open or has a record already."""
         fresh = []
         with self._lock:
+            is_open, ready, shown = self._open, self._ready, self._shown
             for uid in uids:
-                fresh.append(uid not in self._open and uid not in self._ready)
-                if fresh[-1]:
-                    self._open.add(uid)
+                is_fresh = uid not in is_open and uid not in ready and uid not in shown
+                fresh.append(is_fresh)
+                if is_fresh:
+                    is_open.add(uid)
         return fresh
 
     def withdraw(self, uids: Iterable[str]) -> None:
@@ -55,8 +66,11 @@ class Inbox:
             self._open.difference_update(uids)
 
     def unknown(self, uids: Iterable[str]) -> list[str]:
+        """Those that nobody has heard of here, each once."""
+        wanted = dict.fromkeys(uids)
         with self._lock:
-            return [uid for uid in dict.fromkeys(uids) if uid not in self._open and uid not in self._ready]
+            unknown = wanted.keys() - self._open - self._ready.keys() - self._shown.keys()
+        return [uid for uid in wanted if uid in unknown] if unknown else []
 
     def deliver(self, records: Iterable[Record]) -> None:
         """Hand records to those who wait for them, and keep those of open tasks that nobody waits for."""
@@ -70,7 +84,7 @@ class Inbox:
 
     def _hand_over(self, uid: str, record: Record) -> bool:
         handed = False
-        for waiter in self._waiters:
+        for waiter in (*self._waiters, *self._single.get(uid, ())) if self._single else self._waiters:
             if uid in waiter.missing:
                 waiter.missing.remove(uid)
                 waiter.records[uid] = dict(record) if handed else record
@@ -84,7 +98,13 @@ class Inbox:
             for uid in waiter.missing & self._ready.keys():
                 waiter.missing.remove(uid)
                 waiter.records[uid] = self._ready.pop(uid)
-            self._waiters.append(waiter)
+            for uid in waiter.missing & self._shown.keys():
+                waiter.missing.remove(uid)
+                waiter.records[uid] = self._hide(uid)
+            if waiter.total == 1:
+                self._single.setdefault(waiter.only, []).append(waiter)
+            else:
+                self._waiters.append(waiter)
         return waiter
 
     def take(self, waiter: Waiter) -> list[Record]:
@@ -93,8 +113,39 @@ class Inbox:
             records, waiter.records = waiter.records, {}
         return list(records.values())
 
-    def leave(self, waiter: Waiter) -> None:
-        """Stop waiting; what came and was not taken is there for the next who asks."""
+    def leave(self, waiter: Waiter, returned: Iterable[Record] = ()) -> None:
+        """Stop waiting; what came and was not taken, or is returned here, is there for the next who asks."""
         with self._lock:
-            self._waiters.remove(waiter)
+            self._forget(waiter)
             self._ready.update(waiter.records)
+            self._ready.update((record["uid"], record) for record in returned)
+
+    def _forget(self, waiter: Waiter) -> None:
+        if waiter.total != 1:
+            self._waiters.remove(waiter)
+            return
+        waiting = self._single[waiter.only]
+        waiting.remove(waiter)
+        if not waiting:
+            del self._single[waiter.only]
+
+    def keep_shown(self, records: Iterable[Record]) -> None:
+        """These were shown by a wait that has timed out, and will be asked for again with the others."""
+        with self._lock:
+            for record in records:
+                if record["uid"] in self._shown:
+                    self._hide(record["uid"])
+                self._shown[record["uid"]] = dict(record)  # the caller has the other one
+                self._shown_bytes += _size_of(record)
+            while self._shown_bytes > SHOWN_BYTES:
+                self._hide(next(iter(self._shown)))
+
+    def _hide(self, uid: str) -> Record:
+        record = self._shown.pop(uid)
+        self._shown_bytes -= _size_of(record)
+        return record
+
+
+def _size_of(record: Record) -> int:
+    large = (record.get(name) for name in ("stdout", "stderr", "return_value", "return_pickle"))
+    return RECORD_BYTES + sum(len(value) for value in large if isinstance(value, (str, bytes)))

@@ -15,10 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from orbit_rhapsody.large import INLINE_BYTES, REFERENCE_BYTES, LargeValue, taken_apart
 from orbit_rhapsody.values import PYTHON_VERSION, check_python, describe, pack_error, pack_plain, pickle_value, unpickle
-from orbit_zmq.errors import InvalidArgument, OrbitError, TooLarge
+from orbit_zmq.errors import InternalError, InvalidArgument, OrbitError, TooLarge
 
-MAX_VALUE_BYTES = 4 << 30  # of what a function returns; it is in memory several times
+Keep = Callable[[LargeValue], dict[str, Any]]  # answers what stands for the value
 
 
 class Function:
@@ -72,12 +73,13 @@ def _checked(found: Any, name: str) -> Callable[..., Any]:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a function returned: packed if it is plain, else pickled; or the error of a value that is neither."""
+    """What a function returned: packed if it is plain, else pickled, or apart if it is large; or why it cannot travel."""
 
     plain: bytes | None = None
     pickled: bytes | None = None
     error: dict[str, Any] | None = None
-    large: dict[str, Any] | None = None  # in place of a value that is kept elsewhere: its bytes, and whether they are a pickle
+    large: LargeValue | None = None  # until it is kept somewhere
+    reference: dict[str, Any] | None = None  # from then on
     started: float = 0.0
     finished: float = 0.0
 
@@ -95,27 +97,51 @@ class TaskFailed(Exception):
         self.finished = finished
 
     def __str__(self) -> str:
-        return f"{self.error['type']}: {self.error['message']}"
+        return str(self.error["message"])  # backends set stderr to it
 
 
 class Invocation:
-    """The callable that a backend is given in place of the user's function."""
+    """The callable that a backend is given in place of the user's function.
 
-    __slots__ = ("_args", "_function", "_kwargs", "_pickled", "_python", "running")
+    `keep` puts a large value where it is streamed from; in another process the value goes back to this one first.
+    """
 
-    def __init__(self, function: Function, args: list[Any], kwargs: dict[str, Any], pickled: bytes | None, python: str) -> None:
+    __slots__ = ("_args", "_by_reference", "_function", "_keep", "_kwargs", "_load", "_pickled", "_python", "running")
+
+    def __init__(
+        self,
+        function: Function,
+        args: list[Any],
+        kwargs: dict[str, Any],
+        pickled: bytes | None,
+        python: str,
+        *,
+        by_reference: bool = False,
+        keep: Keep | None = None,
+        load: Callable[[], tuple[Any, Any]] | None = None,
+    ) -> None:
         self._function = function
         self._args = args
         self._kwargs = kwargs
         self._pickled = pickled
         self._python = python
+        self._by_reference = by_reference
+        self._keep = keep
+        self._load = load  # of arguments that are not here yet
         self.running = False  # seen by the engine when the backend runs it in a thread of this process
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        pickled = self._pickled if self._load is None else pickle_value(self._load())
+        what = (self._function, self._args, self._kwargs, pickled, self._python, self._by_reference)
+        return _invocation, what
 
     def __call__(self) -> Outcome:
         started = time.time()
         self.running = True
         try:
-            outcome = outcome_of(self._result())
+            outcome = outcome_of(self._result(), by_reference=self._by_reference)
+            if self._keep is not None:
+                keep_apart(outcome, self._keep)
         except BaseException as error:  # noqa: BLE001 - SystemExit too would end the loop that waits for the worker
             raise TaskFailed(pack_error(_without_frames(error)), started, time.time()) from None
         finally:
@@ -128,8 +154,16 @@ class Invocation:
         args, kwargs = self._args, self._kwargs
         if self._pickled is not None:
             args, kwargs = unpickle(self._pickled, "the task's arguments", self._python)
+        elif self._load is not None:
+            args, kwargs = self._load()
         result = function(*args, **kwargs)
         return asyncio.run(_awaited(result)) if inspect.iscoroutine(result) else result
+
+
+def _invocation(
+    function: Function, args: list[Any], kwargs: dict[str, Any], pickled: bytes | None, python: str, by_reference: bool
+) -> Invocation:
+    return Invocation(function, args, kwargs, pickled, python, by_reference=by_reference)
 
 
 async def _awaited(coroutine: Any) -> object:
@@ -144,17 +178,27 @@ def _without_frames(error: BaseException) -> BaseException:
     return error if isinstance(error, OrbitError) else error.with_traceback(traceback)
 
 
-def outcome_of(value: object) -> Outcome:
+def outcome_of(value: object, *, by_reference: bool = False) -> Outcome:
     """A return value as bytes; one that cannot travel becomes an error, not an exception."""
-    plain = pack_plain(value)
-    if plain is not None:
-        outcome = Outcome(plain=plain)
-    else:
-        try:
-            outcome = Outcome(pickled=pickle_value(value))
-        except InvalidArgument as error:
-            return Outcome(error=pack_error(error))
-    size = len(outcome.plain or outcome.pickled or b"")
-    if size > MAX_VALUE_BYTES:
-        return Outcome(error=pack_error(TooLarge(f"a return value of {size} bytes; at most {MAX_VALUE_BYTES} travel")))
-    return outcome
+    limit = REFERENCE_BYTES if by_reference else INLINE_BYTES
+    plain = None if type(value) is bytes and len(value) > limit else pack_plain(value)
+    if plain is not None and len(plain) <= limit:
+        return Outcome(plain)
+    try:
+        large = taken_apart(value, plain, by_request=by_reference)
+        if plain is None and large.size_bytes <= limit:
+            return Outcome(pickled=pickle_value(value) if large.buffers else b"".join(large.head))
+        return Outcome(large=large)
+    except (InvalidArgument, TooLarge) as error:
+        return Outcome(error=pack_error(error))
+
+
+def keep_apart(outcome: Outcome, keep: Keep) -> None:
+    """Put a value that is too large for a message where it is streamed from."""
+    if outcome.large is None:
+        return
+    try:
+        outcome.reference = keep(outcome.large)
+    except InternalError as error:
+        outcome.error = pack_error(error)
+    outcome.large = None

@@ -5,7 +5,8 @@ can fetch it. So what was answered is there again, and a task whose start is kno
 This module must not run tasks or read their contents.
 
 Keys: `b/<batch>` facts of a batch and `c/<batch>` its body, `f/<batch>/<uid>` a task that is over and forgotten, `t/<uid>` how
-often a task was started, `r/<number>` facts of a result and `v/<number>` its record, `k/<consumer>` a cursor.
+often a task was started, `r/<number>` facts of a result and `v/<number>` its record, `w/<uid>` of how many pieces a large value
+is made and `l/<uid>/<piece>` these, `k/<consumer>` a cursor.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Kept:
 
 
 class Journal:
-    """One session's. All but `read`, `body` and `record` return at once; callers serialize what they write."""
+    """One session's. All but `read`, `body`, `record` and `piece` return at once; callers serialize what they write."""
 
     def __init__(self, store: SessionStore) -> None:
         self._store = store
@@ -63,6 +64,7 @@ class Journal:
         self._tasks: dict[int, list[str]] = {}  # of a batch
         self._left: dict[int, int] = {}  # how many of them are not forgotten
         self._starts: dict[str, int] = {}
+        self._pieces: dict[str, int] = {}  # of large values
         self.when_kept: Callable[[Callable[[], None]], None] = store.when_kept
         self.flush = store.flush
         self.set_complete = store.set_complete
@@ -109,6 +111,22 @@ class Journal:
         self._store.keep_all(values)
         self._store.drop(*[f"t/{uid}" for uid, _, _ in records if self._starts.pop(uid, 0)])
 
+    def value(self, uid: str, pieces: Iterable[bytes]) -> None:
+        """The return value of a task, which is too large for its record."""
+        self.drop_values((uid,))
+        total = 0
+        for total, piece in enumerate(pieces, 1):
+            self._store.keep(f"l/{uid}/{total - 1:06d}", piece)
+        self._pieces[uid] = total
+        self._store.keep(f"w/{uid}", total)
+
+    def drop_values(self, uids: Iterable[str]) -> None:
+        """These values are not wanted any more."""
+        for uid in uids:
+            pieces = self._pieces.pop(uid, None)
+            if pieces is not None:
+                self._store.drop(f"w/{uid}", *[f"l/{uid}/{number:06d}" for number in range(pieces)])
+
     def cursor(self, consumer: str, after: int) -> None:
         """A consumer has got that far."""
         self._store.keep(f"k/{consumer}", after)
@@ -150,6 +168,7 @@ class Journal:
         kept.cursors = dict(self._rows("k/"))
         kept.is_complete = not self._store.may_lack_something()
         self._starts = dict(kept.starts)
+        self._pieces = dict(self._rows("w/"))
         self._next_batch = kept.batches[-1].number + 1 if kept.batches else 1
         self._last_result = max([*kept.cursors.values(), kept.results[-1].number if kept.results else 0], default=0)
         return kept
@@ -161,6 +180,15 @@ class Journal:
     def record(self, number: int) -> bytes | None:
         """The record of a result."""
         found: bytes | None = self._store.get(f"v/{number:012d}")
+        return found
+
+    def pieces(self, uid: str) -> int:
+        """Of how many pieces a large value is made; 0 where there is none."""
+        return self._pieces.get(uid, 0)
+
+    def piece(self, uid: str, number: int) -> bytes | None:
+        """One piece of a large value."""
+        found: bytes | None = self._store.get(f"l/{uid}/{number:06d}")
         return found
 
     def _rows(self, prefix: str) -> Iterator[tuple[str, Any]]:

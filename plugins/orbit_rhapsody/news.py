@@ -1,4 +1,4 @@
-"""News: what is told of tasks that end, as events: `task_status` for one, `task_status_batch` for several.
+"""News: what is told of tasks that start and end, as events: `task_status` for one, `task_status_batch` for several.
 
 An event says what happened; results are fetched. At once when there is time, in batches under load: after a message the next
 one waits twenty times as long as it took, so that telling costs a twentieth of the engine's time whatever the load. There is
@@ -12,6 +12,9 @@ from collections.abc import Callable
 
 import msgpack
 
+from orbit_rhapsody.codec import STATES
+from orbit_rhapsody.values import strict_packer
+
 TOPIC, BATCH_TOPIC = "task_status", "task_status_batch"
 MAX_VALUE_BYTES = 1 << 10  # of a packed return value; a larger one is fetched
 MAX_ERROR_CHARS = 300
@@ -19,22 +22,23 @@ BATCH_BYTES = 30 << 10  # an event has at most 32 KiB
 BATCH_TASKS = 4_096
 SHARE = 20.0
 LONGEST_WAIT_S = 0.1
+MOST_WAITING = 4_096  # beyond that many the next batch waits for nothing: memory is bounded
 
 _TASKS = msgpack.packb("tasks")
-_FIRST = msgpack.packb("uid")
-_REST = {name: msgpack.packb(name) for name in ("state", "exit_code", "error", "return_value")}
+_UID = b"\x85" + msgpack.packb("uid")  # of a map with five entries
+_STATE, _EXIT_CODE, _ERROR, _VALUE = map(msgpack.packb, ("state", "exit_code", "error", "return_value"))
+_STATES = {state: _STATE + msgpack.packb(state) + _EXIT_CODE for state in STATES}
 _NIL = b"\xc0"
-_pack = msgpack.packb
 Notify = Callable[[str, bytes], None]  # topic, packed data
 
 
-def brief(uid: str, state: str, exit_code: object, error: str, value: bytes | None) -> bytes:
+def brief(uid: str, state: str, exit_code: object = None, error: str = "", value: bytes | None = None) -> bytes:
     """One task's news, packed: uid, state, exit code, the error in one line, and a plain value if it is small."""
-    known = exit_code if isinstance(exit_code, int) else None
-    parts = [b"\x85", _FIRST, _pack(uid), _REST["state"], _pack(state), _REST["exit_code"], _pack(known)]
-    parts += [_REST["error"], _pack(error[:MAX_ERROR_CHARS] or None), _REST["return_value"]]
-    parts.append(value if value is not None and len(value) <= MAX_VALUE_BYTES else _NIL)
-    return b"".join(parts)
+    pack = strict_packer().pack
+    code = pack(exit_code) if type(exit_code) is int else _NIL
+    line = pack(error[:MAX_ERROR_CHARS]) if error else _NIL
+    shown = value if value is not None and len(value) <= MAX_VALUE_BYTES else _NIL
+    return b"".join((_UID, pack(uid), _STATES[state], code, _ERROR, line, _VALUE, shown))
 
 
 class News:
@@ -46,20 +50,27 @@ class News:
         self._most_tasks = min(most_tasks or BATCH_TASKS, BATCH_TASKS)
         self._waiting: deque[bytes] = deque()
         self._next_at = 0.0
+        self._told = [0, 0]  # tasks, messages
+
+    @property
+    def told(self) -> dict[str, int]:
+        return {"tasks": self._told[0], "messages": self._told[1]}
 
     def add(self, packed: bytes) -> None:
         self._waiting.append(packed)
 
     def due_in(self, now: float) -> float | None:
         """How long until `tell` should be called; None when there is nothing to tell."""
-        return max(0.0, self._next_at - now) if self._waiting else None
+        if not self._waiting:
+            return None
+        return 0.0 if len(self._waiting) > MOST_WAITING else max(0.0, self._next_at - now)
 
     def tell(self, clock: Callable[[], float], *, everything: bool = False) -> None:
         """Tell one batch, or all there is, and say when the next one may follow."""
         began = clock()
         while self._waiting:
             self._tell_batch()
-            if not everything:
+            if not everything and len(self._waiting) <= MOST_WAITING:
                 break
         ended = clock()
         self._next_at = ended + min((ended - began) * SHARE, self._longest_wait_s)
@@ -70,6 +81,7 @@ class News:
         while self._waiting and len(batch) < self._most_tasks and size + len(self._waiting[0]) <= BATCH_BYTES:
             batch.append(self._waiting.popleft())
             size += len(batch[-1])
+        self._told = [self._told[0] + len(batch), self._told[1] + 1]
         if len(batch) == 1:
             self._notify(TOPIC, batch[0])
             return

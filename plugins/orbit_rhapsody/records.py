@@ -6,17 +6,18 @@ later changes to a shared object do not show. This module must not touch sockets
 
 from __future__ import annotations
 
+import signal
 import time
 from typing import Any
 
-from orbit_rhapsody.codec import DONE, FAILED, MAX_TASK_BYTES
+from orbit_rhapsody.codec import DONE, FAILED
 from orbit_rhapsody.invocation import Outcome, TaskFailed, outcome_of
 from orbit_rhapsody.news import brief
-from orbit_rhapsody.spool import Spool
+from orbit_rhapsody.output import KEPT_BYTES
 from orbit_rhapsody.values import PYTHON_VERSION, pack_error, printable, strict_packer
-from orbit_zmq.errors import InternalError, OrbitError, OutcomeUnknown, ResultExpired
+from orbit_zmq.errors import OrbitError, OutcomeUnknown, ResultExpired
 
-MAX_OUTPUT_CHARS = 4 << 20  # of stdout and of stderr, the end is kept: many thousands of results share one memory
+MAX_OUTPUT_CHARS = 4 * KEPT_BYTES + 100  # a byte that is no text is shown as four characters
 
 _RETURN_VALUE: bytes = strict_packer().pack("return_value")
 _NIL = b"\xc0"
@@ -43,38 +44,26 @@ def finished_task(
     if outcome is not None and outcome.started:
         times.update(started=outcome.started, finished=outcome.finished)
     exit_code = task.get("exit_code")
-    reason = {"reason": task["reason"]} if task.get("reason") else {}
-    record = _pack(
-        {
-            **reason,
-            "uid": uid,
-            "state": state,
-            "raw_state": raw_state,
-            "exit_code": exit_code if isinstance(exit_code, int) else None,
-            "stdout": _output(task.get("stdout")),
-            "stderr": _output(task.get("stderr")),
-            "exception": packed_error,
-            "times": times,
-        },
-        outcome,
-    )
+    fields: dict[str, Any] = {
+        "uid": uid,
+        "state": state,
+        "raw_state": raw_state,
+        "times": times,
+    }  # and of the rest what says something
+    if isinstance(exit_code, int):
+        fields["exit_code"] = exit_code
+        if exit_code < 0:
+            fields["signal"] = _signal_name(-exit_code)
+    for name in ("stdout", "stderr"):
+        if task.get(name):
+            fields[name] = _output(task[name])
+    if task.get("reason"):
+        fields["reason"] = task["reason"]
+    if packed_error is not None:
+        fields["exception"] = packed_error
+    record = _pack(fields, outcome)
     error_line = _line_of(packed_error) if packed_error is not None else ""
     return state, record, brief(uid, state, exit_code, error_line, outcome.plain if outcome is not None else None)
-
-
-def with_value_apart(uid: str, task: dict[str, Any], spool: Spool) -> dict[str, Any]:
-    """The outcome of a task with its return value put into the spool, if that is too large for a message."""
-    value = task.get("return_value")
-    data = (value.plain or value.pickled or b"") if isinstance(value, Outcome) else b""
-    if not isinstance(value, Outcome) or len(data) <= MAX_TASK_BYTES:
-        return task
-    apart = Outcome(started=value.started, finished=value.finished)
-    try:
-        spool.put(uid, data)
-        apart.large = {"bytes": len(data), "is_pickle": value.plain is None, "python": PYTHON_VERSION}
-    except InternalError as error:
-        apart.error = pack_error(error)
-    return {**task, "return_value": apart}
 
 
 def failed_task(uid: str, error: OrbitError, times: dict[str, Any]) -> tuple[str, bytes, bytes]:
@@ -108,8 +97,8 @@ def _outcome(value: object) -> Outcome:
 
 
 def _pack(fields: dict[str, Any], outcome: Outcome | None) -> bytes:
-    if outcome is not None and outcome.large is not None:
-        fields["return_ref"] = outcome.large
+    if outcome is not None and outcome.reference is not None:
+        fields["return_ref"] = outcome.reference
     if outcome is not None and outcome.pickled is not None:
         fields["return_pickle"] = outcome.pickled
         fields["python"] = PYTHON_VERSION
@@ -117,6 +106,13 @@ def _pack(fields: dict[str, Any], outcome: Outcome | None) -> bytes:
     plain = outcome.plain if outcome is not None and outcome.plain is not None else _NIL
     # The first byte is that of a small map with len(fields) entries; one more is appended.
     return bytes((packed[0] + 1,)) + packed[1:] + _RETURN_VALUE + plain
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # one of those without a name
+        return f"signal {number}"
 
 
 def _output(text: object) -> str:

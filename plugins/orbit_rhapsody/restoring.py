@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from orbit_rhapsody.codec import decode_batch
 from orbit_rhapsody.journal import Journal, Kept, KeptBatch
+from orbit_rhapsody.large import INLINE
 from orbit_rhapsody.preparation import Batch, Functions, PackedTask
 from orbit_rhapsody.records import unknown_task
 from orbit_rhapsody.results import Results
@@ -19,7 +20,9 @@ log = get_logger(__name__)
 MOST_STARTS = 3  # a task that ends its endpoint each time it runs must not do so for ever
 
 
-def restore(results: Results, journal: Journal, functions: Functions, *, allow_pickled: bool) -> list[PackedTask]:
+def restore(
+    results: Results, journal: Journal, functions: Functions, *, allow_pickled: bool, wanted: str = INLINE
+) -> list[PackedTask]:
     """Bring back what the journal has; answers the tasks that are to run. It reads from the disk."""
     kept = journal.read()
     results.resume(kept.results, kept.cursors)
@@ -31,15 +34,18 @@ def restore(results: Results, journal: Journal, functions: Functions, *, allow_p
         except InvalidArgument as error:
             log.error("batch-not-restored", batch=batch.number, reason=error.message)
             continue
-        shared = Batch(received, functions, submitted=batch.at, allow_pickled=allow_pickled)
-        over = [task[0] for task in received.tasks if (batch.number, task[0]) in kept.forgotten]
+        shared = Batch(
+            received, functions, submitted=batch.at, allow_pickled=allow_pickled, spool=results.spool, results=wanted
+        )
+        tasks = shared.tasks_of(received)
+        over = [task.uid for task in tasks if (batch.number, task.uid) in kept.forgotten]
         mine = [
             task
-            for task in received.tasks
-            if (batch.number, task[0]) not in kept.forgotten and results.readmit(task, batch.at, ended.get(task[0]))
+            for task in tasks
+            if (batch.number, task.uid) not in kept.forgotten and results.readmit(task, batch.at, ended.get(task.uid))
         ]
-        journal.assign(batch.number, [uid for uid, _, _ in mine], over)
-        waiting += [(batch, PackedTask(uid, kind, packed, shared)) for uid, kind, packed in mine if uid not in ended]
+        journal.assign(batch.number, [task.uid for task in mine], over)
+        waiting += [(batch, task) for task in mine if task.uid not in ended]
     results.finished([unknown_task(task.uid, batch.at, why) for batch, task in waiting if (why := _why_not(batch, task, kept))])
     journal.set_complete()
     return [task for batch, task in waiting if not _why_not(batch, task, kept)]

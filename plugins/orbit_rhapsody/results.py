@@ -16,10 +16,11 @@ from contextlib import suppress
 from itertools import islice
 from typing import Any
 
-import msgpack
-
-from orbit_rhapsody.codec import FINAL_STATES, RUNNING, Acknowledgement, Portion
+from orbit_rhapsody.codec import FINAL_STATES, RUNNING, Acknowledgement, Portion, full_record
+from orbit_rhapsody.counters import Counters
 from orbit_rhapsody.journal import Journal, KeptResult, Record
+from orbit_rhapsody.output import OutputLines
+from orbit_rhapsody.preparation import PackedTask
 from orbit_rhapsody.records import expired_record
 from orbit_rhapsody.rules import KEPT_S, ResultLog, Spilled, TaskEntry, TaskTable
 from orbit_rhapsody.spool import Spool
@@ -28,6 +29,7 @@ from orbit_zmq.errors import Conflict, InternalError, InvalidArgument, SessionCl
 MAX_PORTION_BYTES = 16 << 20
 MAX_WAIT_S = 60.0
 UNFETCHED_BYTES = 256 << 20  # results that wait in memory; past it no further task is started until some are fetched
+RESULT_BYTES = 640  # of a result and its task in memory, beside its record
 SPILL_BYTES = 64 << 20  # the same of a lasting session, whose results are on disk as well
 SNAPSHOT_BYTES = 16 << 20  # past it, a snapshot names finished tasks without their results
 ADMIT_SLICE = 256  # tasks admitted under one hold of the lock, so that a fetch does not wait for a whole batch
@@ -43,7 +45,9 @@ class Results:
         self._journal = journal
         self._being_kept: dict[str, int] = {}  # tasks that have ended, until that is on disk, with the size of their records
         self._being_kept_bytes = 0
-        self.spool = Spool()  # what is too large for a message
+        self.counters = Counters()
+        self.spool = Spool(journal)  # what is too large for a message
+        self.lines = OutputLines()  # of programs, while they run
         self.on_room: Callable[[], None] = lambda: None  # told when `has_room` is so again; from any thread
         self._was_full = False
         self._tasks = TaskTable()
@@ -53,27 +57,26 @@ class Results:
         self._waking = False
         self._closed = False
 
-    def admit(
-        self, tasks: Sequence[tuple[str, int, bytes]], wall_time: float
-    ) -> tuple[list[tuple[str, int, bytes]], Acknowledgement]:
+    def admit(self, tasks: Sequence[PackedTask], wall_time: float) -> tuple[list[PackedTask], Acknowledgement]:
         """The tasks that are new, and the answer for those that are not."""
-        new, answer = [], Acknowledgement()
+        new, answer = list[PackedTask](), Acknowledgement()
         for start in range(0, len(tasks), ADMIT_SLICE):
             with self._lock:
-                for index, task in enumerate(islice(tasks, start, start + ADMIT_SLICE), start):
-                    uid, kind, packed = task
-                    content = hash((kind, packed))
-                    known = self._tasks.admit(uid, content, wall_time)
-                    if known is None:
-                        new.append(task)
-                    elif known.content == content:
-                        answer.known[index] = known.state
+                known = self._tasks.admit_all(tasks[start : start + ADMIT_SLICE], wall_time, new)
+                for index, entry, is_same in known:
+                    if is_same:
+                        answer.known[start + index] = entry.state
                     else:
-                        answer.refused[index] = Conflict(
-                            f"the uid {uid!r} belongs to another task of this session",
+                        answer.refused[start + index] = Conflict(
+                            f"the uid {tasks[start + index].uid!r} belongs to another task of this session",
                             hint="Use another uid, or leave it out and one will be given.",
                         )
         return new, answer
+
+    def state_of(self, uid: str) -> str | None:
+        with self._lock:
+            entry = self._tasks.get(uid)
+            return entry.state if entry is not None else None
 
     def started(self, uids: Iterable[str]) -> None:
         with self._lock:
@@ -87,16 +90,15 @@ class Results:
         with self._lock:
             self._log.resume(found, cursors, now)
 
-    def readmit(self, task: tuple[str, int, bytes], submitted: float, ended: KeptResult | None) -> bool:
+    def readmit(self, task: PackedTask, submitted: float, ended: KeptResult | None) -> bool:
         """Take a task of a journal in again, with its result if there is one; False for a uid that is there."""
-        uid, kind, packed = task
         with self._lock:
-            is_new = self._tasks.admit(uid, hash((kind, packed)), submitted) is None
+            is_new = self._tasks.admit(task.uid, task.content, submitted) is None
             if is_new and ended is not None:
-                self._tasks.move(uid, ended.state, ended.number)
+                self._tasks.move(task.uid, ended.state, ended.number)
             return is_new
 
-    def finished(self, records: Iterable[Record]) -> None:
+    def finished(self, records: Sequence[Record]) -> None:
         """Take in (uid, final state, packed record). Of a task that ended twice the first end counts."""
         if self._journal is None:
             self._take_in(records)
@@ -112,14 +114,14 @@ class Results:
             self._journal.results(fresh)
         self._journal.when_kept(lambda: self._take_in(fresh))
 
-    def _take_in(self, records: Iterable[Record]) -> None:
+    def _take_in(self, records: Sequence[Record]) -> None:
         with self._lock:
+            tasks, log = self._tasks, self._log
             for uid, state, record in records:
-                entry = self._tasks.get(uid)
-                if entry is not None and entry.state not in FINAL_STATES:
-                    self._tasks.move(uid, state, self._log.append(uid, record))
-                self._being_kept_bytes -= self._being_kept.pop(uid, 0)
+                if tasks.move(uid, state, log.last + 1):
+                    log.append(uid, record)
             if self._journal is not None:
+                self._being_kept_bytes -= sum(self._being_kept.pop(uid, 0) for uid, _, _ in records)
                 self._log.note_age(len(self._log) + self._log.oldest - 1, time.monotonic())
                 if not self._journal.fault:
                     self._log.spill(SPILL_BYTES)
@@ -138,6 +140,7 @@ class Results:
         for uid in uids:
             self._tasks.forget(uid)
         self.spool.drop(uids)
+        self.lines.drop(uids)
         if self._journal is not None and uids:
             self._journal.forget(range(first, self._log.oldest), uids)
 
@@ -159,7 +162,8 @@ class Results:
             return has_room
 
     def _has_room(self) -> bool:
-        return self._log.unfetched_bytes + self._being_kept_bytes < UNFETCHED_BYTES
+        held_bytes = self._log.unfetched_bytes + self._being_kept_bytes + RESULT_BYTES * self._log.unfetched
+        return held_bytes < UNFETCHED_BYTES
 
     def _wake(self) -> None:
         with self._lock:
@@ -187,17 +191,28 @@ class Results:
                     break
                 waiter: asyncio.Future[None] = loop.create_future()
                 self._waiting.add(waiter)
-            try:
-                async with asyncio.timeout(left_s):
-                    await waiter
-            except TimeoutError:
-                pass
-            finally:
-                with self._lock:
-                    self._waiting.discard(waiter)
+            await self._woken(waiter, left_s)
         if any(isinstance(record, Spilled) for record in portion.records):
             return await asyncio.to_thread(self._filled, portion)
         return portion
+
+    async def progress(self, wait_s: float) -> None:
+        """Wait until results come in; at most so long."""
+        loop = self._loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        with self._lock:
+            self._waiting.add(waiter)
+        await self._woken(waiter, wait_s)
+
+    async def _woken(self, waiter: asyncio.Future[None], wait_s: float) -> None:
+        try:
+            async with asyncio.timeout(wait_s):
+                await waiter
+        except TimeoutError:
+            pass
+        finally:
+            with self._lock:
+                self._waiting.discard(waiter)
 
     def _read(self, consumer: str, after: int | None, max_bytes: int) -> Portion:
         now, before = time.monotonic(), self._log.cursor_of(consumer)
@@ -238,7 +253,7 @@ class Results:
             record = self._log.record(entry.number) if entry.number else None
         if isinstance(record, Spilled):
             record = await asyncio.to_thread(self._from_disk, record)
-        described: dict[str, Any] = _summary(uid, entry) if record is None else msgpack.unpackb(record)
+        described: dict[str, Any] = _summary(uid, entry) if record is None else full_record(record)
         return described
 
     def close(self) -> None:
@@ -276,20 +291,21 @@ class Results:
                 described.append(_summary(uid, entry) | {"partial": True})
             else:
                 left -= len(record)
-                described.append(msgpack.unpackb(record))
+                described.append(full_record(record))
         return described
 
     def statistics(self) -> dict[str, Any]:
         with self._lock:
             return {
                 "states": dict(self._tasks.counts),
-                "submitted": self._tasks.submitted_total,
                 "tasks_held": len(self._tasks),
                 "results_held": len(self._log),
                 "result_bytes": self._log.held_bytes,
                 "unfetched_bytes": self._log.unfetched_bytes,
+                "spooled_bytes": self.spool.held_bytes,
                 "store_fault": self._journal.fault if self._journal is not None else "",
                 "consumers": self._log.consumers,
+                **self.counters.facts(),
             }
 
 

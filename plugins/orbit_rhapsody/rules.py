@@ -8,15 +8,16 @@ module must not know threads, loops or sockets.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 from orbit_rhapsody.codec import FINAL_STATES, STATES, SUBMITTED, Portion
 from orbit_zmq.errors import Busy, InvalidArgument
 
 RETENTION_S = 600.0  # results that everybody has: long enough to ask again after a crash of the asking program
 RETAINED_BYTES = 64 << 20  # of results that everybody has; beyond it the oldest go before their time
+RETAINED_RESULTS = 65_536  # likewise, for small results too take memory, and so do their tasks
 CONSUMER_AWAY_S = 3_600.0  # a consumer that is silent for longer holds nothing back any more
 MAX_CONSUMERS = 1_024
 AGE_STEP_S = 60.0  # fine enough for days
@@ -74,9 +75,19 @@ class ResultLog:
         return self.held_bytes - self._acknowledged_bytes
 
     @property
+    def unfetched(self) -> int:
+        """How many results not everybody has acknowledged."""
+        return self._last - max(self._acknowledged, self._oldest - 1)
+
+    @property
     def oldest(self) -> int:
         """The number of the oldest result that is still there."""
         return self._oldest
+
+    @property
+    def last(self) -> int:
+        """The number of the newest result."""
+        return self._last
 
     def append(self, uid: str, record: bytes) -> int:
         """Take a result in; answers its number."""
@@ -196,6 +207,7 @@ class ResultLog:
         while self._marks and now - self._marks[0][1] >= self.retention_s:
             upto = self._marks.popleft()[0]
         forgotten = self._forget_upto(upto)
+        forgotten += self._forget_upto(self._acknowledged - RETAINED_RESULTS)
         while self._acknowledged_bytes > self.retained_bytes and self._oldest <= self._acknowledged:
             forgotten += self._forget_upto(self._oldest)
         return forgotten
@@ -220,6 +232,19 @@ class TaskEntry:
     submitted: float
     state: str = SUBMITTED
     number: int = 0
+
+
+class Admissible(Protocol):
+    """A task that wants to be taken in."""
+
+    @property
+    def uid(self) -> str: ...
+
+    @property
+    def content(self) -> int: ...
+
+
+T = TypeVar("T", bound=Admissible)
 
 
 class TaskTable:
@@ -249,8 +274,23 @@ class TaskTable:
         self.counts[SUBMITTED] += 1
         return None
 
+    def admit_all(self, tasks: Iterable[T], wall_time: float, new: list[T]) -> list[tuple[int, TaskEntry, bool]]:
+        """The same for many, which are added to `new`; answers the others by index, and whether they are the same tasks."""
+        entries, known, before = self._entries, [], len(new)
+        for index, task in enumerate(tasks):
+            content = task.content
+            entry = entries.get(task.uid)
+            if entry is None:
+                entries[task.uid] = TaskEntry(content, wall_time)
+                new.append(task)
+            else:
+                known.append((index, entry, entry.content == content))
+        self.submitted_total += len(new) - before
+        self.counts[SUBMITTED] += len(new) - before
+        return known
+
     def move(self, uid: str, state: str, number: int = 0) -> bool:
-        """Bring a task into another state; a task that has ended stays as it is, and the answer is False."""
+        """Bring a task into another state; one that has ended stays as it is, and the answer is False."""
         entry = self._entries.get(uid)
         if entry is None or entry.state in FINAL_STATES:
             return False

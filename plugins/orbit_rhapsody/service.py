@@ -12,12 +12,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from orbit_rhapsody.backends import chosen_backends
-from orbit_rhapsody.codec import RUNNING, SUBMITTED, decode_batch
+from orbit_rhapsody.backends import absent_backends, available_backends, chosen_backends
+from orbit_rhapsody.codec import RUNNING, SUBMITTED, Acknowledgement, Portion, Reader, decode_batch
 from orbit_rhapsody.engine import Engine
 from orbit_rhapsody.journal import Journal
 from orbit_rhapsody.news import News
@@ -25,15 +26,21 @@ from orbit_rhapsody.preparation import Batch, Functions, PackedTask
 from orbit_rhapsody.restoring import restore
 from orbit_rhapsody.results import MAX_PORTION_BYTES, MAX_WAIT_S, Results
 from orbit_rhapsody.ui_config import UI_CONFIG
-from orbit_zmq.errors import Busy, NotFound, SessionClosed
+from orbit_zmq.errors import Busy, InvalidArgument, NotFound, SessionClosed
 from orbit_zmq.log import get_logger
+from orbit_zmq.paths import state_dir
 from orbit_zmq.plugin import Plugin, PluginSession, Raw, operation
 
 log = get_logger(__name__)
 
 INLINE_BYTES = 32 << 10  # a smaller batch is taken in faster than a thread is woken
 MAX_UIDS = 10_000  # in one question about tasks
-QUEUED_BYTES = 256 << 20  # of tasks that wait for their turn; past it a client hears `busy` and sends them later
+QUEUED_BYTES = 32 << 20  # of tasks that wait for their turn, as they are in memory; past it the next batch waits
+ROOM_S = 5.0  # how long a batch waits for room before it is `busy`
+LOOK_S = 0.1  # how long that sleeps at a stretch
+LINGER_S = 0.005  # a result that comes within it saves the client a round trip
+LINGER_BYTES = 4 << 10  # of a batch whose answer may wait so long
+NOT_BEGUN_S = 1.0  # how often it is looked whether a program begins whose output somebody waits for
 CANCEL_S = 60.0  # a process has some seconds after each of three signals
 EXPIRE_S = 600.0  # how often results are looked through that nobody fetches
 
@@ -41,9 +48,12 @@ Consumer = Annotated[str, Field(min_length=1, max_length=64)]
 WaitSeconds = Annotated[float, Field(ge=0, le=MAX_WAIT_S, allow_inf_nan=False)]
 PortionBytes = Annotated[int, Field(ge=1, le=MAX_PORTION_BYTES)]
 BatchWindow = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+InitTimeout = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+ArgumentsName = Annotated[str, Field(min_length=1, max_length=64)]
 Uids = Annotated[list[str], Field(max_length=MAX_UIDS)]
 State = Literal["SUBMITTED", "RUNNING", "DONE", "FAILED", "CANCELED"]
 OnUnknown = Literal["fail", "rerun"]
+ResultsAs = Literal["inline", "reference"]
 Reason = Annotated[str, Field(max_length=1_000)]
 
 
@@ -58,8 +68,12 @@ class RhapsodySession(PluginSession):
         notify_batch_window: BatchWindow | None = None,
         notify_batch_size: Annotated[int, Field(ge=1)] | None = None,
         on_unknown: OnUnknown = "fail",
+        init_timeout_s: InitTimeout = 120.0,
+        results: ResultsAs = "inline",
     ) -> None:
         super().__init__(sid)
+        self.results = results  # whether large return values come with the results, or references to them
+        self.init_timeout_s = init_timeout_s  # in which all backends have to be there
         self.on_unknown = on_unknown  # what becomes of tasks that had been started when the endpoint ended
         self.backends = chosen_backends(backends)
         self.allow_pickled_tasks = allow_pickled_tasks  # narrows what the endpoint allows, and never widens it
@@ -78,16 +92,26 @@ class RhapsodySession(PluginSession):
     async def initialize(self) -> None:
         """Start the backends; Dragon takes many seconds. A lasting session goes on from its journal."""
         if not self.store.is_kept:
-            await self._engine.start()
+            await self._engine.start(self.init_timeout_s, self._output_directory)
             return
         self._journal = Journal(self.store)
         self._start_over()
-        await self._engine.start()
+        await self._engine.start(self.init_timeout_s, self._output_directory)
         tasks = await asyncio.to_thread(
-            restore, self._results, self._journal, self._functions, allow_pickled=self._takes_pickles
+            restore,
+            self._results,
+            self._journal,
+            self._functions,
+            allow_pickled=self._takes_pickles,
+            wanted=self.results,
         )
         self._engine.submit(tasks)
         self.spawn(self._expire())
+
+    @property
+    def _output_directory(self) -> Path:
+        """Where tasks with `capture_stdio` leave their output; it stays there."""
+        return state_dir() / "rhapsody-output" / self.owner / self.sid
 
     @property
     def _takes_pickles(self) -> bool:
@@ -105,32 +129,66 @@ class RhapsodySession(PluginSession):
         """Take a batch of tasks in. The answer lists by position what was known already and what was refused.
 
         A uid that comes again with the same task is answered from memory, so a batch may be sent twice. `busy` where more
-        tasks or results wait than there is room for. In a lasting session the batch is on disk when this answers.
+        tasks or results wait than there is room for. In a lasting session the batch is on disk when this answers. A batch that
+        names its `reader` gets results with the answer, as `fetch` gives them: those that are there, and of a small batch those
+        that come within moments where the last task did.
         """
+        await self._wait_for_room()
+        if len(batch) <= INLINE_BYTES:
+            answer, reader = self._accept(batch)
+        else:
+            answer, reader = await asyncio.to_thread(self._accept, batch)
+        if self._journal is not None:
+            await self._journal.flush()
+        if reader is not None:
+            with suppress(InvalidArgument, Busy):  # the same fetch by itself will say so
+                answer.portion = await self._results.fetch(*reader, wait_s=self._linger_s(len(batch)))
+        return self._encoded(answer, answer.portion)
+
+    def _encoded(self, answer: Acknowledgement | Portion, portion: Portion | None) -> Raw:
+        began = time.perf_counter()
+        body = Raw(answer.encode())
+        if portion is not None:
+            self._results.counters.add("fetched", len(portion.records), bytes_out=len(body))
+            self._results.counters.spent("fetch", len(portion.records), time.perf_counter() - began)
+        return body
+
+    async def _wait_for_room(self) -> None:
+        """The client sends the next batch as soon as this one is answered: that must not fill the memory."""
+        deadline = time.monotonic() + ROOM_S
+        while self._engine.queued_bytes > QUEUED_BYTES and self._results.has_room() and time.monotonic() < deadline:
+            await self._results.progress(LOOK_S)
         if self._engine.queued_bytes > QUEUED_BYTES:
             raise Busy(f"{self._engine.queued_bytes} bytes of tasks wait for their turn in session {self.sid}")
         if not self._results.has_room():
             raise Busy(f"too many results of session {self.sid} wait to be fetched", hint="Fetch results, then submit more.")
-        if len(batch) <= INLINE_BYTES:
-            answer = self._accept(batch)
-        else:
-            answer = await asyncio.to_thread(self._accept, batch)
-        if self._journal is not None:
-            await self._journal.flush()
-        return answer
 
-    def _accept(self, body: bytes) -> Raw:
+    def _linger_s(self, size_bytes: int) -> float:
+        """How long the answer to a batch waits for its first result: not at all, unless that is expected at once."""
+        return LINGER_S if size_bytes <= LINGER_BYTES and self._engine.latest_s < LINGER_S else 0.0
+
+    def _accept(self, body: bytes) -> tuple[Acknowledgement, Reader | None]:
+        began, submitted = time.perf_counter(), time.time()
         received = decode_batch(body)
-        submitted = time.time()
-        batch = Batch(received, self._functions, submitted=submitted, allow_pickled=self._takes_pickles)
-        new, answer = self._results.admit(received.tasks, submitted)
-        tasks = [PackedTask(uid, kind, packed, batch) for uid, kind, packed in new]
+        batch = Batch(
+            received,
+            self._functions,
+            submitted=submitted,
+            allow_pickled=self._takes_pickles,
+            spool=self._results.spool,
+            results=self.results,
+        )
+        tasks, answer = self._results.admit(batch.tasks_of(received), submitted)
+        if self._journal is None:  # where there is one, each batch has to have all that it needs
+            answer.kept = self._functions.kept.keep(received.functions)
+        self._results.counters.add("submitted", len(tasks), bytes_in=len(body))
+        self._results.counters.spent("accept", len(tasks), time.perf_counter() - began)
         if self._journal is None:
             self._engine.submit(tasks)
         elif tasks:
             self._journal.batch(body, submitted, received.on_unknown or self.on_unknown, [task.uid for task in tasks])
             self._journal.when_kept(lambda: self._hand_over(tasks))
-        return Raw(answer.encode())
+        return answer, received.reader
 
     def _hand_over(self, tasks: list[PackedTask]) -> None:
         with suppress(SessionClosed):  # they are on disk, and are found again with the session
@@ -146,7 +204,7 @@ class RhapsodySession(PluginSession):
         one comes, at the latest after `wait_s`.
         """
         portion = await self._results.fetch(consumer, after, max_bytes, wait_s)
-        return Raw(portion.encode())
+        return self._encoded(portion, portion)
 
     @operation(effect="read")
     async def unfetched(self, consumer: Consumer) -> dict[str, Any]:
@@ -180,6 +238,36 @@ class RhapsodySession(PluginSession):
         async for chunk in self._results.spool.read(uid):
             yield chunk
 
+    @operation(effect="read", path="output/{sid}/{uid}", deadline_s=MAX_WAIT_S + 30, waits=True)
+    async def output(
+        self, uid: str, after: Annotated[int, Field(ge=0)] = 0, max_bytes: PortionBytes = 1 << 20, wait_s: WaitSeconds = 0.0
+    ) -> dict[str, Any]:
+        """The lines after number `after` that a task with `stream_output` has written; waits for the first one.
+
+        `{lines: [[number, stream, text]], after, cut, ended}`: `after` is what to ask with next, `cut` the number of lines that
+        there was no room for, and `ended` says that no more will come.
+        """
+        state, lines = self._results.state_of(uid), self._results.lines
+        if state is None:
+            raise _unknown(uid)
+        if state == SUBMITTED and uid not in lines:
+            await lines.read(uid, after, max_bytes, min(wait_s, NOT_BEGUN_S))  # it may end without having begun
+            wait_s = 0.0
+        elif state == RUNNING and uid not in lines:
+            raise InvalidArgument(f"the output of task {uid} is not streamed", hint="Submit it with stream_output=True.")
+        found = await lines.read(uid, after, max_bytes, wait_s if uid in lines else 0.0)
+        return found or {"lines": [], "after": after, "cut": 0, "ended": state not in (SUBMITTED, RUNNING)}
+
+    @operation(effect="run", deadline_s=3_600)
+    async def upload(self, name: ArgumentsName, data: AsyncIterator[bytes]) -> int:
+        """Arguments that are too large for a batch, before the batch that names them under `apart`; how many bytes came."""
+        return await self._results.spool.take(name, data)
+
+    @operation(effect="run", idempotent=True)
+    async def discard(self, uids: Uids) -> None:
+        """The large values of these tasks are not wanted any more."""
+        await asyncio.to_thread(self._results.spool.discard, uids)
+
     @operation(effect="run", idempotent=True, path="cancel/{sid}/{uid}", deadline_s=CANCEL_S)
     async def cancel(self, uid: str, reason: Reason = "") -> dict[str, Any]:
         """End a task: its processes are gone when this answers. One that had ended before keeps its state.
@@ -206,7 +294,10 @@ class RhapsodySession(PluginSession):
 
     @operation(effect="read")
     async def statistics(self) -> dict[str, Any]:
-        """Tasks by state and by backend, and what is held in memory."""
+        """Tasks by state and by backend, rates, time spent by stage, events, bytes, and what is held in memory.
+
+        It costs the same however many tasks there were.
+        """
         return self._results.statistics() | self._engine.statistics()
 
     def unfinished_tasks(self) -> int:
@@ -230,6 +321,16 @@ class RhapsodyPlugin(Plugin):
     session_class = RhapsodySession
     version = "0.1.0"
     ui_config: ClassVar[dict[str, Any]] = UI_CONFIG
+
+    @operation(effect="read")
+    async def backends(self) -> dict[str, Any]:
+        """Rhapsody's backends: those `available` here, the `default`, and the `absent` ones: `{backend, reason, install}`."""
+        absent = await asyncio.to_thread(absent_backends)
+        return {
+            "available": available_backends(),
+            "default": chosen_backends(None),
+            "absent": [{"backend": name, "reason": why, "install": how} for name, (why, how) in absent.items()],
+        }
 
 
 def _unknown(uid: str) -> NotFound:

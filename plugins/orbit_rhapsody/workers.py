@@ -9,14 +9,19 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from contextlib import suppress
+from contextvars import ContextVar
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVarTuple
+
+from orbit_rhapsody.output import Tail, kept_bytes
 
 GRACE_S = 2.0  # after SIGINT and again after SIGTERM: time for an mpirun to end its ranks
+READ_BYTES = 64 << 10
 KILL_GRACE_S = 5.0  # a killed process that is not gone by then is stuck in the kernel; nothing more can be done
 
 
@@ -84,6 +89,7 @@ class DaemonThreads(Executor):
                 self._idle -= 1
             if work is None or not self._perform(work):
                 break
+            del work  # it holds on to arguments, which may be large
         with self._lock:
             self._threads -= 1
 
@@ -111,6 +117,10 @@ class DaemonThreads(Executor):
                 self._queue.put(None)
 
 
+Listen = Callable[[str, bytes], None]  # told the stream and what was written to it
+listen_to_output: ContextVar[Listen | None] = ContextVar("listen_to_output", default=None)  # of the task that starts a process
+
+
 class ProcessLoop(asyncio.SelectorEventLoop):
     """An event loop that knows which of its tasks started which child process, each in a process group of its own.
 
@@ -119,6 +129,7 @@ class ProcessLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         super().__init__()
+        _watch_children_without_threads()
         self.processes: dict[asyncio.Task[Any], asyncio.subprocess.Process] = {}
 
     async def subprocess_exec(self, protocol_factory: Any, *args: Any, **kwargs: Any) -> Any:
@@ -130,30 +141,93 @@ class ProcessLoop(asyncio.SelectorEventLoop):
     def _tracked(self, transport: Any, protocol: Any) -> Any:
         task = asyncio.current_task(self)
         if task is not None:
-            protocol.stdout, protocol.stderr = _Output.around(protocol.stdout), _Output.around(protocol.stderr)
+            protocol.stdout = _Output.around(protocol.stdout, "stdout", self)
+            protocol.stderr = _Output.around(protocol.stderr, "stderr", self)
             self.processes[task] = asyncio.subprocess.Process(transport, protocol, self)
         return transport, protocol
 
 
 class _Output:
-    """What a process writes, as UTF-8 whatever it is: other bytes are shown as \\xff.
+    """What a process writes: it is passed on to who listens, and the end of it is kept, as UTF-8 whatever it is.
 
     The backend asks for all of it at once, and would fail a task whose output it cannot decode.
     """
 
-    def __init__(self, stream: asyncio.StreamReader) -> None:
+    def __init__(self, stream: asyncio.StreamReader, name: str, loop: ProcessLoop) -> None:
         self._stream = stream
+        self._name = name
+        self._loop = loop
+        self._listen = listen_to_output.get()
+        self.tail = Tail()
 
     @classmethod
-    def around(cls, stream: asyncio.StreamReader | None) -> _Output | None:
-        return None if stream is None else cls(stream)
+    def around(cls, stream: asyncio.StreamReader | None, name: str, loop: ProcessLoop) -> _Output | None:
+        return None if stream is None else cls(stream, name, loop)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     async def read(self) -> bytes:
-        written = await self._stream.read()
-        return written if written.isascii() else written.decode("utf-8", "backslashreplace").encode()
+        while block := await self._stream.read(READ_BYTES):
+            self.tail.add(block, kept_bytes(len(self._loop.processes)))
+            if self._listen is not None:
+                self._listen(self._name, block)
+        return self.tail.text().encode()
+
+
+def written_by(process: asyncio.subprocess.Process) -> dict[str, str]:
+    """What a process has written so far, as far as it is kept."""
+    streams: dict[str, Any] = {"stdout": process.stdout, "stderr": process.stderr}
+    return {name: stream.tail.text() for name, stream in streams.items() if isinstance(stream, _Output)}
+
+
+if sys.version_info < (3, 12):  # from there on asyncio does so itself
+    _Ts = TypeVarTuple("_Ts")
+
+    class _ChildWatcher(asyncio.AbstractChildWatcher):
+        """Tells a loop that a child has ended by a file descriptor. asyncio's own would start a thread for each child."""
+
+        def add_child_handler(self, pid: int, callback: Callable[[int, int, *_Ts], object], *args: *_Ts) -> None:
+            loop, descriptor = asyncio.get_running_loop(), os.pidfd_open(pid)
+            loop.add_reader(descriptor, self._ended, loop, descriptor, pid, lambda code: callback(pid, code, *args))
+
+        def _ended(self, loop: asyncio.AbstractEventLoop, descriptor: int, pid: int, tell: Callable[[int], object]) -> None:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
+            try:
+                code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            except ChildProcessError:  # somebody else has asked for it
+                code = 255
+            tell(code)
+
+        def remove_child_handler(self, pid: int) -> bool:
+            return False
+
+        def attach_loop(self, loop: asyncio.AbstractEventLoop | None) -> None:
+            pass
+
+        def is_active(self) -> bool:
+            return True
+
+        def close(self) -> None:
+            pass
+
+        def __enter__(self) -> _ChildWatcher:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    def _watch_children_without_threads() -> None:
+        """For all loops of this process; where the kernel has no pidfds all stays as it is."""
+        with suppress(OSError, AttributeError):
+            os.close(os.pidfd_open(os.getpid()))
+            asyncio.set_child_watcher(_ChildWatcher())
+
+else:
+
+    def _watch_children_without_threads() -> None:
+        pass
 
 
 def _own_group(kwargs: dict[str, Any]) -> dict[str, Any]:

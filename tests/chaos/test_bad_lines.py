@@ -71,7 +71,7 @@ def test_a_minute_without_a_line_ends_no_task(world: World, side: str):
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(300 + BUSY_S)
 def test_nobody_is_lost_on_a_machine_that_is_busy(world: World):
     """Every processor has more to do than it can, and large messages go back and forth; ORBIT_CHAOS_BUSY_S makes it longer."""
     world.start_broker()

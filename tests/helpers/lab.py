@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import struct
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
@@ -55,9 +57,11 @@ class Lab:
         self.tcp = self.broker.ready["tcp"] or ""
         return self.broker
 
-    def start_endpoint(self, name: str = "hpc1", *, url: str | None = None, plugins: str = "test", share: str = "") -> Child:
+    def start_endpoint(
+        self, name: str = "hpc1", *, url: str | None = None, plugins: str = "test", share: str = "", options: Sequence[str] = ()
+    ) -> Child:
         arguments = ["--url", url or self.url, "--name", name, "--plugins", plugins, "--plugin-module", "orbit_testplugin"]
-        arguments += ["--share", share] if share else []
+        arguments += [*(["--share", share] if share else []), *options]
         child = Child("orbit_zmq.endpoint", arguments, self.environment, self.place / f"{name}.log")
         self.stack.callback(child.end)
         child.wait_until_ready()
@@ -162,6 +166,20 @@ class CuttableProxy:
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def running_lab() -> Iterator[Lab]:
+    """A broker on ipc and TCP in a directory of its own."""
+    place = Path(tempfile.mkdtemp(prefix="orbit-test-"))  # pytest's own paths are too long for sockets
+    made = Lab(place)
+    with within(place):
+        try:
+            made.start_broker()
+            yield made
+        finally:
+            made.close()
+            shutil.rmtree(place, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -50,6 +50,7 @@ class Pair:
         self.executed: list[tuple[int, bytes]] = []
         self.running: dict[int, Entry] = {}
         self.canceled: list[int] = []
+        self.reasons: list[str] = []  # of these
         self.streamed_in: dict[int, list[bytes]] = {}
         self.caller = Caller(self._from_caller, limits)
         self.server = Server(self._from_server, self, limits)
@@ -68,8 +69,9 @@ class Pair:
         self.executed.append((entry.header.id, bytes(body)))
         self.running[entry.header.id] = entry
 
-    def cancel(self, entry: Entry) -> None:
+    def cancel(self, entry: Entry, reason: str) -> None:
         self.canceled.append(entry.header.id)
+        self.reasons.append(reason)
 
     def on_stream(self, entry: Entry, data: bytes, last: bool) -> None:
         self.streamed_in.setdefault(entry.header.id, []).append(bytes(data))
@@ -110,7 +112,7 @@ class Pair:
         elif header.kind == Kind.CREDIT:
             self.server.on_credit(header, self.now)
         elif header.kind == Kind.CANCEL:
-            self.server.on_cancel(header)
+            self.server.on_cancel(header, body)
         return True
 
     def settle(self) -> None:

@@ -230,6 +230,41 @@ def test_a_canceled_call_is_canceled_over_there(lab):
     asyncio.run(main())
 
 
+def test_an_operation_hears_why_its_call_was_canceled(lab):
+    lab.start_endpoint("hpc1")
+
+    async def main() -> None:
+        async with AsyncClient(url=lab.url) as client:
+            plugin = await client.get_plugin("hpc1", "test")
+            call = asyncio.ensure_future(plugin.call("note_cancel", seconds=50))
+            while (await client.endpoints())[0].facts.load["running"] == 0:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+            call.cancel("another one was faster")
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            with pytest.raises(DeadlineExceeded):
+                await plugin.call("note_cancel", seconds=50, deadline_s=0.5)
+
+    asyncio.run(main())
+    wait_until(lambda: len(lab.executed()) == 2, what="both are canceled over there")
+    first, second = lab.executed()
+    assert first == "canceled:another_one_was_faster"
+    assert second == "canceled:its_deadline_has_passed" or "did_not_end_within" in second
+
+
+def test_ctrl_c_on_the_command_line_cancels_the_call_over_there(lab):
+    lab.start_endpoint("hpc1")
+    command = [sys.executable, "-m", "orbit_zmq.cli", "call", "hpc1", "test", "note_cancel", "seconds=50"]
+    started = subprocess.Popen(command, env=lab.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    client = lab.client()
+    wait_until(lambda: client.endpoints()[0].facts.load["running"] > 0, what="the call runs")
+    started.send_signal(signal.SIGINT)
+    _, said = started.communicate(timeout=10)
+    assert started.returncode == 130
+    wait_until(lambda: lab.executed() == ["canceled:interrupted"], what="it is canceled over there")
+    assert "canceled" in said
+
+
 def test_more_calls_than_an_endpoint_runs_at_once_are_busy(lab):
     lab.start_endpoint("hpc1")
 

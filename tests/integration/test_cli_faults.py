@@ -53,6 +53,23 @@ def test_commands_wait_for_a_supervised_broker_that_was_just_killed(shell: Shell
     assert shell.json("broker", "status")["pid"] != killed
 
 
+def test_what_a_killed_command_was_starting_in_the_background_ends(shell: Shell, place: Path) -> None:
+    start_broker(shell)
+    imports = "import time\nfrom orbit_testplugin import TestPlugin\ntime.sleep(2)\n"
+    (place / "slow_plugin.py").write_text(imports + "class Slow(TestPlugin):\n    plugin_name = 'slow'\n")
+    before = set(processes_of(place))
+    command = [*ORBIT, "endpoint", "start", "--detach", "-n", "slow", "--plugin-module", "slow_plugin"]
+    environment = {**shell.environment, "PYTHONPATH": f"{place}:{shell.environment['PYTHONPATH']}"}
+    started = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until(lambda: set(processes_of(place)) - before - {started.pid}, 20, "the endpoint's process")
+    started.kill()
+    started.wait(5)
+
+    wait_until(lambda: set(processes_of(place)) <= before, 20, "its end")
+    assert shell.endpoints() == []
+    assert "endpoint-ready" in (place / "state" / "endpoint.slow.log").read_text()
+
+
 def test_waiting_for_an_endpoint_begins_before_there_is_a_broker(shell: Shell) -> None:
     waiting = shell.start("endpoint", "wait", "hpc1", "--timeout", "40s")
     start_broker(shell)

@@ -55,7 +55,7 @@ def test_the_examples_run_as_they_stand() -> None:
     (place / "bin").mkdir()
     (place / "bin" / "orbit").write_text(f'#!/bin/sh\nexec {sys.executable} -m orbit_zmq.cli "$@"\n')
     (place / "bin" / "orbit").chmod(0o755)
-    environment = environment_of_child(**directories(place), ORBIT_OUTPUT="", HOME=str(place))
+    environment = environment_of_child(**directories(place), ORBIT_OUTPUT="", ORBIT_BATCH_SYSTEM="none", HOME=str(place))
     environment["PATH"] = f"{place}/bin:{os.environ['PATH']}"
     script = "set -m\n" + "".join(f"{line}\ncode=$?; echo; echo {MARK} $code\n" for line, _, _ in examples())
     try:

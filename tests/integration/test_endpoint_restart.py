@@ -162,7 +162,7 @@ def test_a_task_that_ends_its_endpoint_each_time_is_not_run_for_ever(lab: Lab, t
     trace = tmp_path / "trace"
     endpoint = lab.start_endpoint(plugins="rhapsody")
     plugin = rhapsody(lab.client(), sid="mine", on_unknown="rerun")
-    plugin.submit_tasks([{**appending(trace, "x", "kill -9 $PPID; sleep 5"), "uid": "deadly"}])
+    plugin.submit_tasks([{**appending(trace, "x", "sleep 0.3; kill -9 $PPID; sleep 5"), "uid": "deadly"}])
 
     for _ in range(3):
         wait_until(partial(has_ended, endpoint), what="the task has ended its endpoint")
@@ -200,6 +200,7 @@ def test_tasks_that_the_endpoint_could_not_keep_are_lost_and_say_so(lab: Lab):
         connection.execute("DELETE FROM items")  # as if the disk had been full since the session was opened
     connection.close()
     lab.start_endpoint(plugins="rhapsody")
+    lab.client().attach(plugin.sid)  # waits until the session is ready again
 
     waiter = threading.Thread(target=lambda: found.extend(plugin.wait_tasks(tasks, timeout=PATIENCE_S)))
     found: list[dict[str, Any]] = []
@@ -263,8 +264,8 @@ def test_a_timeout_is_kept_though_nobody_answers(lab: Lab):
 
 
 def test_tasks_are_given_up_when_the_broker_stays_away(lab: Lab, monkeypatch, caplog):
-    monkeypatch.setattr("orbit_rhapsody._sync.client.POLL_S", 0.2)
-    monkeypatch.setattr("orbit_rhapsody._sync.client.FETCH_GRACE_S", 0.2)
+    monkeypatch.setattr("orbit_rhapsody._sync.reading.POLL_S", 0.2)
+    monkeypatch.setattr("orbit_rhapsody._sync.reading.FETCH_GRACE_S", 0.2)
     monkeypatch.setattr("orbit_zmq.client.patience.WARN_S", 0.5)
     lab.start_endpoint(plugins="rhapsody")
     client = lab.stack.enter_context(Client(url=lab.url, broker_away_s=2.0))
@@ -304,6 +305,21 @@ def test_results_that_were_not_read_are_read_by_the_next_process_of_that_consume
     results = {result["uid"]: result["return_value"] for result in second.as_completed(timeout=PATIENCE_S)}
     assert {f"new{number}": 2 + number for number in range(5)}.items() <= results.items()
     assert second.open_tasks == []
+
+
+def test_a_value_too_large_for_a_message_outlives_the_endpoint(lab: Lab):
+    endpoint = lab.start_endpoint(plugins="rhapsody")
+    plugin = rhapsody(lab.client(), sid="large", consumer="reader")
+    plugin.submit_tasks([{"uid": "large", "function": bytes, "args": [50 << 20]}])
+    wait_until(lambda: plugin.get_statistics()["states"]["DONE"] == 1, what="it is done")
+
+    kill(endpoint)
+    lab.start_endpoint(plugins="rhapsody")
+
+    (result,) = plugin.wait_tasks(["large"], timeout=60)
+    assert result["exception"] is None
+    assert result["return_value"] == bytes(50 << 20)
+    plugin.unregister_session()
 
 
 def test_a_session_is_attached_to_by_its_id_alone(lab: Lab):

@@ -22,22 +22,26 @@ from orbit_zmq.client.facts import EndpointFacts, OperationFacts, operations_of
 from orbit_zmq.client.page import facts_table, rows_table
 from orbit_zmq.client.party import ClientParty
 from orbit_zmq.client.patience import BROKER_AWAY_S, ENDPOINT_AWAY_S
-from orbit_zmq.errors import EndpointLost, InvalidArgument, NotFound
+from orbit_zmq.errors import Conflict, EndpointLost, InvalidArgument, NotFound
 from orbit_zmq.place import find_broker
 from orbit_zmq.rules.heard import Missed
 from orbit_zmq.security.join import JoinString, invitation
 from orbit_zmq.security.keys import make_keypair
+from orbit_zmq.transport.asking import check_deadline
 from orbit_zmq.transport.async_port import AsyncPort
 from orbit_zmq.transport.link import Link
 from orbit_zmq.wire.body import pack_body, unpack_body
 from orbit_zmq.wire.header import IDEMPOTENT, RAW, Header, Kind
 
+ANYWHERE = "*"  # in place of an endpoint's name: one that has the plugin, chosen by the broker
 BROKER = "broker"
 BROKER_DEADLINE_S = 10.0
+DEFAULT = "default"  # the session that each user has at each plugin without asking for it
 CONNECT_S = 2.5  # whoever waits for a first connection then hears what stands in its way
 LISTEN_S = 10.0  # for a subscription to be in force
 HOMES = 10_000  # sessions whose endpoints are remembered
 LEAST_S = 0.01  # of a deadline that has all but passed: that it has is said as of any other
+NOTHING_S = 0.001  # so much of a deadline is not worth taking off
 UNKNOWN = OperationFacts()  # what is assumed of an operation that is in no catalogue
 
 
@@ -154,8 +158,11 @@ class AsyncClient:
 
         It may be called again: a client that was not admitted gets in when it has been invited.
         """
+        await self._connect(self._connect_timeout_s)
+
+    async def _connect(self, timeout_s: float) -> None:
         if not self._is_open:
-            await self._port.open(self._connect_timeout_s)
+            await self._port.open(min(timeout_s, self._connect_timeout_s))
             self._is_open = True
 
     async def close(self) -> None:
@@ -180,6 +187,23 @@ class AsyncClient:
     async def endpoint(self, name: str) -> AsyncEndpointHandle:
         """One endpoint; NotFound when the broker does not know it."""
         return AsyncEndpointHandle(self, await self.resolve(name, refresh=True))
+
+    async def find_endpoint(
+        self,
+        *,
+        plugin: str = "",
+        role: str = "",
+        scheduler: str = "",
+        labels: Mapping[str, str] | None = None,
+        deadline_s: float = BROKER_DEADLINE_S,
+    ) -> AsyncEndpointHandle:
+        """An endpoint that has what is asked for: of two that fit, the one with less to do; NotFound where there is none.
+
+        `plugin` is an instance name or a type, `role` and `scheduler` are those of the host.
+        """
+        wanted = {"plugin": plugin, "role": role, "scheduler": scheduler, "labels": dict(labels or {})}
+        found = await self._ask_broker("resolve", {word: value for word, value in wanted.items() if value}, deadline_s)
+        return AsyncEndpointHandle(self, EndpointFacts.from_body(found))
 
     async def broker_status(self, *, deadline_s: float = BROKER_DEADLINE_S) -> dict[str, Any]:
         """The broker's own report; docs/operating.md describes it."""
@@ -317,22 +341,45 @@ class AsyncClient:
     async def get_plugin(self, endpoint: str, plugin: str, **register_arguments: Any) -> AsyncPluginClient:
         """A client of one plugin on one endpoint, with a new session that ends with it.
 
-        `plugin` is an instance name, or a type of which the endpoint has exactly one. The arguments are those of the
-        plugin's register_session.
+        `endpoint` may be `*`, for one that has the plugin; `plugin` is an instance name, or a type of which the endpoint has
+        exactly one. The arguments are those of the plugin's register_session.
         """
-        facts = await self.resolve(endpoint, refresh=True)
+        facts = await (self._find_anywhere(plugin) if endpoint == ANYWHERE else self.resolve(endpoint, refresh=True))
         return await self._open_plugin(facts, facts.instance(plugin), register_arguments)
 
-    async def attach(self, session: str, **register_arguments: Any) -> AsyncPluginClient:
+    async def attach(
+        self, session: str, *, endpoint: str = "", plugin: str = "", **register_arguments: Any
+    ) -> AsyncPluginClient:
         """A client of a session that is there, which this process holds from now on; it goes on when the client is closed.
 
         Any process of the session's user may attach, on any machine. The class is that of the session's plugin, and so are the
-        arguments: for tasks, `consumer` names who goes on reading results where the consumer of that name has got to. NotFound
-        where there is no such session, SessionClosed and SessionExpired where there is none any more.
+        arguments: for tasks, `consumer` names who goes on reading results where the consumer of that name has got to. With
+        `hold=False` the session stays with the process that holds it. `endpoint` and `plugin` say which session is meant where
+        its id does not: you have a session `default` at each plugin, which is opened where it is not. NotFound where there is
+        no such session, Conflict where there are several, SessionClosed and SessionExpired where there is none any more.
         """
-        facts = await self.find_session(session)
-        status = await self.call(facts.name, "", "session_status", session=session)
+        if session == DEFAULT:
+            facts = await self._home_of_default(endpoint, plugin)
+            return await self._open_plugin(facts, facts.instance(plugin), {**register_arguments, "sid": session})
+        facts = await (self.resolve(endpoint, refresh=True) if endpoint else self.find_session(session))
+        instance = facts.instance(plugin) if plugin else ""
+        status = await self.call(facts.name, instance, "session_status", session=session)
         return await self._open_plugin(facts, str(status["plugin"]), {**register_arguments, "sid": session})
+
+    async def _home_of_default(self, endpoint: str, plugin: str) -> EndpointFacts:
+        """The endpoint where a user's session `default` of a plugin is meant to be."""
+        hint = f"Say which: attach({DEFAULT!r}, endpoint='hpc1', plugin='rhapsody')."
+        if not plugin:
+            raise InvalidArgument(f"you have a session {DEFAULT} at each plugin of each endpoint", hint=hint)
+        if endpoint:
+            return await self.resolve(endpoint, refresh=True)
+        having = [handle.facts for handle in await self.endpoints() if handle.facts.has(plugin)]
+        if not having:
+            raise NotFound(f"no endpoint has a plugin {plugin}", hint="client.endpoints() lists what there is.")
+        if len(having) > 1:
+            names = sorted(facts.name for facts in having)
+            raise Conflict(f"{', '.join(names)} have a plugin {plugin}", hint=hint, details={"endpoints": names})
+        return having[0]
 
     async def _open_plugin(
         self, facts: EndpointFacts, instance: str, register_arguments: Mapping[str, Any]
@@ -361,19 +408,20 @@ class AsyncClient:
     ) -> Any:
         """Call one operation and return its result; an AsyncIterator of bytes where the result is a stream.
 
-        With a session id, endpoint and plugin may be left empty. `trace` stands in what the endpoint logs of the call.
-        Raises the typed error that the endpoint or the broker answers; DeadlineExceeded after `deadline_s` seconds (the
-        operation's own where none is given).
+        `endpoint` may be `*`, for one that has the plugin. With a session id, endpoint and plugin may be left empty. `trace`
+        stands in what the endpoint logs of the call. Raises the typed error that the endpoint or the broker answers;
+        DeadlineExceeded after `deadline_s` seconds (the operation's own where none is given), in which the broker is asked for
+        the endpoint, too.
         """
-        facts = await (self.resolve(endpoint) if endpoint or not session else self.find_session(session))
-        known = (await self.operations(facts)).get(plugin, {}).get(operation, UNKNOWN)
+        began = time.monotonic()
+        facts, plugin, known = await self._find(endpoint, plugin, operation, session, deadline_s)
         values = dict(arguments or {})
         stream = values.pop(known.stream_in, None) if known.stream_in else None
         if known.stream_in and stream is None:
             raise InvalidArgument(f"{plugin}.{operation} needs its stream {known.stream_in}")
         body, flags = pack_body(values)
         header = Header(Kind.REQUEST, endpoint=facts.name, plugin=plugin, session=session, operation=operation, trace=trace)
-        return await self._send(header, body, flags, known, deadline_s, stream)
+        return await self._send(header, body, flags, known, deadline_s and _left_s(deadline_s, began), stream)
 
     async def call_raw(
         self,
@@ -387,11 +435,34 @@ class AsyncClient:
         trace: str = "",
     ) -> bytes:
         """Call an operation that takes and gives plain bytes."""
-        facts = await self.resolve(endpoint)
-        known = (await self.operations(facts)).get(plugin, {}).get(operation, UNKNOWN)
+        began = time.monotonic()
+        facts, plugin, known = await self._find(endpoint, plugin, operation, session, deadline_s)
         header = Header(Kind.REQUEST, endpoint=facts.name, plugin=plugin, session=session, operation=operation, trace=trace)
-        result: bytes = await self._send(header, body, RAW, known, deadline_s, None)
+        result: bytes = await self._send(header, body, RAW, known, deadline_s and _left_s(deadline_s, began), None)
         return result
+
+    async def _find(
+        self, endpoint: str, plugin: str, operation: str, session: str, deadline_s: float | None
+    ) -> tuple[EndpointFacts, str, OperationFacts]:
+        """Where a call goes: the endpoint, the plugin's instance, and what is known of the operation."""
+        if deadline_s is not None:
+            check_deadline(deadline_s)
+        within_s = BROKER_DEADLINE_S if deadline_s is None else min(deadline_s, BROKER_DEADLINE_S)
+        began = time.monotonic()
+        if endpoint == ANYWHERE:
+            facts = await self._find_anywhere(plugin, within_s)
+            plugin = facts.instance(plugin)
+        elif endpoint or not session:
+            facts = await self.resolve(endpoint, within_s=within_s)
+        else:
+            facts = await self.find_session(session, within_s=within_s)
+        operations = await self.operations(facts, within_s=max(within_s - (time.monotonic() - began), LEAST_S))
+        return facts, plugin, operations.get(plugin, {}).get(operation, UNKNOWN)
+
+    async def _find_anywhere(self, plugin: str, within_s: float = BROKER_DEADLINE_S) -> EndpointFacts:
+        facts = (await self.find_endpoint(plugin=plugin, deadline_s=within_s)).facts
+        self._endpoints[facts.name] = facts  # the call goes to the incarnation that was chosen
+        return facts
 
     async def resolve(self, endpoint: str, *, refresh: bool = False, within_s: float = BROKER_DEADLINE_S) -> EndpointFacts:
         """What the broker knows of an endpoint; asked once and again after it has restarted."""
@@ -405,11 +476,11 @@ class AsyncClient:
             self._endpoints[endpoint] = facts
         return facts
 
-    async def find_session(self, session: str) -> EndpointFacts:
+    async def find_session(self, session: str, *, within_s: float = BROKER_DEADLINE_S) -> EndpointFacts:
         """The endpoint where a session of this user is; Conflict where its id is at several."""
         if session in self._homes:  # a session never moves
-            return await self.resolve(self._homes[session])
-        facts = EndpointFacts.from_body(await self._ask_broker("resolve", {"session": session}))
+            return await self.resolve(self._homes[session], within_s=within_s)
+        facts = EndpointFacts.from_body(await self._ask_broker("resolve", {"session": session}, within_s))
         while len(self._homes) >= HOMES:
             del self._homes[next(iter(self._homes))]
         self._homes[session] = facts.name
@@ -420,13 +491,15 @@ class AsyncClient:
         if plugin_client in self._plugin_clients:
             self._plugin_clients.remove(plugin_client)
 
-    async def operations(self, facts: EndpointFacts) -> dict[str, dict[str, OperationFacts]]:
+    async def operations(
+        self, facts: EndpointFacts, *, within_s: float = BROKER_DEADLINE_S
+    ) -> dict[str, dict[str, OperationFacts]]:
         """What the plugins of an endpoint can do: plugin instance -> operation -> facts."""
         if not facts.catalogue:
             return {}
         if facts.catalogue not in self._catalogues:
             try:
-                packed = await self._ask_broker("describe", {"catalogue": facts.catalogue})
+                packed = await self._ask_broker("describe", {"catalogue": facts.catalogue}, within_s)
             except NotFound:  # the endpoint has not told it yet
                 return {}
             self._catalogues[facts.catalogue] = operations_of(unpack_body(packed))
@@ -439,11 +512,13 @@ class AsyncClient:
         deadline_s: float = BROKER_DEADLINE_S,
         on_behalf_of: str | None = None,
     ) -> Any:
-        await self.connect()
+        began = time.monotonic()
+        await self._connect(deadline_s)
+        left_s = _left_s(deadline_s, began)
         body, flags = pack_body(arguments)
         user = self._on_behalf_of if on_behalf_of is None else on_behalf_of
         header = Header(Kind.REQUEST, endpoint=BROKER, operation=operation, flags=IDEMPOTENT, on_behalf_of=user)
-        answer, _ = await self._port.call(header, body, flags, deadline_s)
+        answer, _ = await self._port.call(header, body, flags, left_s)
         return answer.body if answer.flags & RAW else unpack_body(answer.body, answer.flags)
 
     async def _send(
@@ -485,3 +560,9 @@ class AsyncClient:
         if chunks is not None:
             return chunks
         return answer.body if answer.flags & RAW else unpack_body(answer.body, answer.flags)
+
+
+def _left_s(deadline_s: float, began: float) -> float:
+    """What is left of a deadline; all of it where next to nothing has passed, so that it is named as it was given."""
+    passed_s = time.monotonic() - began
+    return deadline_s if passed_s < NOTHING_S else max(deadline_s - passed_s, LEAST_S)

@@ -73,13 +73,16 @@ class PluginClient:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def register_session(self, *, init_timeout: float = INIT_TIMEOUT_S, **arguments: Any) -> str:
+    def register_session(self, *, init_timeout: float = INIT_TIMEOUT_S, hold: bool = True, **arguments: Any) -> str:
         """Open the session and wait until it is ready; answers its id. DeadlineExceeded after `init_timeout` seconds.
 
-        With `sid` it attaches to a session that is there. `close` ends only a session that this has opened without a `sid`
-        and whose lifetime is ephemeral.
+        With `sid` it attaches to a session that is there; where `hold` is false that stays with the process that holds it.
+        `close` ends only a session that this has opened without a `sid` and whose lifetime is ephemeral.
         """
-        opened = self._client.call(self.endpoint, self.plugin, "register_session", arguments)
+        if hold:
+            opened = self._client.call(self.endpoint, self.plugin, "register_session", arguments)
+        else:
+            opened = self._client.call(self.endpoint, self.plugin, "session_status", session=arguments["sid"])
         self.sid = str(opened["sid"])
         self._ends_session = not {"sid", "lifetime", "ttl"} & {name for name in arguments if arguments[name] is not None}
         if opened.get("status") in ("initializing", "failed"):

@@ -21,8 +21,7 @@ from typing import Any
 
 from chaoslab.history import History, Record
 from orbit_zmq import AsyncClient
-from orbit_zmq.client.facts import EndpointFacts
-from orbit_zmq.errors import DeadlineExceeded, OrbitError
+from orbit_zmq.errors import OrbitError
 
 CONTROL_S = 0.01
 LATE_S = 0.02  # a control timer that is later than that is worth a line
@@ -127,26 +126,14 @@ class Workload:
         self._begin(name, "call", operation, deadline_s, wanted, may_repeat=operation == "look", moves=moves)
         value: Any = None
         try:
-            answer = await self._answer(endpoint, operation, deadline_s, {"key": name, "number": number, **arguments})
+            said = {"key": name, "number": number, **arguments}
+            answer = await self.client.call(endpoint, "chaos", operation, said, deadline_s=deadline_s)
             outcome, value = "ok", [answer["square"], len(answer["padding"])]
         except OrbitError as error:
             outcome, value = error.code, str(error)
         except Exception as error:
             outcome, value = type(error).__name__, str(error)
         self.history.add(event="end", id=name, t=time.monotonic(), outcome=outcome, value=value)
-
-    async def _answer(self, endpoint: str, operation: str, deadline_s: float, arguments: dict[str, Any]) -> Any:
-        """A call by capability asks the broker for a name first; the two share one deadline."""
-        ends_at = time.monotonic() + deadline_s
-        if endpoint == "*":
-            try:
-                async with asyncio.timeout(deadline_s):
-                    found = await self.client._ask_broker("resolve", {"plugin": "chaos"})
-            except TimeoutError:
-                raise DeadlineExceeded("the broker did not say in time which endpoint") from None
-            endpoint = EndpointFacts.from_body(found).name
-        left_s = max(0.01, ends_at - time.monotonic())
-        return await self.client.call(endpoint, "chaos", operation, arguments, deadline_s=left_s)
 
 
 def _outcome_of(result: dict[str, Any]) -> tuple[str, Any]:

@@ -122,6 +122,15 @@ class TestSession(PluginSession):
         await asyncio.sleep(seconds)
         return seconds
 
+    @operation(effect="run", deadline_s=60)
+    async def note_cancel(self, seconds: float) -> None:
+        """Answer after that time, or leave a line that says why it was canceled."""
+        try:
+            await asyncio.sleep(seconds)
+        except asyncio.CancelledError as error:
+            _count(f"canceled:{error}".replace(" ", "_"))
+            raise
+
     @operation(effect="run")
     async def block(self, seconds: float) -> float:
         """Block the endpoint's loop for that time, as no plugin should."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orbit_zmq.configuration import settings_and_origins, write_setting
+from orbit_zmq.configuration import plugin_options, settings_and_origins, write_setting
 from orbit_zmq.contexts import context_names, read_context, remove_context, store_context
 from orbit_zmq.errors import Conflict, InvalidArgument, NotFound, NotPermitted
 from orbit_zmq.place import find_broker
@@ -134,3 +134,24 @@ def test_contexts_are_stored_for_their_owner_only(config: Path) -> None:
     for name in ("../x", ".x", ""):
         with pytest.raises(InvalidArgument):
             store_context(name, "ipc:///x")
+
+
+def test_tables_of_plugins_are_no_settings_and_stay_when_one_is_written(config: Path) -> None:
+    assert plugin_options() == {}
+    write_setting("output", "json")
+    table = '[plugins.queue_info.hpc-b]\nconf = "/etc/b.conf"  # of the other cluster\n'
+    config.write_text(config.read_text() + table)
+    write_setting("log_level", "info")
+    write_setting("output", None)
+
+    assert config.read_text().endswith(table)
+    assert plugin_options() == {"queue_info": {"hpc-b": {"conf": "/etc/b.conf"}}}
+    assert setting("log_level") == "info" and settings_and_origins()[0].log_level == "info"
+
+
+@pytest.mark.parametrize("text", ["plugins = 3", "[plugins]\nqueue_info = 3", '[plugins.queue_info]\nconf = "x"'])
+def test_a_table_of_plugins_that_is_none_is_named(config: Path, text: str) -> None:
+    config.parent.mkdir(mode=0o700)
+    config.write_text(text)
+    with pytest.raises(InvalidArgument, match="plugins"):
+        plugin_options()

@@ -164,11 +164,18 @@ def test_a_session_of_another_user_is_not_found_and_one_known_twice_is_a_conflic
 def test_cancel_reaches_the_endpoint_and_ends_the_call(world):
     world.call("c", 1, "hpc")
 
-    (cancel,) = world.say("c", Kind.CANCEL, id=1)
+    (cancel,) = world.say("c", Kind.CANCEL, b"why", id=1)
 
+    assert cancel.body == b"why"
     assert (cancel.to, cancel.kind, cancel.header.id, cancel.header.caller) == ("hpc", Kind.CANCEL, 1, world.incarnations["c"])
     assert world.state.flights == {}
     assert world.say("c", Kind.CANCEL, id=1) == []
+
+
+def test_a_cancel_with_more_than_a_reason_is_a_cancel_without_one(world):
+    world.call("c", 1, "hpc")
+    (cancel,) = world.say("c", Kind.CANCEL, bytes(8_193), id=1)
+    assert (cancel.kind, cancel.body) == (Kind.CANCEL, b"")
 
 
 def test_nobody_cancels_calls_of_others(world):

@@ -9,13 +9,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 from bench import Bench, incarnation_of
 
-from orbit_zmq.endpoint.keeping import Keeping
+from orbit_zmq.endpoint.access import Access, parse_shares
+from orbit_zmq.endpoint.keeping import ABSENT_S, Keeping
 from orbit_zmq.endpoint.store import Store
 from orbit_zmq.errors import InvalidArgument, NotFound, SessionClosed
 from orbit_zmq.plugin import Host, Plugin, PluginSession, operation
+from orbit_zmq.plugin.store import ABSENT
 
 PATIENCE_S = 10.0
 
@@ -63,10 +66,10 @@ class Notebook(Plugin):
 
 
 @asynccontextmanager
-async def life(directory: Path, *plugins: Plugin) -> AsyncIterator[Bench]:
+async def life(directory: Path, *plugins: Plugin, **limits: Any) -> AsyncIterator[Bench]:
     """One process of the endpoint, from its start to a proper end."""
     store = await asyncio.to_thread(Store.open, directory, "hpc1")
-    bench = Bench(plugins or [Notebook(Host(name="hpc1"))])
+    bench = Bench(plugins or [Notebook(Host(name="hpc1"))], **limits)
     bench.service.sessions.keeping = Keeping(store)
     running = asyncio.create_task(bench.service.run())
     await asyncio.sleep(0)
@@ -145,10 +148,6 @@ def test_a_session_that_was_closed_leaves_nothing_behind(tmp_path):
 
 
 def test_a_session_whose_plugin_is_not_served_waits_for_it(tmp_path):
-    class Other(Plugin):
-        plugin_name = "otherplugin"
-        session_class = PluginSession
-
     async def scenario() -> None:
         async with life(tmp_path) as bench:
             sid = await bench.session("notebook", lifetime="persistent", color="red")
@@ -161,6 +160,79 @@ def test_a_session_whose_plugin_is_not_served_waits_for_it(tmp_path):
                     await asyncio.sleep(0.005)
             await call(bench, "session_status", {"wait_s": 5}, session=sid)
             assert (await call(bench, "read", session=sid))["color"] == "red"
+
+    run(scenario)
+
+
+def access(*shares: str) -> Access:
+    return Access("hpc1", parse_shares(shares), lambda: "ann")
+
+
+def test_the_session_of_another_user_waits_until_the_endpoint_is_shared_with_them_again_as_it_was(tmp_path, capfd):
+    async def scenario() -> None:
+        async with life(tmp_path, access=access("bob:notebook")) as bench:
+            own = await bench.session("notebook", lifetime="persistent")
+            shared = await bench.session("notebook", user="bob", lifetime="persistent", color="red")
+        for shares in ((), ("carol",), ("bob:notebook:read",), ("bob:math",)):
+            async with life(tmp_path, access=access(*shares)) as bench:
+                assert [fact["id"] for fact in bench.service.sessions.facts()] == [own]
+            said = capfd.readouterr().err
+            assert "sessions-wait-for-share" in said and "bob" in said
+        async with life(tmp_path, access=access("bob:*:read,write,run")) as bench:
+            assert {fact["id"] for fact in bench.service.sessions.facts()} == {own, shared}
+            await call(bench, "session_status", {"wait_s": 5}, session=shared, user="bob")
+            assert (await call(bench, "read", session=shared, user="bob"))["color"] == "red"
+        async with life(tmp_path, access=access()) as bench:  # what was shared is known after a life in which it was restored
+            assert [fact["id"] for fact in bench.service.sessions.facts()] == [own]
+
+    run(scenario)
+
+
+class Other(Plugin):
+    plugin_name = "otherplugin"
+    session_class = PluginSession
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+def test_a_session_that_could_not_be_made_again_for_a_week_is_dropped_with_what_it_kept(tmp_path, is_running):
+    async def scenario() -> None:
+        async with life(tmp_path) as bench:
+            sid = await bench.session("notebook", lifetime="persistent")
+            await call(bench, "write", {"number": 1, "text": "one"}, session=sid)
+        async with life(tmp_path, Other(Host(name="hpc1"))) as bench:
+            keeping = bench.service.sessions.keeping
+            await keeping.written()
+            assert keeping._store is not None
+            assert [key for key, _ in keeping._store.items(sid, "")] == [ABSENT, "line/1"]
+            keeping.expire(time.time() + ABSENT_S - 60)
+            if is_running:
+                keeping.expire(time.time() + ABSENT_S + 1)
+            else:
+                keeping._store.keep(sid, [(ABSENT, msgpack.packb(time.time() - ABSENT_S))])
+            await keeping.written()
+            assert (keeping._store.items(sid, "") == []) is is_running
+        async with life(tmp_path, Other(Host(name="hpc1"))) as bench:
+            keeping = bench.service.sessions.keeping
+            await keeping.written()
+            assert keeping._store is not None
+            assert keeping._store.sessions() == keeping._store.items(sid, "") == []
+
+    run(scenario)
+
+
+def test_the_week_begins_anew_once_a_session_has_been_made_again(tmp_path):
+    async def scenario() -> None:
+        async with life(tmp_path) as bench:
+            sid = await bench.session("notebook", lifetime="persistent")
+        async with life(tmp_path, Other(Host(name="hpc1"))):
+            pass
+        async with life(tmp_path) as bench:
+            keeping = bench.service.sessions.keeping
+            await keeping.written()
+            assert keeping._store is not None
+            assert keeping._store.items(sid, "!") == []
+            keeping.expire(time.time() + 2 * ABSENT_S)
+            assert [fact["id"] for fact in bench.service.sessions.facts()] == [sid]
 
     run(scenario)
 

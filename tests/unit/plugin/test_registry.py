@@ -10,7 +10,7 @@ from orbit_zmq.batch import BatchSystem
 from orbit_zmq.errors import Conflict, InvalidArgument, NotFound
 from orbit_zmq.plugin import Host, Plugin, get_plugin_class, get_plugin_names, registry
 from orbit_zmq.plugin.host import ROLES, detect_role
-from orbit_zmq.plugin.registry import POLICIES, Wanted, make_plugins, policy_of, select
+from orbit_zmq.plugin.registry import POLICIES, Wanted, make_plugins, policy_of, select, with_options
 
 
 @pytest.fixture(autouse=True)
@@ -231,3 +231,30 @@ def test_an_instance_name_that_a_plugin_gives_itself_must_be_free_too():
 
     with pytest.raises(Conflict, match="plugin headstrong: there is another instance 'test'"):
         make_plugins(select([TestPlugin, headstrong], "login")[0], Host())
+
+
+class Optioned(Plugin):
+    plugin_name = "optioned"
+    session_class = TestSession
+
+    def __init__(self, host: Host, instance_name: str | None = None, conf: str = "") -> None:
+        super().__init__(host, instance_name)
+        self.conf = conf
+
+
+def test_options_reach_the_constructor_and_make_further_instances():
+    wanted = with_options([Wanted(Optioned, "optioned")], {"optioned": {"optioned": {"conf": "a"}, "other": {"conf": "b"}}})
+    plugins, absent = make_plugins(wanted, Host())
+
+    assert ([(one.instance_name, vars(one)["conf"]) for one in plugins], absent) == ([("optioned", "a"), ("other", "b")], [])
+
+
+def test_options_of_a_plugin_that_is_not_asked_for_make_no_instance():
+    assert with_options([Wanted(Installed, "installed")], {"optioned": {"other": {"conf": "b"}}}) == [
+        Wanted(Installed, "installed")
+    ]
+
+
+def test_an_option_that_a_plugin_does_not_take_is_refused_with_the_nearest():
+    with pytest.raises(InvalidArgument, match=r"plugin other: there is no option 'con'.*Did you mean 'conf'"):
+        with_options([Wanted(Optioned, "optioned")], {"optioned": {"other": {"con": "b"}}})

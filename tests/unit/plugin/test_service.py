@@ -9,7 +9,8 @@ import pytest
 from bench import EVERYBODY, chunks, run, served, until
 
 from orbit_testplugin import TestPlugin, TestSession, executions
-from orbit_zmq.endpoint.raised import error_of
+from orbit_zmq.endpoint import service
+from orbit_zmq.endpoint.raised import LINES, PLACES, Faults, error_of
 from orbit_zmq.endpoint.service import Service
 from orbit_zmq.errors import (
     Busy,
@@ -355,6 +356,48 @@ def test_a_canceled_call_stops_and_is_answered_canceled():
             assert await other.result() == 0.05
 
     run(scenario)
+
+
+def test_of_a_flood_of_the_same_fault_some_are_said_and_the_others_counted(capfd):
+    async def scenario() -> None:
+        async with served() as bench:
+            sid = await bench.session()
+            for _ in range(200):
+                with pytest.raises(RemoteError):
+                    await bench.call("fail", {"kind": "ZeroDivisionError"}, session=sid)
+            with pytest.raises(RemoteError):
+                await bench.call("fail", {"kind": "KeyError"}, session=sid)
+
+    run(scenario)
+    said = capfd.readouterr().err
+    assert LINES <= said.count("ZeroDivisionError: on purpose") <= 5 * LINES
+    assert said.count("KeyError: 'on purpose'") == 1
+
+    faults = Faults()
+    assert [faults.count("a", 1.0 + number / 100) for number in range(LINES + 2)] == [0] * LINES + [None] * 2
+    assert [faults.count("a", now) for now in (2.0, 2.1, 9.0)] == [2, 0, 0]
+    for number in range(1_000):
+        faults.count(str(number), 10.0)
+    assert len(faults._seen) == PLACES
+
+
+def test_an_operation_that_takes_no_notice_of_its_cancel_is_said_to_the_log(monkeypatch, capfd):
+    monkeypatch.setattr(service, "STOPPED_S", 0.05)
+
+    async def scenario() -> None:
+        async with served() as bench:
+            sid = await bench.session()
+            call = bench.start("ignore_cancel", {"seconds": 0.5}, session=sid)
+            stops = bench.start("sleep", {"seconds": 60}, session=sid)
+            await asyncio.sleep(0.05)
+            for one in (call, stops):
+                bench.service.on_cancel(b"c" * 16, one.header.id, "not needed")
+            await call.result()
+
+    run(scenario)
+    said = [line for line in capfd.readouterr().err.splitlines() if "call-not-stopped" in line]
+    assert len(said) == 1
+    assert "ignore_cancel" in said[0] and "not needed" in said[0]
 
 
 def test_a_call_canceled_before_it_begins_is_never_executed():

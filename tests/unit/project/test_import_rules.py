@@ -46,7 +46,7 @@ def names(path: Path) -> str:
 
 
 def test_there_are_shelves_and_sources() -> None:
-    assert {"orbit_broker", "orbit_math", "orbit_rhapsody", "orbit_sysinfo"} <= SHELVES
+    assert {"orbit_broker", "orbit_math", "orbit_queue_info", "orbit_rhapsody", "orbit_sysinfo"} <= SHELVES
     assert len(sources(LIBRARY)) > 30
 
 
@@ -115,7 +115,7 @@ def test_importing_the_library_loads_none_of_its_dependencies() -> None:
     assert not roots & {"asyncio", "click", "cloudpickle", "msgpack", "psutil", "pydantic", "rich", "structlog", "zmq"}
 
 
-@pytest.mark.parametrize("plugin", ["math", "rhapsody", "sysinfo"])
+@pytest.mark.parametrize("plugin", ["math", "queue_info", "rhapsody", "sysinfo"])
 def test_a_client_of_a_plugin_loads_none_of_the_endpoint_side(plugin: str) -> None:
     script = f"import orbit_{plugin}.client, sys; print('\\n'.join(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)

@@ -12,17 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orbit_rhapsody import codec
-from orbit_rhapsody.codec import (
-    EXECUTABLE,
-    FUNCTION,
-    Acknowledgement,
-    Portion,
-    decode_batch,
-    decode_task,
-    encode_batches,
-    task_result,
-)
+from orbit_rhapsody import batches, codec
+from orbit_rhapsody.batches import encode_batches
+from orbit_rhapsody.codec import EXECUTABLE, FUNCTION, Acknowledgement, Portion, decode_batch, decode_task, task_result
 from orbit_rhapsody.values import unpickle
 from orbit_zmq.errors import Conflict, InvalidArgument, ProtocolError, TooLarge
 
@@ -37,13 +29,17 @@ def one_batch(*tasks: dict[str, Any]) -> codec.ReceivedBatch:
     return decode_batch(batch.body)
 
 
+def fields_of(received: codec.ReceivedBatch, index: int = 0) -> dict[str, Any]:
+    _, number, own = received.tasks[index]
+    return decode_task(received.parts[number][1]) | decode_task(own)
+
+
 def test_a_function_is_pickled_once_for_all_its_tasks():
     received = one_batch(*({"function": add, "args": (number, 1)} for number in range(100)))
 
     assert len(received.functions) == 1
     (digest,) = received.functions
-    task = decode_task(received.tasks[7][2])
-    assert task == {"function": {"digest": digest}, "args": [7, 1], "kwargs": {}}
+    assert fields_of(received, 7) == {"function": {"digest": digest}, "args": [7, 1]}
     assert unpickle(received.functions[digest], "it")(2, 3) == 5
 
 
@@ -51,21 +47,21 @@ def test_an_import_path_travels_as_it_is():
     received = one_batch({"function": "math:hypot", "args": [3, 4]})
 
     assert received.functions == {}
-    assert decode_task(received.tasks[0][2])["function"] == "math:hypot"
+    assert fields_of(received)["function"] == "math:hypot"
 
 
 @pytest.mark.parametrize(
     "value", [(1, 2), {1, 2}, 2**70, -(2**70), "\ud800", [(1,)], {"a": (1,)}, complex(1, 2), {"k": {1}}, range(3)]
 )
 def test_arguments_that_are_not_plain_arrive_as_they_were(value):
-    task = decode_task(one_batch({"function": "m:f", "args": (value,), "kwargs": {"again": value}}).tasks[0][2])
+    task = fields_of(one_batch({"function": "m:f", "args": (value,), "kwargs": {"again": value}}))
 
     assert unpickle(task["pickled"], "them") == ((value,), {"again": value})
 
 
 @pytest.mark.parametrize("value", [None, True, -5, 2**63, 1.5, math.inf, b"\xff", "ü", [1, [2]], {"a": {1: 2}}, []])
 def test_plain_arguments_are_not_pickled(value):
-    task = decode_task(one_batch({"function": "m:f", "args": (value,), "kwargs": {"again": value}}).tasks[0][2])
+    task = fields_of(one_batch({"function": "m:f", "args": (value,), "kwargs": {"again": value}}))
 
     assert "pickled" not in task
     assert task["args"] == [value]
@@ -76,8 +72,27 @@ def test_an_executable_travels_with_its_surroundings():
     task = {"executable": "/bin/sh", "arguments": ["-c", "true"], "cwd": "/", "env": {"A": "b"}, "shell": False}
     received = one_batch(task)
 
-    assert received.tasks[0][:2] == ("t0", EXECUTABLE)
-    assert decode_task(received.tasks[0][2]) == task
+    assert received.parts[0][0] == EXECUTABLE
+    assert fields_of(received) == task
+
+
+def test_what_tasks_have_in_common_travels_once():
+    environment = {"A": "b" * 1_000}
+    tasks = [{"executable": "/bin/sh", "arguments": [str(n)], "env": dict(environment), "cwd": "/"} for n in range(100)]
+    objects = [{**task, "uid": f"x{n}", "state": None, "stdout": "", "backend": None} for n, task in enumerate(tasks)]
+
+    received = one_batch(*tasks, *objects)
+
+    assert len(received.parts) == 1
+    assert fields_of(received, 99) == fields_of(received, 199) == tasks[99]
+
+
+def test_values_that_are_equal_and_not_the_same_are_kept_apart():
+    tasks = [{"executable": "/bin/x", "task_backend_specific_kwargs": {"n": value}} for value in (1, True, 1.0)]
+
+    received = one_batch(*tasks)
+
+    assert [type(fields_of(received, index)["task_backend_specific_kwargs"]["n"]) for index in range(3)] == [int, bool, float]
 
 
 def test_batches_are_split_by_bytes_and_by_count_and_nothing_is_lost():
@@ -89,10 +104,18 @@ def test_batches_are_split_by_bytes_and_by_count_and_nothing_is_lost():
     assert len(by_bytes) > 10
     assert all(len(batch.body) <= 12_000 for batch in by_bytes)
     assert [len(batch.sent) for batch in by_count] == [30, 30, 30, 10]
-    for batches in (by_bytes, by_count):
-        received = [decode_batch(batch.body) for batch in batches]
+    for some in (by_bytes, by_count):
+        received = [decode_batch(batch.body) for batch in some]
         assert [task[0] for batch in received for task in batch.tasks] == [uid for uid, _ in tasks]
         assert all(len(batch.functions) == 1 for batch in received)
+
+
+def test_the_first_batch_is_small_so_that_work_begins_soon():
+    tasks = [(f"t{number}", {"executable": "/bin/true"}) for number in range(10_000)]
+
+    sizes = [len(batch.sent) for batch in encode_batches(tasks)]
+
+    assert sizes == [1_024, 2_048, 4_096, 2_832]
 
 
 def test_the_callers_dicts_are_not_changed():
@@ -112,8 +135,8 @@ def test_the_callers_dicts_are_not_changed():
         ({"function": 5}, "cannot be called"),
         ({"function": add, "args": "abc"}, "a list or a tuple"),
         ({"function": add, "kwargs": [1]}, "dict"),
-        ({"function": add, "timeout": 5}, "'timeout'"),
-        ({"executable": "/bin/true", "ranks": 2}, "'ranks'"),
+        ({"function": add, "input_files": ["a"]}, "'input_files'"),
+        ({"executable": "/bin/true", "gpus": 2}, "'gpus'"),
         ({"function": add, "args": (threading.Lock(),)}, "cannot be pickled"),
         ({"function": threading.Lock().acquire}, "cannot be pickled"),
         ({"executable": "/bin/true", "env": {"A": {1}}}, "cannot be sent"),
@@ -130,13 +153,25 @@ def test_a_task_that_cannot_be_sent_is_refused_alone(task, words):
     assert words in str(batch.refused[1])
 
 
-def test_a_task_that_is_too_large_is_refused_alone(monkeypatch):
-    monkeypatch.setattr(codec, "MAX_TASK_BYTES", 1_000)
+def test_arguments_that_are_too_large_for_a_batch_come_before_it_once_and_those_of_a_program_are_refused_alone(monkeypatch):
+    monkeypatch.setattr(batches, "MAX_TASK_BYTES", 1_000)
+    large: dict[str, Any] = {"function": "m:f", "args": (b"x" * 2_000,), "kwargs": {"a": 1}}
 
-    (batch,) = encode_batches([("a", {"function": "m:f", "args": (b"x" * 2_000,)}), ("b", {"function": "m:f"})])
+    tasks: list[dict[str, Any]] = [
+        large,
+        dict(large),
+        {"executable": "/bin/true", "arguments": ["x" * 2_000]},
+        {"function": "m:f"},
+    ]
+    (batch,) = encode_batches([(str(number), task) for number, task in enumerate(tasks)])
 
-    assert isinstance(batch.refused[0], TooLarge)
-    assert batch.sent == [1]
+    assert isinstance(batch.refused[2], TooLarge)
+    assert batch.sent == [0, 1, 3]
+    ((name, value),) = batch.apart.items()
+    assert unpickle(b"".join(value.pieces()), "them") == ((b"x" * 2_000,), {"a": 1})
+    received = decode_batch(batch.packed(None))
+    assert received.apart == (name,)
+    assert [codec.decode_task(own).get("apart", {}).get("uid") for _, _, own in received.tasks] == [name, name, None]
 
 
 def test_a_batch_of_refused_tasks_alone_has_nothing_to_send():
@@ -149,7 +184,17 @@ def test_a_batch_of_refused_tasks_alone_has_nothing_to_send():
 def test_tasks_may_come_as_maps_with_their_uid_inside():
     body = msgpack.packb({"tasks": [{"uid": "a", "function": "m:f"}, {"uid": "b", "executable": "/bin/true"}]})
 
-    assert [task[:2] for task in decode_batch(body).tasks] == [("a", FUNCTION), ("b", EXECUTABLE)]
+    received = decode_batch(body)
+
+    assert [(uid, received.parts[number][0]) for uid, number, _ in received.tasks] == [("a", FUNCTION), ("b", EXECUTABLE)]
+    assert fields_of(received, 1) == {"executable": "/bin/true"}
+
+
+def test_the_second_entry_of_a_task_in_a_batch_without_parts_is_its_kind():
+    received = decode_batch(msgpack.packb({"tasks": [["a", EXECUTABLE, msgpack.packb({"executable": "/bin/true"})]]}))
+
+    assert received.parts[received.tasks[0][1]][0] == EXECUTABLE
+    assert fields_of(received) == {"executable": "/bin/true"}
 
 
 @given(st.binary(max_size=200))
@@ -189,6 +234,22 @@ def test_an_acknowledgement_arrives_as_it_was():
     assert read.known == {3: "DONE"}
     assert isinstance(read.refused[5], Conflict)
     assert read.refused[5].message == "taken"
+
+
+def test_an_acknowledgement_brings_results_along():
+    records = [msgpack.packb({"uid": "a"}), msgpack.packb({"uid": "b"})]
+
+    read = Acknowledgement.decode(Acknowledgement({0: "DONE"}, {}, Portion(5, 6, False, records)).encode())
+
+    assert read == Acknowledgement({0: "DONE"}, {}, Portion(5, 6, False, [{"uid": "a"}, {"uid": "b"}]))
+
+
+@pytest.mark.parametrize(
+    "reader", [{"consumer": "", "after": 0, "max_bytes": 1}, {"consumer": "c", "after": "0", "max_bytes": 1}, 5]
+)
+def test_a_reader_that_is_none_is_refused(reader):
+    with pytest.raises(InvalidArgument):
+        decode_batch(msgpack.packb({"tasks": [], "reader": reader}))
 
 
 def test_a_portion_arrives_as_it_was():

@@ -86,3 +86,57 @@ def test_withdrawn_tasks_are_open_no_longer():
     inbox.withdraw(["a"])
 
     assert inbox.open_uids == ["b"]
+
+
+def test_what_a_timed_out_wait_has_shown_is_there_for_the_next_and_is_nobody_elses_to_change():
+    inbox = Inbox()
+    inbox.expect(["a", "b"])
+    waiter = inbox.join(["a", "b"])
+    inbox.deliver([record("a")])
+    (shown,) = inbox.take(waiter)
+    inbox.keep_shown([shown])
+    inbox.leave(waiter)
+    shown.clear()
+
+    assert inbox.unknown(["a"]) == [] and inbox.expect(["a"]) == [False]
+    again = inbox.join(["a", "b"])
+
+    assert again.missing == {"b"}
+    assert inbox.take(again) == [record("a")]
+    assert inbox.unknown(["a"]) == ["a"]
+
+
+def test_of_what_was_shown_the_oldest_go_when_there_is_too_much(monkeypatch):
+    monkeypatch.setattr("orbit_rhapsody.inbox.SHOWN_BYTES", 10 * 1_024 + 5_000)
+    inbox = Inbox()
+
+    for _ in range(2):
+        inbox.keep_shown([{"uid": str(number), "state": "DONE", "return_value": b"x" * 500} for number in range(20)])
+
+    assert inbox.unknown(map(str, range(20))) == [str(number) for number in range(10)]
+
+
+def test_many_who_wait_for_one_task_each_leave_nothing_behind():
+    inbox = Inbox()
+    inbox.expect(["a", "b"])
+    first, second, both = inbox.join(["a"]), inbox.join(["a"]), inbox.join(["a", "b"])
+    inbox.join(["b"])
+
+    inbox.deliver([record("a")])
+
+    assert [uids(inbox.take(waiter)) for waiter in (first, second, both)] == [["a"]] * 3
+    for waiter in (first, second, both):
+        inbox.leave(waiter)
+    assert inbox._single.keys() == {"b"} and not inbox._waiters
+
+
+def test_what_is_returned_is_there_for_the_next_who_asks():
+    inbox = Inbox()
+    inbox.expect(["a", "b"])
+    waiter = inbox.join(["a", "b"])
+    inbox.deliver([record("a"), record("b")])
+    first, second = inbox.take(waiter)
+
+    inbox.leave(waiter, [second])
+
+    assert inbox.unknown(["a", "b"]) == [first["uid"]]

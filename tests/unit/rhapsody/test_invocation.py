@@ -9,10 +9,11 @@ from typing import Any
 import msgpack
 import pytest
 
-from orbit_rhapsody import invocation
-from orbit_rhapsody.codec import EXECUTABLE, FUNCTION, ReceivedBatch, decode_batch, encode_batches
+from orbit_rhapsody import invocation, large
+from orbit_rhapsody.batches import encode_batches
+from orbit_rhapsody.codec import EXECUTABLE, FUNCTION, ReceivedBatch, decode_batch, full_record
 from orbit_rhapsody.invocation import Function, Invocation, Outcome, TaskFailed
-from orbit_rhapsody.preparation import Batch, Functions, PackedTask
+from orbit_rhapsody.preparation import Batch, Functions
 from orbit_rhapsody.records import MAX_OUTPUT_CHARS, finished_record
 from orbit_rhapsody.values import PYTHON_VERSION, pickle_function, pickle_value, unpickle
 from orbit_zmq.errors import InvalidArgument, NotPermitted
@@ -76,7 +77,8 @@ def test_a_return_value_that_cannot_be_pickled_is_a_clear_error():
 
 
 def test_a_return_value_beyond_the_limit_is_a_clear_error(monkeypatch):
-    monkeypatch.setattr(invocation, "MAX_VALUE_BYTES", 100)
+    monkeypatch.setattr(large, "MAX_VALUE_BYTES", 100)
+    monkeypatch.setattr(invocation, "INLINE_BYTES", 50)
     error = run(lambda: b"x" * 200).error
 
     assert error is not None
@@ -122,11 +124,10 @@ def test_a_function_that_many_threads_ask_for_is_loaded_once():
 def prepared(
     task: dict[str, Any], *, allow_pickled: bool = True, backends: tuple[str, ...] = ("concurrent",)
 ) -> tuple[str, dict[str, Any]]:
-    packed = msgpack.packb(task)
-    received = ReceivedBatch([], {"d": pickle_function(len)}, PYTHON_VERSION)
-    batch = Batch(received, Functions(), submitted=1.0, allow_pickled=allow_pickled)
     kind = FUNCTION if "function" in task else EXECUTABLE
-    return batch.prepare(PackedTask("u", kind, packed, batch), backends)
+    received = ReceivedBatch([("u", kind, msgpack.packb(task))], {"d": pickle_function(len)}, PYTHON_VERSION)
+    batch = Batch(received, Functions(), submitted=1.0, allow_pickled=allow_pickled)
+    return batch.prepare(batch.tasks_of(received)[0], backends)
 
 
 def test_an_executable_gets_its_surroundings_where_the_backend_looks_for_them(monkeypatch):
@@ -184,13 +185,14 @@ def test_batches_that_bring_the_same_function_share_it_while_one_of_them_lives()
     assert functions.pickled(b"x", "4") is not first
 
 
-def test_the_record_of_a_task_has_everything_and_is_read_in_one_go():
+def test_the_record_of_a_task_leaves_out_what_says_nothing_and_has_all_fields_where_it_is_read():
     times = {"submitted": 1.0, "started": None, "finished": 3.0}
     task = {"return_value": run(lambda: {"a": 1}), "stdout": "", "stderr": None, "exit_code": 0}
 
     state, packed = finished_record("u", "DONE", "COMPLETED", task, times)
 
-    record = msgpack.unpackb(packed)
+    record = full_record(packed)
+    assert "stdout" not in msgpack.unpackb(packed)
     assert state == "DONE"
     assert record["return_value"] == {"a": 1}
     assert (record["uid"], record["state"], record["raw_state"], record["exit_code"]) == ("u", "DONE", "COMPLETED", 0)
@@ -216,7 +218,6 @@ def test_the_encoding_of_both_sides_meets():
     (batch,) = encode_batches([("u", {"function": sorted, "args": ([3, 1],), "kwargs": {"reverse": True}})])
     received = decode_batch(batch.body)
     made = Batch(received, Functions(), submitted=1.0, allow_pickled=True)
-    uid, kind, packed = received.tasks[0]
-    _, task = made.prepare(PackedTask(uid, kind, packed, made), ["noop"])
+    _, task = made.prepare(made.tasks_of(received)[0], ["noop"])
 
     assert msgpack.unpackb(task["function"]().plain) == [3, 1]

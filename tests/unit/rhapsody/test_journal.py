@@ -11,11 +11,13 @@ from typing import Any
 import msgpack
 import pytest
 
+from orbit_rhapsody import large, rules
 from orbit_rhapsody import results as results_module
-from orbit_rhapsody import rules
-from orbit_rhapsody.codec import DONE, Portion, decode_batch, encode_batches, task_result
+from orbit_rhapsody.batches import encode_batches
+from orbit_rhapsody.codec import DONE, Portion, decode_batch, task_result
 from orbit_rhapsody.journal import Journal
-from orbit_rhapsody.preparation import Functions
+from orbit_rhapsody.large import BYTES, LargeValue
+from orbit_rhapsody.preparation import Batch, Functions, PackedTask
 from orbit_rhapsody.restoring import MOST_STARTS, restore
 from orbit_rhapsody.results import Results
 from orbit_rhapsody.service import RhapsodySession
@@ -26,6 +28,11 @@ from orbit_zmq.plugin import Host
 from orbit_zmq.plugin.store import SessionStore
 
 PATIENCE_S = 10.0
+
+
+def tasks_in(body: bytes) -> list[PackedTask]:
+    received = decode_batch(body)
+    return Batch(received, Functions(), submitted=5.0, allow_pickled=True).tasks_of(received)
 
 
 class Life:
@@ -40,10 +47,10 @@ class Life:
         self.flush()
 
     def submit(self, *uids: str, on_unknown: str = "fail") -> None:
-        (encoded,) = encode_batches([(uid, {"function": "operator:add", "args": [uid, "!"]}) for uid in uids])
-        received = decode_batch(encoded.body)
-        new, _ = self.results.admit(received.tasks, 5.0)
-        self.journal.batch(encoded.body, 5.0, on_unknown, [uid for uid, _, _ in new])
+        tasks = [(uid, {"function": "operator:add", "args": [uid, "!"]}) for uid in uids]
+        for encoded in encode_batches(tasks):
+            new, _ = self.results.admit(tasks_in(encoded.body), 5.0)
+            self.journal.batch(encoded.body, 5.0, on_unknown, [task.uid for task in new])
 
     def start(self, *uids: str) -> None:
         assert asyncio.run(self.journal.starting(uids))
@@ -139,8 +146,8 @@ def test_the_same_uid_is_known_after_a_restart_and_another_task_under_it_is_a_co
     (same,) = encode_batches([("a", {"function": "operator:add", "args": ["a", "!"]})])
     (other,) = encode_batches([("b", {"function": "operator:add", "args": ["other"]})])
 
-    assert life.results.admit(decode_batch(same.body).tasks, 6.0)[1].known == {0: "DONE"}
-    assert list(life.results.admit(decode_batch(other.body).tasks, 6.0)[1].refused) == [0]
+    assert life.results.admit(tasks_in(same.body), 6.0)[1].known == {0: "DONE"}
+    assert list(life.results.admit(tasks_in(other.body), 6.0)[1].refused) == [0]
     life.end()
 
 
@@ -250,6 +257,56 @@ def test_a_record_that_cannot_be_read_from_the_disk_ends_as_expired(directory, m
     life.end()
 
 
+def large_keys(life: Life) -> list[str]:
+    found = life.keys()
+    return [key for key in found if key.startswith(("w/", "l/"))]
+
+
+async def read_value(life: Life, uid: str) -> bytes:
+    return b"".join([chunk async for chunk in life.results.spool.read(uid)])
+
+
+def test_a_large_value_is_there_after_a_restart_and_goes_with_its_result(directory, monkeypatch):
+    monkeypatch.setattr(large, "CHUNK_BYTES", 1_000)
+    monkeypatch.setattr(rules, "RETENTION_S", 0.0)
+    value = bytes(range(256)) * 10
+    first = Life(directory)
+    first.submit("a", "b")
+    first.results.spool.put("a", LargeValue(BYTES, [value]))
+    assert asyncio.run(read_value(first, "a")) == value  # on disk or not
+    first.finish("a")
+    first.flush()
+    assert asyncio.run(read_value(first, "a")) == value
+    first.end()
+
+    second = Life(directory)
+    assert asyncio.run(read_value(second, "a")) == value
+    assert large_keys(second) == ["l/a/000000", "l/a/000001", "l/a/000002", "w/a"]
+    second.results.spool.put("a", LargeValue(BYTES, [value[:10]]))
+    assert asyncio.run(read_value(second, "a")) == value[:10]
+    second.finish("b")
+    second.results.spool.drop(("a", "b"))
+    assert large_keys(second) == []
+    with pytest.raises(ResultExpired):
+        asyncio.run(read_value(second, "a"))
+    second.end()
+
+
+def test_with_a_full_disk_a_large_value_is_kept_as_long_as_the_process_lives(directory):
+    life = Life(directory)
+    life.submit("a", "b")
+    life.flush()
+    life.store._connection.execute("PRAGMA max_page_count = 1")  # type: ignore[union-attr]
+    value = bytes(10 << 20)
+    life.results.spool.put("a", LargeValue(BYTES, [value]))
+    life.flush()
+    assert life.store.fault
+    life.results.spool.put("b", LargeValue(BYTES, [value]))
+    assert asyncio.run(read_value(life, "a")) == asyncio.run(read_value(life, "b")) == value
+    life.results.close()
+    life.end()
+
+
 def test_results_that_nobody_fetches_expire_after_a_week(directory, monkeypatch):
     life = Life(directory)
     life.submit("old", "young")
@@ -348,8 +405,8 @@ def test_many_tasks_are_kept_in_little_time(directory):
 def test_an_endpoint_that_is_started_anew_without_pickles_runs_none_of_those_that_it_kept(tmp_path):
     life = Life(tmp_path)
     (encoded,) = encode_batches([("t1", {"function": lambda: 1})])
-    new, _ = life.results.admit(decode_batch(encoded.body).tasks, 5.0)
-    life.journal.batch(encoded.body, 5.0, "fail", [uid for uid, _, _ in new])
+    new, _ = life.results.admit(tasks_in(encoded.body), 5.0)
+    life.journal.batch(encoded.body, 5.0, "fail", [task.uid for task in new])
     life.flush()
     life.store.close()
 

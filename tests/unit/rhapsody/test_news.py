@@ -59,3 +59,18 @@ def test_the_next_batch_waits_in_proportion_to_what_the_last_one_cost() -> None:
     news.tell(ticking(1.0))
     news.add(brief("w", "DONE", None, "", None))
     assert (news.due_in(1.0) or 0) <= LONGEST_WAIT_S + 0.001
+
+
+def test_more_than_so_many_wait_for_nothing(monkeypatch) -> None:
+    monkeypatch.setattr("orbit_rhapsody.news.MOST_WAITING", 10)
+    told: list[str] = []
+    news = News(lambda topic, body: told.append(topic))
+    clock = iter([0.0, 1.0]).__next__
+    news.add(brief("a", "DONE", 0, "", None))
+    news.tell(clock)
+
+    for number in range(10):
+        news.add(brief(f"b{number}", "DONE", 0, "", None))
+    assert news.due_in(1.0) != 0.0
+    news.add(brief("c", "DONE", 0, "", None))
+    assert news.due_in(1.0) == 0.0

@@ -9,7 +9,8 @@ import time
 import msgpack
 import pytest
 
-from orbit_rhapsody.codec import DONE, EXECUTABLE, FUNCTION, Portion
+from orbit_rhapsody.codec import DONE, EXECUTABLE, FUNCTION, Portion, ReceivedBatch, full_record
+from orbit_rhapsody.preparation import Batch, Functions, PackedTask
 from orbit_rhapsody.results import Results
 from orbit_rhapsody.rules import ResultLog
 from orbit_zmq.errors import Conflict, InvalidArgument, SessionClosed
@@ -20,9 +21,14 @@ def record(uid: str, **more: object) -> bytes:
     return packed
 
 
+def tasks(*entries: tuple[str, int, bytes]) -> list[PackedTask]:
+    received = ReceivedBatch(list(entries), {}, "")
+    return Batch(received, Functions(), submitted=1.0, allow_pickled=True).tasks_of(received)
+
+
 def results_with(*uids: str) -> Results:
     results = Results()
-    results.admit([(uid, FUNCTION, uid.encode()) for uid in uids], 1.0)
+    results.admit(tasks(*((uid, FUNCTION, uid.encode()) for uid in uids)), 1.0)
     return results
 
 
@@ -105,16 +111,16 @@ def test_the_same_task_again_is_answered_from_memory_and_other_content_is_a_conf
     results = results_with("a", "b")
     finish(results, "a")
 
-    new, answer = results.admit([("a", FUNCTION, b"a"), ("b", FUNCTION, b"other"), ("c", FUNCTION, b"c")], 2.0)
+    new, answer = results.admit(tasks(("a", FUNCTION, b"a"), ("b", FUNCTION, b"other"), ("c", FUNCTION, b"c")), 2.0)
 
-    assert [uid for uid, _, _ in new] == ["c"]
+    assert [task.uid for task in new] == ["c"]
     assert answer.known == {0: DONE}
     assert list(answer.refused) == [1]
     assert isinstance(answer.refused[1], Conflict)
 
 
 def test_an_executable_is_not_the_same_task_as_a_function_with_equal_bytes():
-    _, answer = results_with("a").admit([("a", EXECUTABLE, b"a")], 2.0)
+    _, answer = results_with("a").admit(tasks(("a", EXECUTABLE, b"a")), 2.0)
 
     assert list(answer.refused) == [0]
 
@@ -129,7 +135,7 @@ def test_of_a_task_that_ends_twice_the_first_end_counts():
 
 def test_a_task_is_forgotten_with_its_result():
     results = Results(ResultLog(retention_s=0.0))
-    results.admit([("a", FUNCTION, b"")], 1.0)
+    results.admit(tasks(("a", FUNCTION, b"")), 1.0)
     finish(results, "a")
 
     asyncio.run(results.fetch("c", 0, 1 << 20, 0.0))
@@ -146,7 +152,7 @@ def test_a_snapshot_has_results_where_there_are_some_and_leaves_unknown_tasks_ou
     results.started(["b"])
 
     assert results.snapshot(["a", "b", "nobody"]) == [
-        {"uid": "a", "state": "DONE", "return_value": 3},
+        full_record(record("a", return_value=3)),
         {"uid": "b", "state": "RUNNING", "times": {"submitted": 1.0}},
     ]
 

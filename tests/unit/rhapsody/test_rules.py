@@ -80,6 +80,16 @@ def test_who_reads_behind_what_was_forgotten_sees_the_gap_in_the_numbers():
     assert portion.records == [b"r3"]
 
 
+def test_acknowledged_results_beyond_their_number_go_before_their_time(monkeypatch):
+    monkeypatch.setattr("orbit_rhapsody.rules.RETAINED_RESULTS", 3)
+    log = log_with(5, retention_s=600.0)
+    log.read("c", 5, 100, now=1.0)
+
+    assert log.forget(now=1.0) == ["t1", "t2"]
+    assert log.oldest == 3
+    assert log.unfetched == 0
+
+
 def test_acknowledged_results_beyond_the_retained_bytes_go_before_their_time():
     log = log_with(4, retention_s=600.0, retained_bytes=4)
     log.read("c", 3, LOTS, now=0.0)

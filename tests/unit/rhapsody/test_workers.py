@@ -174,6 +174,21 @@ def test_a_process_is_asked_to_end_before_it_is_told_to_and_told_before_it_is_ki
     assert asked.read_text().split() == ["int", "term"]
 
 
+def test_children_are_waited_for_without_a_thread_for_each():
+    async def main() -> tuple[int, list[int | None]]:
+        processes = [await start("/bin/sleep", "600") for _ in range(20)]
+        threads = threading.active_count()
+        for process in processes:
+            process.terminate()
+        return threads, [await process.wait() for process in processes]
+
+    before = threading.active_count()
+    threads, codes = run_in_process_loop(main)
+
+    assert threads == before
+    assert codes == [-15] * 20
+
+
 def test_a_child_does_not_read_the_standard_input_of_the_endpoint():
     async def main() -> bytes:
         process = await asyncio.create_subprocess_exec("/bin/cat", stdout=asyncio.subprocess.PIPE)

@@ -11,6 +11,7 @@ from rules_pair import SMALL, Pair, outcome
 
 from orbit_zmq.errors import Busy, Canceled, DeadlineExceeded, OutcomeUnknown, TooLarge
 from orbit_zmq.rules.caller import OpenCall
+from orbit_zmq.wire.body import pack_body
 from orbit_zmq.wire.header import RESENT, Kind
 
 
@@ -106,17 +107,29 @@ def test_a_deadline_ends_the_call_once_and_cancels_it_over_there(pair):
 
     assert [type(ending) for ending in outcome(call).endings] == [DeadlineExceeded]
     assert pair.canceled == [1]
+    assert pair.reasons == ["its deadline has passed"]
 
 
 def test_a_canceled_call_says_nothing_to_the_one_who_left(pair):
     call = pair.call()
     pair.settle()
-    pair.caller.cancel(call)
+    pair.caller.cancel(call, "not needed \udcff")
     pair.settle()
 
     assert pair.canceled == [1]
+    assert pair.reasons == ["not needed ?"]
     assert outcome(call).endings == []
     assert pair.server.remembered == 0
+
+
+@pytest.mark.parametrize("body", [b"", b"\xc1", pack_body({"reason": 5})[0], pack_body(["reason"])[0], pack_body({})[0]])
+def test_a_cancel_whose_reason_cannot_be_read_is_a_cancel(pair, body):
+    pair.call()
+    pair.settle()
+    pair.server.on_cancel(pair.running[1].header, body)
+
+    assert pair.canceled == [1]
+    assert pair.reasons == [""]
 
 
 def test_what_nobody_settles_is_forgotten_after_its_deadline(pair):

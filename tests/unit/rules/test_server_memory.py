@@ -18,7 +18,7 @@ class Echo:
     def execute(self, entry, body):
         self.entries.append(entry)
 
-    def cancel(self, entry):
+    def cancel(self, entry, reason):
         self.entries.remove(entry)
 
     def on_stream(self, entry, data, last):

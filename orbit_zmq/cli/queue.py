@@ -1,0 +1,302 @@
+"""`orbit queue`: queues, jobs and allocations of the batch systems at all endpoints. It changes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import wraps
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import click
+
+from orbit_zmq.cli.completion import endpoint_names, plugin_names
+from orbit_zmq.cli.connection import Where, broker_options, connected, endpoints_of
+from orbit_zmq.cli.output import Column, Output, Section, output_options, shown
+from orbit_zmq.cli.parameters import DURATION, several_of
+
+if TYPE_CHECKING:
+    from orbit_zmq import Client
+    from orbit_zmq.client.facts import EndpointFacts
+    from orbit_zmq.errors import OrbitError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Item = dict[str, Any]
+
+PLUGIN = "queue_info"
+SESSION = "default"  # the one that each user has at each plugin
+EVERYBODY = "*"
+STATES = {"PENDING", "RUNNING", "DONE", "FAILED", "CANCELLED", "HELD", "UNKNOWN"}  # of jobs, for all batch systems
+AT_ONCE = 16
+
+
+def _seconds(value: Any) -> str:
+    return shown("_s", value)
+
+
+def _bytes(value: Any) -> str:
+    return shown("bytes", value)
+
+
+QUEUES = (
+    Column("QUEUE", "name"),
+    Column("ENDPOINT", "endpoint"),
+    Column("STATE", "state"),
+    Column("DEFAULT", "default"),
+    Column("LIMIT", "time_limit", _seconds),
+    Column("NODES", "nodes_total"),
+    Column("USABLE", "nodes_available"),
+    Column("IDLE", "nodes_idle"),
+    Column("CPUS", "cpus_per_node"),
+    Column("MEMORY", "mem_per_node_bytes", _bytes),
+    Column("GPUS", "gpu_types"),
+    Column("FEATURES", "features"),
+)
+JOBS = (
+    Column("JOB", "job_id"),
+    Column("NAME", "job_name"),
+    Column("USER", "user"),
+    Column("QUEUE", "partition"),
+    Column("STATE", "state"),
+    Column("REASON", "reason"),
+    Column("NODES", "nodes"),
+    Column("CPUS", "cpus"),
+    Column("USED", "time_used", _seconds),
+    Column("LIMIT", "time_limit", _seconds),
+    Column("PLACE", "queue_position"),
+    Column("ENDPOINT", "endpoint"),
+)
+ALLOCATIONS = (
+    Column("ACCOUNT", "account"),
+    Column("USER", "user"),
+    Column("QUEUE", "partition"),
+    Column("SHARE", "fairshare"),
+    Column("QOS", "qos"),
+    Column("JOBS", "max_jobs"),
+    Column("LIMIT", "max_wall", _seconds),
+    Column("NODE HOURS LEFT", "remaining_node_hours"),
+    Column("ENDPOINT", "endpoint"),
+)
+
+
+class Asked(NamedTuple):
+    """Whom a command asks, and how."""
+
+    where: Where
+    endpoint: str | None
+    plugin: str
+    user: str | None
+    force: bool
+    deadline_s: float | None
+
+
+def asking_options(command: Command) -> Command:
+    """Of whom, where, and how new; the command gets them as `asked`."""
+
+    @wraps(command)
+    def with_asked(
+        *args: Any,
+        where: Where,
+        endpoint: str | None,
+        plugin: str,
+        user: str | None,
+        force: bool,
+        deadline_s: float | None,
+        **values: Any,
+    ) -> Any:
+        return command(*args, asked=Asked(where, endpoint, plugin, user, force, deadline_s), **values)
+
+    made: Any = with_asked
+    for option in (
+        click.option("--deadline", "deadline_s", type=DURATION, help="How long the batch systems may take; two minutes."),
+        click.option("--force", is_flag=True, help="Ask the batch systems anew; nothing that was found before."),
+        click.option("--plugin", metavar="NAME", default=PLUGIN, show_default=True, shell_complete=plugin_names,
+                     help="Of this instance only, where an endpoint knows several clusters."),
+        click.option("--endpoint", metavar="NAME", shell_complete=endpoint_names, help="Of this endpoint only."),
+        click.option("--user", metavar="USER", help="Of this user; * for everybody. If left out, the endpoint's."),
+    ):  # fmt: skip
+        made = option(made)
+    return broker_options(made)  # type: ignore[no-any-return]
+
+
+def state_option(which: str) -> Callable[[Command], Command]:
+    return click.option(
+        "--state", "states", multiple=True, metavar="STATE", help=f"Only these, as {which}; commas join several."
+    )
+
+
+partition_option = click.option(
+    "--partition",
+    "partitions",
+    multiple=True,
+    metavar="QUEUE",
+    help="In these queues only: names, patterns, several with commas.",
+)
+
+
+@click.group()
+def queue() -> None:
+    """Look at the queues, jobs and allocations of batch systems."""
+
+
+@queue.command("list")
+@click.argument("selectors", nargs=-1, metavar="[QUEUE]...")
+@state_option("UP or DOWN")
+@output_options
+@asking_options
+def list_queues(selectors: tuple[str, ...], states: tuple[str, ...], output: Output, asked: Asked) -> None:
+    """List the queues that you may use: all of them, or by name, by its beginning, by a pattern such as 'gpu*'."""
+    with connected(asked.where) as client:
+        found = _queues(client, asked)
+    found = _selected("queue", selectors, found, "name")
+    nothing = "No batch system has a queue for you."
+    output.items("orbit.queue.list", _in_state(found, states), QUEUES, id_key="name", nothing=nothing)
+
+
+@queue.command()
+@click.argument("selector", metavar="QUEUE")
+@output_options
+@asking_options
+def show(selector: str, output: Output, asked: Asked) -> None:
+    """Show all that is known of one queue, and your jobs in it."""
+    from orbit_zmq.errors import InvalidArgument
+
+    with connected(asked.where) as client:
+        chosen = _selected("queue", [selector], _queues(client, asked), "name")
+        if len(chosen) != 1:
+            places = ", ".join(f"{one['name']} at {one['endpoint']} {one['plugin']}" for one in chosen) or "none"
+            raise InvalidArgument(
+                f"One queue is shown, and {selector!r} means {places}.", hint="Say which by --endpoint or --plugin."
+            )
+        (item,) = chosen
+        at = asked._replace(endpoint=item["endpoint"], plugin=item["plugin"])
+        item["jobs"] = _listed(client, at, "list_jobs", "jobs", {"queue": item["name"], "user": asked.user})
+    sections = [Section("JOBS", JOBS, item["jobs"])] if item["jobs"] else []
+    output.item("orbit.queue.show", item, id_key="name", sections=sections, leave_out=["jobs"])
+
+
+@queue.command()
+@click.argument("selectors", nargs=-1, metavar="[JOB]...")
+@state_option("PENDING, RUNNING, HELD, or a word of the batch system")
+@partition_option
+@click.option("--finished", is_flag=True, help="Those that have ended, as the accounting knows them, the newest first.")
+@click.option("--since", "since_s", type=DURATION, default="1d", show_default=True, help="How long ago, with --finished.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="How many, with --finished.")
+@output_options
+@asking_options
+def jobs(
+    selectors: tuple[str, ...],
+    states: tuple[str, ...],
+    partitions: tuple[str, ...],
+    finished: bool,
+    since_s: float,
+    limit: int,
+    output: Output,
+    asked: Asked,
+) -> None:
+    """List jobs: all of them, or by id, by its beginning, by a pattern. A new one is there within seconds."""
+    with connected(asked.where) as client:
+        if finished:
+            since = {"user": asked.user, "since": time.time() - since_s, "limit": limit}
+            found = _listed(client, asked, "list_finished_jobs", "jobs", since)
+        else:
+            found = _listed(client, asked, "list_all_jobs", "jobs", {"user": asked.user})
+        if partitions:
+            names = {one["name"] for one in _queues(client, asked._replace(user=EVERYBODY, force=False))}
+            wanted = set(several_of("queue", partitions, sorted(names)))
+            found = [job for job in found if wanted & set(str(job.get("partition")).split(","))]
+    found = _in_state(_selected("job", selectors, found, "job_id"), states)
+    output.items("orbit.queue.jobs", found, JOBS, id_key="job_id", nothing="There is no such job.")
+
+
+@queue.command()
+@output_options
+@asking_options
+def allocations(output: Output, asked: Asked) -> None:
+    """List the accounts that jobs may be charged to, with their limits; none where nobody keeps accounts."""
+    with connected(asked.where) as client:
+        found = _listed(client, asked, "list_allocations", "allocations", {"user": asked.user})
+    output.items("orbit.queue.allocations", found, ALLOCATIONS, id_key="account", nothing="No accounts are kept.")
+
+
+def _queues(client: Client, asked: Asked) -> list[Item]:
+    return _listed(client, asked, "get_info", "queues", {"user": asked.user})
+
+
+def _listed(client: Client, asked: Asked, operation: str, key: str, arguments: Item) -> list[Item]:
+    """What the operation answers everywhere. Who cannot answer is named; where nobody can, that is raised."""
+    from orbit_zmq.cli.main import complain
+    from orbit_zmq.errors import OrbitError
+
+    found: list[Item] = []
+    errors: list[OrbitError] = []
+    places = _places(client, asked)
+
+    def ask(place: tuple[str, str]) -> list[Item] | OrbitError:
+        try:
+            answer = client.call(
+                *place, operation, {**arguments, "force": asked.force}, session=SESSION, deadline_s=asked.deadline_s
+            )
+            return _items(answer, key, place)
+        except OrbitError as error:
+            return error
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        answers = list(pool.map(ask, places))
+    for (endpoint, instance), answer in zip(places, answers, strict=True):
+        if isinstance(answer, OrbitError):
+            errors.append(answer)
+            if len(places) > 1:
+                complain(f"not listed: {endpoint} {instance}: {answer.message}")
+        else:
+            found += answer
+    if len(errors) == len(places):
+        raise errors[0]
+    return found
+
+
+def _places(client: Client, asked: Asked) -> list[tuple[str, str]]:
+    """Every instance of the plugin by endpoint; NotFound says why there is none."""
+    from orbit_zmq.errors import NotFound
+
+    endpoints = endpoints_of(client, asked.endpoint)
+    found = [(one.name, instance) for one in endpoints for instance in _instances(one, asked.plugin)]
+    if not found:
+        reasons = [
+            f"{one.name}: {entry['reason']}" for one in endpoints for entry in one.absent if entry.get("plugin") == PLUGIN
+        ]
+        hint = f"{reasons[0]}." if reasons else "See: orbit plugin list"
+        raise NotFound(f"No endpoint serves the plugin {asked.plugin}.", hint=hint)
+    return found
+
+
+def _instances(endpoint: EndpointFacts, wanted: str) -> list[str]:
+    """That of the name, and where a type is named all of that type."""
+    return [name for name, facts in sorted(endpoint.plugins.items()) if wanted in (name, facts.get("plugin"))]
+
+
+def _items(answer: Any, key: str, place: tuple[str, str]) -> list[Item]:
+    """The records of an answer, each with where it is from; ProtocolError for one that is no such list."""
+    from orbit_zmq.errors import ProtocolError
+
+    records = answer.get(key) if isinstance(answer, dict) else None
+    if isinstance(records, dict):
+        records = list(records.values())
+    if not isinstance(records, list) or not all(isinstance(one, dict) for one in records):
+        raise ProtocolError(f"its answer has no {key}")
+    return [{**one, "endpoint": place[0], "plugin": place[1]} for one in records]
+
+
+def _selected(what: str, selectors: Sequence[str], found: list[Item], key: str) -> list[Item]:
+    """Those that the selectors mean; all where there is none."""
+    if not selectors:
+        return found
+    names = set(several_of(what, selectors, sorted({str(one[key]) for one in found})))
+    return [one for one in found if str(one[key]) in names]
+
+
+def _in_state(found: list[Item], states: Collection[str]) -> list[Item]:
+    """Those in one of the states, in our words, or in the batch system's where we have none; all where none is named."""
+    wanted = {part.strip().upper() for given in states for part in given.split(",") if part.strip()}
+    raw = wanted - STATES
+    return [one for one in found if not wanted or one.get("state") in wanted or str(one.get("raw_state")).upper() in raw]

@@ -1,0 +1,120 @@
+"""A lab for tests: started, used, and for sure ended with the test's process."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import psutil
+from lab import wait_until
+
+from orbit_zmq.children import Child, command_of, environment_of_child, read_ready
+
+COMMAND_S = 60.0
+START_S = 100.0
+
+
+class SlurmLab:
+    """A cluster that runs: `environment` is what its commands want."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.conf = place / "slurm.conf"
+        self.environment = {**os.environ, "SLURM_CONF": str(self.conf)}
+        self.keeper_pid = int((place / "keeper.pid").read_text())
+
+    def run(self, *command: str, more: Mapping[str, str] | None = None) -> str:
+        """What a command prints; an AssertionError with what it complains about."""
+        done = subprocess.run(
+            command,
+            env={**self.environment, **(more or {})},
+            cwd=self.place,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_S,
+            check=False,
+        )
+        assert done.returncode == 0, f"{' '.join(command)}: {done.stderr.strip()}"
+        return done.stdout
+
+    def pid_of(self, daemon: str) -> int:
+        """Of munged, mariadbd, slurmdbd, slurmctld, slurmd.n1 or slurmd.n2."""
+        return int((self.place / f"{daemon}.daemon").read_text())
+
+    def stop(self, daemon: str) -> None:
+        process = psutil.Process(self.pid_of(daemon))
+        process.kill()
+        wait_until(lambda: not is_running(process.pid), what=f"{daemon} has ended")
+
+    def start_again(self, daemon: str) -> None:
+        """Whatever has been stopped."""
+        os.kill(self.keeper_pid, signal.SIGHUP)
+        wait_until(lambda: is_running(self.pid_of(daemon)), what=f"{daemon} runs again")
+
+
+def is_running(pid: int) -> bool:
+    """Not so of one that has ended and that nobody has asked about."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+@contextlib.contextmanager
+def slurm_lab(accounting: bool = True) -> Iterator[SlurmLab]:
+    """A lab of one's own."""
+    place = Path(tempfile.mkdtemp(prefix="orbit-slurm-"))
+    arguments = ["--directory", str(place), *([] if accounting else ["--no-accounting"])]
+    child = Child("slurmlab.keeper", arguments, environment_of_child(), log=None)
+    try:
+        child.wait_until_ready()
+        yield SlurmLab(place)
+    finally:
+        child.end()
+        shutil.rmtree(place, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def shared_slurm_lab(meeting: Path, prepare: Callable[[SlurmLab], None]) -> Iterator[SlurmLab]:
+    """One lab for all processes that meet in a directory, for tests that only look at it.
+
+    The first makes and prepares it. Each keeps a named pipe open that the keeper reads, so it ends with the last of them.
+    """
+    pipe, place_file = meeting / "alive", meeting / "place"
+    meeting.mkdir(exist_ok=True)
+    with (meeting / "lock").open("a") as lock, contextlib.ExitStack() as stack:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            stack.callback(os.close, os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:  # nobody has made it, or who has is gone
+            pipe.unlink(missing_ok=True)
+            os.mkfifo(pipe)
+            stack.callback(os.close, os.open(pipe, os.O_RDWR))
+            place_file.write_text(str(_start_keeper(pipe)))
+            prepare(SlurmLab(Path(place_file.read_text())))
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        yield SlurmLab(Path(place_file.read_text()))
+
+
+def _start_keeper(pipe: Path) -> Path:
+    """One that ends when nobody has that pipe open for writing any more."""
+    place = Path(tempfile.mkdtemp(prefix="orbit-slurm-"))
+    with pipe.open("rb", buffering=0) as alive:
+        started = subprocess.Popen(
+            [*command_of("slurmlab.keeper"), "--exit-with-parent", "--directory", str(place)],
+            stdin=alive,
+            stdout=subprocess.PIPE,
+            env=environment_of_child(),
+            process_group=0,
+        )
+    assert started.stdout is not None
+    with started.stdout:
+        assert read_ready(started.stdout.fileno(), START_S) is not None, "the lab was not ready"
+    return place
