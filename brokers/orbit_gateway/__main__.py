@@ -27,7 +27,7 @@ from orbit_gateway.tls import Certificate, certificate_for, given_certificate, i
 from orbit_gateway.users import make_identifier
 from orbit_zmq import __version__
 from orbit_zmq.allocator import limit_arenas
-from orbit_zmq.cli.main import complain, exit_code_of
+from orbit_zmq.cli.main import failed
 from orbit_zmq.errors import AddressTaken, Conflict, InvalidArgument, OrbitError
 from orbit_zmq.exit_with_parent import say_failed, say_ready, watch_parent
 from orbit_zmq.log import configure_logging, get_logger
@@ -52,12 +52,9 @@ def main() -> int:
         limit_arenas()
         asyncio.run(run(arguments))
     except OrbitError as error:
-        if sys.stdout.isatty():
-            complain(str(error))
-        else:
-            log.error("gateway-failed", code=error.code, reason=error.message, hint=error.hint)
+        if not sys.stdout.isatty():  # who waits for the ready line reads it there
             say_failed(error)
-        return exit_code_of(error)
+        return failed(error, sys.argv[1:])
     return 0
 
 

@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except OrbitError as error:
-        return _failed(error, words)
+        return failed(error, words)
     except BrokenPipeError:  # the reader of our output has left, as in `| head`
         _drop_output()
         return FAILED
@@ -154,7 +154,8 @@ def complain(sentence: str) -> None:
     click.echo(f"orbit: {printable(sentence)}", err=True)
 
 
-def _failed(error: OrbitError, words: list[str]) -> int:
+def failed(error: OrbitError, words: list[str]) -> int:
+    """Say what went wrong, as JSON where that is asked for; the exit code."""
     code = exit_code_of(error)
     if _wants_json(words):
         _complain_in_json(error, code, _wants_traceback(words))

@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -94,7 +95,8 @@ def test_the_end_of_a_token_is_the_end_of_its_streams(site: Site) -> None:
         tokens(site).revoke("listens")
 
         for stream in streams:
-            assert sum(len(piece) for piece in stream) < 10_000  # to its end
+            with suppress(httpx.RemoteProtocolError):  # cut off in the middle
+                assert sum(len(piece) for piece in stream) < 10_000  # to its end
     assert "Traceback" not in site.lab.log_of("gateway")
 
 
