@@ -16,7 +16,7 @@ from orbit_zmq.transport.async_port import AsyncPort
 from orbit_zmq.transport.link import Link
 
 USERS = 1_024  # clients that are remembered
-CONNECT_S = 5.0
+CONNECT_S = 2.0
 
 
 class GatewayParty:

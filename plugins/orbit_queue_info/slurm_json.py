@@ -43,14 +43,27 @@ class NodeGroup:
 
 
 def parse_json(text: str, command: str) -> dict[str, Any]:
-    """The map that a command printed; SchedulerFailed where it is none, or no JSON."""
+    """The map that a command printed; SchedulerFailed where it is none, or no JSON, or says of an error and nothing else.
+
+    A command that does not reach slurmctld may end with exit code 0 and an empty list.
+    """
     try:
         value = json.loads(text, strict=False)  # a job's name may have a line break in it
     except (ValueError, RecursionError) as error:
         raise SchedulerFailed(f"{command} printed what is no JSON: {str(error)[:200]}", transient=False) from None
     if not isinstance(value, dict):
         raise SchedulerFailed(f"{command} printed a {type(value).__name__} where a map was expected", transient=False)
+    found = [listed for name, listed in value.items() if name not in ("errors", "warnings") and isinstance(listed, list)]
+    if value.get("errors") and not any(found):
+        raise SchedulerFailed(f"{command} failed: {_said_of(value['errors'])}", hint="Is the scheduler's controller running?")
     return value
+
+
+def _said_of(errors: Any) -> str:
+    """What Slurm says of its errors, such as `[{"error_number": 1, "error": ..., "description": ...}]`."""
+    listed = [one for one in errors if isinstance(one, dict)] if isinstance(errors, list) else []
+    said = [text(one.get("error")) or text(one.get("description")) for one in listed]
+    return "; ".join(dict.fromkeys(one for one in said if one))[:500] or "it does not say why"
 
 
 def node_groups(answer: dict[str, Any]) -> list[NodeGroup]:
