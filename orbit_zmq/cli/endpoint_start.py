@@ -161,7 +161,7 @@ def _teller(made: Endpoint, stack: ExitStack, log_file: str, has_parent: bool) -
 
 def _absent_text(absent: list[dict[str, str]]) -> str:
     """What was asked for and is not served, for the ready line."""
-    return "".join(f"; without {one['plugin']}: {one['reason']}" for one in absent)
+    return "".join(f"; without {one['plugin']}: {one['reason']}" for one in absent if "hint" not in one)
 
 
 def _plugins_of(module_name: str) -> list[type[Plugin]]:

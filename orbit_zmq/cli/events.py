@@ -11,7 +11,7 @@ import click
 
 from orbit_zmq.cli.completion import endpoint_names, plugin_names, session_ids
 from orbit_zmq.cli.connection import Where, broker_options, connected, endpoints_of
-from orbit_zmq.cli.output import Column, Output, output_options, shown
+from orbit_zmq.cli.output import Column, Output, shown, stream_options
 from orbit_zmq.cli.parameters import DURATION, one_of
 from orbit_zmq.cli.session import sessions_of
 
@@ -51,7 +51,7 @@ COLUMNS = (
 @click.option("--topic", default="", metavar="TOPIC", help="Of this topic only, such as task_status.")
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after so many.")
 @click.option("--timeout", "timeout_s", type=DURATION, metavar="DURATION", help="End after that time.")
-@output_options
+@stream_options
 @broker_options
 def events(
     follow: bool,

@@ -22,9 +22,12 @@ DATA_CHARS = 200  # of one line for people
 
 
 def _brief(data: Any) -> str:
-    """For people: of a result what came out."""
+    """For people: of a result what came out: why it was canceled or failed, the value, the exit code, the output."""
     if isinstance(data, Mapping) and "return_value" in data:
-        data = data.get("exception") or (data["return_value"] if data.get("exit_code") is None else data.get("stdout"))
+        code, value = data.get("exit_code"), data["return_value"]
+        said = [data.get("exception"), value if value is None else shown("value", value)]
+        said += [None if code is None else f"exit code {code}", str(data.get("stdout") or "").strip()]
+        data = "; ".join(str(part) for part in said if part)
     return shown("data", data)[:DATA_CHARS]
 
 
@@ -57,9 +60,9 @@ def follow_results(session: ReadsResults, write: Callable[[Item], None], timeout
             if isinstance(error, BaseException):
                 result["exception"] = f"{type(error).__name__}: {error}"
             write(_item("result", result))
-    except DeadlineExceeded:
+    except DeadlineExceeded as error:
         session.acknowledge()  # all that came is shown; after Ctrl-C that is not so, and the last ones come again
-        raise
+        raise DeadlineExceeded(error.message, hint="Wait longer with --timeout.") from error
     session.acknowledge()
 
 

@@ -32,6 +32,7 @@ Item = Mapping[str, Any]
 
 VERSION = 1
 PIPED_WIDTH = 10_000  # a table that nobody looks at is not folded
+KEPT = ("state", "status")  # columns that stay whole on a narrow screen, like the first
 STYLES = {
     "present": "green", "ready": "green", "ok": "green", "busy": "yellow", "suspect": "yellow", "initializing": "yellow",
     "degraded": "yellow", "lost": "red", "failed": "red", "absent": "dim",
@@ -181,7 +182,8 @@ class Output:
             if self.is_json:
                 echo_json({"schema": schema, "version": version, "item": item})
             elif self.mode is Mode.QUIET:
-                click.echo(escaped(item.get(id_key, "")))
+                if name := escaped(item.get(id_key)):  # what has none is about the whole
+                    click.echo(name)
             elif self.mode is Mode.TSV:
                 click.echo("\t".join(escaped(column.value(item)) for column in columns))
             else:
@@ -192,7 +194,15 @@ class Output:
 
 def output_options(command: Command) -> Command:
     """--json, --jsonl and -q; the command gets an Output as `output`. Every command that lists or shows has them."""
+    return _with_output(command, "One JSON value.")
 
+
+def stream_options(command: Command) -> Command:
+    """The same for a command that follows something, and has no last item."""
+    return _with_output(command, "One JSON value a line, as --jsonl.")
+
+
+def _with_output(command: Command, json_help: str) -> Command:
     @wraps(command)
     def with_output(*args: Any, as_json: bool, as_jsonl: bool, quiet: bool, **values: Any) -> Any:
         return command(*args, output=Output.choose(as_json, as_jsonl, quiet), **values)
@@ -201,7 +211,7 @@ def output_options(command: Command) -> Command:
     for option in (
         click.option("-q", "--quiet", is_flag=True, help="Names or ids only, one a line."),
         click.option("--jsonl", "as_jsonl", is_flag=True, help="JSON, one item a line."),
-        click.option("--json", "as_json", is_flag=True, help="One JSON value."),
+        click.option("--json", "as_json", is_flag=True, help=json_help),
     ):
         made = option(made)
     return made  # type: ignore[no-any-return]
@@ -271,16 +281,20 @@ def escaped(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, (list, tuple)) and all(isinstance(inner, str) for inner in value):
         return ",".join(map(escaped, value))
-    text = value if isinstance(value, str) else json.dumps(plain(value), ensure_ascii=False)
-    return printable(text.replace("\\", "\\\\"))
+    return printable(value.replace("\\", "\\\\")) if isinstance(value, str) else json_text(value)
 
 
 def echo_json(value: Any, *, indent: int | None = None, err: bool = False) -> None:
     """One JSON value, at once. What does not show is escaped; bytes are base64; what JSON has no word for is text."""
+    click.echo(json_text(value, indent=indent), err=err)  # which flushes
+
+
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """The same as text."""
     text = json.dumps(plain(value), indent=indent, ensure_ascii=False)
-    if not text.isprintable():
-        text = "".join(c if c.isprintable() or c == "\n" else _json_escape(c) for c in text)
-    click.echo(text, err=err)  # which flushes
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else _json_escape(c) for c in text)
 
 
 def plain(value: Any) -> Any:
@@ -317,7 +331,8 @@ def _echo_table(columns: Sequence[Column], items: Iterable[Item], *, has_head: b
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=has_head, header_style="bold")
     for column in columns:
-        table.add_column(column.title, overflow="fold")
+        is_kept = has_head and (column is columns[0] or column.key in KEPT)
+        table.add_column(column.title, overflow="ellipsis" if has_head else "fold", no_wrap=is_kept)
     for item in items:
         table.add_row(*(_cell(column, item) for column in columns))
     _console().print(table)

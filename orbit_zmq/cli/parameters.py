@@ -47,9 +47,9 @@ def one_of(what: str, wanted: str, names: Collection[str]) -> str:
     if len(found) == 1:
         return found[0]
     if found:
-        raise InvalidArgument(f"Several of {what} begin with {wanted!r}: {listed(found)}.", hint="Write more of the name.")
+        raise InvalidArgument(f"Several {what}s begin with {wanted!r}: {listed(found)}.", hint="Write more of the name.")
     near = difflib.get_close_matches(wanted, names, n=1)
-    hint = f"Did you mean {near[0]}?" if near else f"There is: {listed(sorted(names))}." if names else "There is none."
+    hint = f"Did you mean {near[0]}?" if near else f"There is: {listed(sorted(names))}." if names else f"There is no {what} at all."
     raise NotFound(f"There is no {what} {wanted!r}.", hint=hint)
 
 

@@ -67,6 +67,8 @@ def _types(facts: Any) -> set[str]:
 
 
 def _rows(facts: Any) -> list[dict[str, Any]]:
+    from orbit_zmq.client.facts import reason_of
+
     served = [
         {"plugin": name, "endpoint": facts.name, "type": one.get("plugin", ""), "version": one.get("version", ""),
          "state": "served", "reason": ""}
@@ -74,7 +76,7 @@ def _rows(facts: Any) -> list[dict[str, Any]]:
     ]  # fmt: skip
     absent = [
         {"plugin": one.get("plugin", ""), "endpoint": facts.name, "type": one.get("plugin", ""), "version": "",
-         "state": "absent", "reason": one.get("reason", "")}
+         "state": "absent", "reason": reason_of(one)}
         for one in facts.absent
     ]  # fmt: skip
     return served + absent

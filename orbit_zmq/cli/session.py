@@ -10,7 +10,7 @@ import click
 
 from orbit_zmq.cli.completion import endpoint_names, plugin_names, session_ids
 from orbit_zmq.cli.connection import Where, broker_options, connected, endpoints_of
-from orbit_zmq.cli.output import Column, Output, output_options
+from orbit_zmq.cli.output import Column, Output, output_options, stream_options
 from orbit_zmq.cli.parameters import DURATION, one_of, several_of
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def show(sid: str, endpoint: str | None, plugin: str | None, output: Output, whe
 @click.option("--timeout", "timeout_s", type=DURATION, metavar="DURATION", help="End after that time.")
 @endpoint_option
 @plugin_option
-@output_options
+@stream_options
 @broker_options
 def attach(
     sid: str,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orbit_zmq.cli.connection import Where, broker_options, connected
-from orbit_zmq.cli.output import Output, output_options
+from orbit_zmq.cli.output import Output, stream_options
 from orbit_zmq.cli.parameters import DURATION
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ LEAST_INTERVAL_S = 0.1
 @click.option("--interval", "interval_s", type=DURATION, default="1s", show_default=True, help="Between two refreshments.")
 @click.option("--sort", type=click.Choice(SORTS), default="name", show_default=True, help="The endpoints' order; s changes it.")
 @click.option("--filter", "wanted", default="", metavar="PATTERN", help="Part of a name, role, state or user; * and ? work.")
-@output_options
+@stream_options
 @broker_options
 def top(once: bool, interval_s: float, sort: str, wanted: str, output: Output, where: Where) -> None:
     """Watch the broker, its endpoints, the busiest sessions and the subscribers that fell behind."""

@@ -38,7 +38,7 @@ class EndpointFacts:
     state: str = "present"
     catalogue: bytes = b""
     plugins: dict[str, dict[str, str]] = field(default_factory=dict)  # instance -> {plugin, version}
-    absent: list[dict[str, str]] = field(default_factory=list)  # {plugin, reason}
+    absent: list[dict[str, str]] = field(default_factory=list)  # {plugin, reason}, and hint where nobody asked for it
     environment: dict[str, Any] = field(default_factory=dict)
     host: dict[str, Any] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
@@ -70,11 +70,19 @@ class EndpointFacts:
             raise NotFound(
                 f"{self.name} has several instances of plugin {plugin}: {', '.join(of_type)}", hint="Name one of them."
             )
-        reasons = [entry.get("reason", "") for entry in self.absent if entry.get("plugin") == plugin]
+        absent = [entry for entry in self.absent if entry.get("plugin") == plugin]
+        if absent and "hint" in absent[0]:
+            raise NotFound(f"endpoint {self.name} has no plugin {plugin}", hint=f"{self.name}: {reason_of(absent[0])}.")
+        reasons = [entry.get("reason", "") for entry in absent]
         nearest = difflib.get_close_matches(plugin, self.plugins, n=1)
         hint = f"Did you mean {nearest[0]}?" if nearest else f"It has: {', '.join(sorted(self.plugins)) or 'none'}."
         because = f": {reasons[0]}" if reasons else ""
         raise NotFound(f"endpoint {self.name} has no plugin {plugin}{because}", hint=hint)
+
+
+def reason_of(absent: Mapping[str, str]) -> str:
+    """Why a plugin is absent, and what to do about it where that is known."""
+    return "; ".join(part for part in (absent.get("reason"), absent.get("hint")) if part)
 
 
 def operations_of(catalogue: dict[str, Any]) -> dict[str, dict[str, OperationFacts]]:

@@ -28,7 +28,7 @@ log = get_logger(__name__)
 
 GROUP = "orbit_zmq.plugins"
 Policy = Literal["default", "on request", "no"]
-Absent = dict[str, str]  # {"plugin": ..., "reason": ...}
+Absent = dict[str, str]  # {"plugin": ..., "reason": ...}, and "hint" where nobody asked for it
 Options = Mapping[str, Mapping[str, Mapping[str, Any]]]  # plugin -> instance -> option -> value
 
 # plugin -> role -> whether it is loaded; a plugin that is not here is loaded on request everywhere.
@@ -116,6 +116,17 @@ def select(tokens: Token | Iterable[Token], role: str) -> tuple[list[Wanted], li
     return wanted, absent
 
 
+def left_out(tokens: Token | Iterable[Token], wanted: Iterable[Wanted], role: str) -> list[Absent]:
+    """Of `default`: the installed plugins that other roles load by themselves and this one on request, with what to do."""
+    words = {word.strip() for token in tokens_of(tokens) if isinstance(token, str) for word in token.split(",")}
+    served = {one.plugin_class.plugin_name for one in wanted}
+    return [
+        {"plugin": name, "reason": f"started with role {role}", "hint": f"add `--plugins default,{name}`"}
+        for name in (get_plugin_names() if "default" in words else ())
+        if name not in served and policy_of(name, role) == "on request" and "default" in POLICIES.get(name, {}).values()
+    ]
+
+
 def tokens_of(tokens: Token | Iterable[Token]) -> list[Token]:
     """Several tokens, or the one."""
     return list(tokens) if isinstance(tokens, Iterable) and not isinstance(tokens, str) else [tokens]
@@ -145,7 +156,8 @@ def make_plugins(wanted: Sequence[Wanted], host: Host) -> tuple[list[Plugin], li
             reason = "not applicable on this host"
         except Exception as error:  # code of a plugin author, which must not keep the other plugins away
             log.exception("plugin-not-made", plugin=one.plugin_class.plugin_name)
-            plugin, reason = None, f"cannot be made: {_sentence(error)}"
+            which = "" if one.instance_name == one.plugin_class.plugin_name else f"its instance {one.instance_name} "
+            plugin, reason = None, f"{which}cannot be made: {_sentence(error)}"
         if plugin is None:
             absent.append({"plugin": one.plugin_class.plugin_name, "reason": reason})
         else:
