@@ -48,6 +48,8 @@ KINDS = (
     Kind("lsf", LSFBatch, "LSB_JOBID", ("bjobs", "-V"), ("lsf",), ("bqueues", "-o", "queue_name")),
     Kind("flux", FluxBatch, "FLUX_JOB_ID", ("flux", "getattr", "size"), (), ("flux", "getattr", "size")),
 )
+CONF_CHARS = 1 << 20  # of a configuration file
+CONF_WORDS = {"slurm": ("slurmctldhost", "clustername", "controlmachine"), "pbs": ("pbs_server", "pbs_exec", "pbs_home")}
 _lock = threading.Lock()
 _found: BatchSystem | None = None
 
@@ -85,6 +87,33 @@ def find_batch_system(
     in_use = [kind for kind in there if len(there) == 1 or (run(kind.queues) or "").strip()]
     # One that is down at the moment is still what this machine has.
     return _made(next(iter(in_use or there), None), environment, present, is_aurora)
+
+
+def of_conf(system: BatchSystem, conf: str) -> BatchSystem:
+    """The batch system of another cluster's configuration: what the file says it is of, else the machine's own kind.
+
+    InvalidArgument where neither says of which it is.
+    """
+    name = _kind_of_conf(Path(conf))
+    if name is not None and system.name.partition("-")[0] != name:
+        system = _made(_chosen(name), {}, system.present, is_aurora=False)
+    if system.name == "none":
+        raise InvalidArgument(
+            f"conf is {conf}, and it does not show of which batch system it is",
+            hint="Name that by the setting batch_system, or ORBIT_BATCH_SYSTEM.",
+        )
+    return system.of_cluster(conf)
+
+
+def _kind_of_conf(path: Path) -> str | None:
+    try:
+        if path.is_dir():
+            return "lsf" if (path / "lsf.conf").exists() else None
+        with path.open(errors="replace") as file:
+            said = file.read(CONF_CHARS).lower()
+    except OSError:
+        return None
+    return next((name for name, words in CONF_WORDS.items() if any(word in said for word in words)), None)
 
 
 def _chosen(name: str) -> Kind | None:

@@ -26,6 +26,11 @@ SLURM_PASSING = (
 )  # fmt: skip
 SLURM_WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")  # has no nodes, or no longer
 SLURM_HELD_REASONS = ("JobHeldUser", "JobHeldAdmin")
+SLURM_END_REASONS = (  # the other reasons are why a job waited, which an ended one keeps
+    "NonZeroExitCode", "RaisedSignal", "TimeLimit", "InactiveLimit", "OutOfMemory", "NodeDown", "NodeFail", "BootFail",
+    "FailBootNode", "JobLaunchFailure", "LaunchFailed", "SystemFailure", "DeadLine",
+)  # fmt: skip
+SLURM_REASON_OF = {"TIMEOUT": "TimeLimit", "OUT_OF_MEMORY": "OutOfMemory", "NODE_FAIL": "NodeDown", "DEADLINE": "DeadLine"}
 
 PBS: dict[str, State] = {
     "Q": "PENDING", "W": "PENDING", "T": "PENDING",
@@ -55,6 +60,15 @@ def slurm_state(raw: str, reason: str = "") -> State:
     words = raw.upper().split()
     state = SLURM.get(words[0].rstrip("+"), "UNKNOWN") if words else "UNKNOWN"
     return "HELD" if state == "PENDING" and reason in SLURM_HELD_REASONS else state
+
+
+def slurm_reason(raw: str, reason: str | None, exit_code: int | None = None) -> str | None:
+    """Why a job waits, or how one has ended that has failed; an old reason to wait is none."""
+    state = slurm_state(raw, reason or "")
+    if state in ("PENDING", "HELD") or state == "UNKNOWN" or (reason or "").partition(":")[0] in SLURM_END_REASONS:
+        return reason
+    word = (raw.upper().split() or [""])[0].rstrip("+")
+    return SLURM_REASON_OF.get(word) or ("NonZeroExitCode" if state == "FAILED" and exit_code else None)
 
 
 def slurm_word(words: Sequence[str]) -> str:

@@ -25,7 +25,7 @@ def _brief(data: Any) -> str:
     """For people: of a result what came out: why it was canceled or failed, the value, the exit code, the output."""
     if isinstance(data, Mapping) and "return_value" in data:
         code, value = data.get("exit_code"), data["return_value"]
-        said = [data.get("exception"), value if value is None else shown("value", value)]
+        said = [data.get("reason"), data.get("exception"), value if value is None else shown("value", value)]
         said += [None if code is None else f"exit code {code}", str(data.get("stdout") or "").strip()]
         data = "; ".join(str(part) for part in said if part)
     return shown("data", data)[:DATA_CHARS]

@@ -53,13 +53,15 @@ class Mode(StrEnum):
 class Column:
     """One column: its title for people, the key of the item (`a.b` is b of a), and how people see it if not as `shown`.
 
-    `width` is for streams, whose lines are written before the next is known.
+    `width` is for streams, whose lines are written before the next is known. On a terminal that is too narrow for all columns
+    the one of the highest `rank` is left out first; one of rank 0 stays, cut short if need be.
     """
 
     title: str
     key: str
     show: Callable[[Any], str] | None = None
     width: int = 0
+    rank: int = 0
 
     def value(self, item: Item) -> Any:
         """What the item has there, or None."""
@@ -329,13 +331,24 @@ def _echo_title(title: str) -> None:
 def _echo_table(columns: Sequence[Column], items: Iterable[Item], *, has_head: bool = True) -> None:
     from rich.table import Table
 
+    items, console = list(items), _console()
+    columns = _that_fit(columns, items, console.width) if has_head else columns
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=has_head, header_style="bold")
     for column in columns:
         is_kept = has_head and (column is columns[0] or column.key in KEPT)
         table.add_column(column.title, overflow="ellipsis" if has_head else "fold", no_wrap=is_kept)
     for item in items:
         table.add_row(*(_cell(column, item) for column in columns))
-    _console().print(table)
+    console.print(table)
+
+
+def _that_fit(columns: Sequence[Column], items: Sequence[Item], width: int) -> list[Column]:
+    """Those that a table of that width has room for."""
+    kept = list(columns)
+    widths = {column.key: max(map(len, (column.title, *map(column.text, items)))) + 2 for column in columns}
+    while sum(widths[column.key] for column in kept) - 2 > width and (least := max(kept, key=lambda one: one.rank)).rank:
+        kept.remove(least)
+    return kept
 
 
 def _console() -> Console:

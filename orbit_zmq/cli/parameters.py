@@ -49,7 +49,8 @@ def one_of(what: str, wanted: str, names: Collection[str]) -> str:
     if found:
         raise InvalidArgument(f"Several {what}s begin with {wanted!r}: {listed(found)}.", hint="Write more of the name.")
     near = difflib.get_close_matches(wanted, names, n=1)
-    hint = f"Did you mean {near[0]}?" if near else f"There is: {listed(sorted(names))}." if names else f"There is no {what} at all."
+    known = f"There is: {listed(sorted(names))}." if names else f"There are no {what}s."
+    hint = f"Did you mean {near[0]}?" if near else known
     raise NotFound(f"There is no {what} {wanted!r}.", hint=hint)
 
 

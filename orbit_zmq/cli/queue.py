@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from functools import wraps
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -27,6 +28,8 @@ PLUGIN = "queue_info"
 SESSION = "default"  # the one that each user has at each plugin
 EVERYBODY = "*"
 STATES = {"PENDING", "RUNNING", "DONE", "FAILED", "CANCELLED", "HELD", "UNKNOWN"}  # of jobs, for all batch systems
+QUEUE_STATES = {"UP", "DOWN", "DRAIN", "INACTIVE", "UNKNOWN"}
+ENDED = {"DONE", "FAILED", "CANCELLED"}
 AT_ONCE = 16
 
 
@@ -38,33 +41,47 @@ def _bytes(value: Any) -> str:
     return shown("bytes", value)
 
 
+def _moment(value: Any) -> str:
+    try:
+        return datetime.fromtimestamp(value).strftime("%Y-%m-%dT%H:%M")
+    except (TypeError, OverflowError, ValueError, OSError):  # not known, or of an endpoint's odd clock
+        return "-"
+
+
 QUEUES = (
     Column("QUEUE", "name"),
     Column("ENDPOINT", "endpoint"),
     Column("STATE", "state"),
-    Column("DEFAULT", "default"),
+    Column("DEFAULT", "default", rank=6),
     Column("LIMIT", "time_limit", _seconds),
     Column("NODES", "nodes_total"),
-    Column("USABLE", "nodes_available"),
+    Column("USABLE", "nodes_available", rank=4),
     Column("IDLE", "nodes_idle"),
     Column("CPUS", "cpus_per_node"),
-    Column("MEMORY", "mem_per_node_bytes", _bytes),
-    Column("GPUS", "gpu_types"),
-    Column("FEATURES", "features"),
+    Column("MEMORY", "mem_per_node_bytes", _bytes, rank=3),
+    Column("GPUS", "gpu_types", rank=2),
+    Column("FEATURES", "features", rank=8),
 )
 JOBS = (
     Column("JOB", "job_id"),
+    Column("ARRAY", "array_id", rank=3),
     Column("NAME", "job_name"),
-    Column("USER", "user"),
+    Column("USER", "user", rank=1),
     Column("QUEUE", "partition"),
     Column("STATE", "state"),
     Column("REASON", "reason"),
-    Column("NODES", "nodes"),
-    Column("CPUS", "cpus"),
-    Column("USED", "time_used", _seconds),
-    Column("LIMIT", "time_limit", _seconds),
-    Column("PLACE", "queue_position"),
-    Column("ENDPOINT", "endpoint"),
+    Column("NODES", "nodes", rank=4),
+    Column("CPUS", "cpus", rank=8),
+    Column("USED", "time_used", _seconds, rank=2),
+    Column("LIMIT", "time_limit", _seconds, rank=6),
+    Column("PLACE", "queue_position", rank=7),
+    Column("ENDPOINT", "endpoint", rank=5),
+)
+FINISHED = (
+    *(column for column in JOBS if column.key not in ("time_limit", "queue_position", "endpoint")),
+    Column("EXIT", "exit_code"),
+    Column("ENDED", "end_time", _moment),
+    Column("ENDPOINT", "endpoint", rank=5),
 )
 ALLOCATIONS = (
     Column("ACCOUNT", "account"),
@@ -148,9 +165,9 @@ def list_queues(selectors: tuple[str, ...], states: tuple[str, ...], output: Out
     """List the queues that you may use: all of them, or by name, by its beginning, by a pattern such as 'gpu*'."""
     with connected(asked.where) as client:
         found = _queues(client, asked)
-    found = _selected("queue", selectors, found, "name")
+    found = _in_state(_selected("queue", selectors, found, "name"), _states(states, QUEUE_STATES, found))
     nothing = "No batch system has a queue for you."
-    output.items("orbit.queue.list", _in_state(found, states), QUEUES, id_key="name", nothing=nothing)
+    output.items("orbit.queue.list", found, QUEUES, id_key="name", nothing=nothing)
 
 
 @queue.command()
@@ -170,7 +187,8 @@ def show(selector: str, output: Output, asked: Asked) -> None:
             )
         (item,) = chosen
         at = asked._replace(endpoint=item["endpoint"], plugin=item["plugin"])
-        item["jobs"] = _listed(client, at, "list_jobs", "jobs", {"queue": item["name"], "user": asked.user})
+        in_queue = _listed(client, at, "list_jobs", "jobs", {"queue": item["name"], "user": asked.user})
+        item["jobs"] = [job for job in in_queue if job.get("state") not in ENDED]
     sections = [Section("JOBS", JOBS, item["jobs"])] if item["jobs"] else []
     output.item("orbit.queue.show", item, id_key="name", sections=sections, leave_out=["jobs"])
 
@@ -194,7 +212,13 @@ def jobs(
     output: Output,
     asked: Asked,
 ) -> None:
-    """List jobs: all of them, or by id, by its beginning, by a pattern. A new one is there within seconds."""
+    """List jobs that have not ended: all of them, or by id, by its beginning, by a pattern.
+
+    A new one is there within seconds. Jobs that are named, by id or by --state, are listed as long as the batch system knows
+    them; 12_1 is a member of the array 12.
+    """
+    if not finished:
+        _refuse_without_finished("since_s", "limit")
     with connected(asked.where) as client:
         if finished:
             since = {"user": asked.user, "since": time.time() - since_s, "limit": limit}
@@ -205,8 +229,11 @@ def jobs(
             names = {one["name"] for one in _queues(client, asked._replace(user=EVERYBODY, force=False))}
             wanted = set(several_of("queue", partitions, sorted(names)))
             found = [job for job in found if wanted & set(str(job.get("partition")).split(","))]
-    found = _in_state(_selected("job", selectors, found, "job_id"), states)
-    output.items("orbit.queue.jobs", found, JOBS, id_key="job_id", nothing="There is no such job.")
+    if not (finished or selectors or states):
+        found = [job for job in found if job.get("state") not in ENDED]
+    found = _in_state(_selected("job", selectors, found, "job_id", "array_id"), _states(states, _job_states(), found))
+    columns = FINISHED if finished else JOBS
+    output.items("orbit.queue.jobs", found, columns, id_key="job_id", nothing="There is no such job.")
 
 
 @queue.command()
@@ -237,7 +264,7 @@ def _listed(client: Client, asked: Asked, operation: str, key: str, arguments: I
             answer = client.call(
                 *place, operation, {**arguments, "force": asked.force}, session=SESSION, deadline_s=asked.deadline_s
             )
-            return _items(answer, key, place)
+            return [_with_array_id(one) for one in _items(answer, key, place)] if key == "jobs" else _items(answer, key, place)
         except OrbitError as error:
             return error
 
@@ -257,13 +284,14 @@ def _listed(client: Client, asked: Asked, operation: str, key: str, arguments: I
 
 def _places(client: Client, asked: Asked) -> list[tuple[str, str]]:
     """Every instance of the plugin by endpoint; NotFound says why there is none."""
+    from orbit_zmq.client.facts import reason_of
     from orbit_zmq.errors import NotFound
 
     endpoints = endpoints_of(client, asked.endpoint)
     found = [(one.name, instance) for one in endpoints for instance in _instances(one, asked.plugin)]
     if not found:
         reasons = [
-            f"{one.name}: {entry['reason']}" for one in endpoints for entry in one.absent if entry.get("plugin") == PLUGIN
+            f"{one.name}: {reason_of(entry)}" for one in endpoints for entry in one.absent if entry.get("plugin") == PLUGIN
         ]
         hint = f"{reasons[0]}." if reasons else "See: orbit plugin list"
         raise NotFound(f"No endpoint serves the plugin {asked.plugin}.", hint=hint)
@@ -287,16 +315,47 @@ def _items(answer: Any, key: str, place: tuple[str, str]) -> list[Item]:
     return [{**one, "endpoint": place[0], "plugin": place[1]} for one in records]
 
 
-def _selected(what: str, selectors: Sequence[str], found: list[Item], key: str) -> list[Item]:
-    """Those that the selectors mean; all where there is none."""
+def _with_array_id(job: Item) -> Item:
+    """A job with `array_id`, as the batch system has it: `12_1`, or `12_[3-9]` of those that wait together."""
+    array, task, waiting = (job.get(key) for key in ("array_job_id", "array_task_id", "array_tasks"))
+    which = f"[{waiting}]" if task is None and waiting else task
+    return {**job, "array_id": None if array is None or which is None else f"{array}_{which}"}
+
+
+def _selected(what: str, selectors: Sequence[str], found: list[Item], *keys: str) -> list[Item]:
+    """Those that the selectors mean by one of the keys; all where there is none."""
     if not selectors:
         return found
-    names = set(several_of(what, selectors, sorted({str(one[key]) for one in found})))
-    return [one for one in found if str(one[key]) in names]
+    known = sorted({str(one[key]) for one in found for key in keys if one.get(key) is not None})
+    names = set(several_of(what, selectors, known))
+    return [one for one in found if any(str(one.get(key)) in names for key in keys)]
 
 
-def _in_state(found: list[Item], states: Collection[str]) -> list[Item]:
+def _refuse_without_finished(*names: str) -> None:
+    context = click.get_current_context()
+    for name in names:
+        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
+            raise click.UsageError(f"--{name.removesuffix('_s')} is of use with --finished alone.")
+
+
+def _job_states() -> set[str]:
+    """Our words, and those of the batch systems."""
+    from orbit_zmq.batch import states
+
+    return {*STATES, *states.SLURM, *states.PBS, *states.LSF, *states.FLUX}
+
+
+def _states(given: Collection[str], known: Collection[str], found: Sequence[Item]) -> set[str]:
+    """What --state names; a usage error for a word that is no state and that nothing found has."""
+    wanted = {part.strip().upper() for one in given for part in one.split(",") if part.strip()}
+    seen = {str(one.get(key)).upper() for one in found for key in ("state", "raw_state")}
+    if unknown := sorted(wanted - {*known, *seen}):
+        ours = sorted(STATES if set(known) >= STATES else known)
+        raise click.UsageError(f"--state: {', '.join(unknown)} is no state; there is: {', '.join(ours)}.")
+    return wanted
+
+
+def _in_state(found: list[Item], wanted: Collection[str]) -> list[Item]:
     """Those in one of the states, in our words, or in the batch system's where we have none; all where none is named."""
-    wanted = {part.strip().upper() for given in states for part in given.split(",") if part.strip()}
-    raw = wanted - STATES
+    raw = set(wanted) - STATES
     return [one for one in found if not wanted or one.get("state") in wanted or str(one.get("raw_state")).upper() in raw]

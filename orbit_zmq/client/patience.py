@@ -51,10 +51,16 @@ class Patience:
     def on_failure(self, error: OrbitError, now: float, *, broker_is_there: bool) -> float:
         """How long to pause before asking again.
 
-        Raises EndpointLost where the session is gone or the endpoint has been away too long, BrokerUnreachable where the broker
-        has, and the error itself where asking again cannot help.
+        Raises SessionClosed or SessionExpired where the session has ended, EndpointLost where the endpoint does not know it any
+        more or has been away too long, BrokerUnreachable where the broker has, and the error itself where asking again cannot
+        help.
         """
-        if isinstance(error, GONE) or _is_unknown_session(error):
+        if isinstance(error, GONE):
+            raise type(error)(
+                f"endpoint {self.endpoint} answers: {error.message}",
+                hint="Somebody has closed it, or its time was over. Open a new session.",
+            ) from error
+        if _is_unknown_session(error):
             raise EndpointLost(
                 f"endpoint {self.endpoint} has come back without the session: {error.message}",
                 hint="A session with lifetime='persistent' or a ttl outlives its endpoint's process.",

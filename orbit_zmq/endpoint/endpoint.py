@@ -36,7 +36,7 @@ from orbit_zmq.paths import state_dir
 from orbit_zmq.place import Place, find_broker
 from orbit_zmq.plugin.host import Host, detect_role
 from orbit_zmq.plugin.plugin import Plugin
-from orbit_zmq.plugin.registry import Wanted, get_plugin_class, make_plugin, make_plugins, select, with_options
+from orbit_zmq.plugin.registry import Wanted, get_plugin_class, left_out, make_plugin, make_plugins, select, with_options
 from orbit_zmq.transport.link import Link
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class Endpoint:
         self.host = Host(self.name, role or detect_role(), detect_batch_system().name, dict(labels or {}), {"pickle": pickle})
         wanted, unknown = select(plugins, self.host.role)
         self._plugins, refused = make_plugins(with_options(wanted, plugin_options or {}), self.host)
-        self._absent = [*unknown, *refused]
+        self._absent = [*unknown, *refused, *left_out(plugins, wanted, self.host.role)]
         self._store_in = store_in
         self._service: Service | None = None
         self._link: Link | None = None
@@ -147,7 +147,7 @@ class Endpoint:
 
     @property
     def absent(self) -> list[dict[str, str]]:
-        """Plugins that were asked for and are not served, with the reason."""
+        """Plugins that were asked for and are not served, with the reason, and those that `default` leaves to a request."""
         return list(self._absent)
 
     @property

@@ -47,7 +47,7 @@ class SessionRecord:
     """All that is known of one session."""
 
     __slots__ = (
-        "calls", "changed", "error", "has_complained",
+        "arguments", "calls", "changed", "error", "has_complained",
         "holder", "holder_lost_at", "last_used", "lifetime", "on_holder_lost", "plugin", "process", "session",
         "sid", "status", "tasks", "ttl_s", "user",
     )  # fmt: skip
@@ -66,6 +66,7 @@ class SessionRecord:
         self.status = Status.INITIALIZING
         self.error: OrbitError | None = None
         self.session: PluginSession | None = None
+        self.arguments: dict[str, Any] | None = None  # that it was registered with, where that is how it was made
         self.calls: set[OpenCall] = set()
         self.tasks: set[asyncio.Task[Any]] = set()
         self.changed = asyncio.Event()  # set once the status is no longer initializing
@@ -120,6 +121,15 @@ class SessionRecord:
                 self.has_complained = True
                 log.exception("session-hook-failed", plugin=self.plugin.instance_name, session=self.sid, hook=hook.__name__)
             return 0
+
+    def contradicted(self, arguments: Mapping[str, Any]) -> list[str]:
+        """The names of the arguments that say something else of it than those that it was registered with. One that has its
+        default says nothing."""
+        if self.arguments is None:
+            return []
+        free, defaults = self.plugin.session_class.free_arguments, self.plugin.operations["register_session"].check.defaults()
+        said = [name for name, value in arguments.items() if name not in free and defaults.get(name) != value]
+        return [name for name in said if self.arguments.get(name) != arguments[name]]
 
     @property
     def key(self) -> str:

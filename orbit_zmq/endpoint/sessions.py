@@ -199,7 +199,7 @@ class Sessions:
         """Open a session, or attach to the caller's own of that id."""
         known = self._records.get(key_of(sid, plugin, caller.user)) if sid is not None else None
         if known is not None:
-            return self._attach(known, plugin, caller, *lifetime_of(lifetime, ttl), on_holder_lost)
+            return self._attach(known, plugin, caller, *lifetime_of(lifetime, ttl), on_holder_lost, arguments)
         check_holder_lost(on_holder_lost, lifetime, ttl, sid)
         # Before the first await: a second register of the same id attaches.
         record = self._new_record(sid or self._fresh_id(), plugin, caller, lifetime, ttl)
@@ -316,6 +316,7 @@ class Sessions:
         lifetime: Lifetime | None,
         ttl: float | None,
         on_holder_lost: HolderLost | None,
+        arguments: dict[str, Any],
     ) -> dict[str, str]:
         if record.user != caller.user or record.plugin is not plugin:
             raise Conflict(f"session id {record.sid} is taken", details={"sid": record.sid})
@@ -323,6 +324,13 @@ class Sessions:
             raise Conflict(
                 f"session {record.sid} exists with lifetime {record.lifetime}, ttl {record.ttl_s:g}",
                 hint="Attach without lifetime and ttl, or with the same ones.",
+            )
+        contradicted = record.contradicted(arguments)
+        if contradicted:
+            raise Conflict(
+                f"session {record.sid} exists with other {', '.join(contradicted)}",
+                hint="Attach without what it was opened with, or open a session under another id.",
+                details={"fields": contradicted},
             )
         check_holder_lost(on_holder_lost, record.lifetime, None, record.sid)
         before = record.fact()
@@ -338,6 +346,7 @@ class Sessions:
         return {"sid": record.sid, "status": record.status.value}
 
     async def _create(self, record: SessionRecord, arguments: dict[str, Any], shared: list[str]) -> None:
+        record.arguments = arguments
         self.keeping.begin(record, arguments, shared)
         session = await make_session(record, arguments)
         self._equip(record, session)

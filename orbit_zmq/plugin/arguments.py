@@ -131,6 +131,11 @@ class ArgumentCheck:
             values |= checked.__pydantic_extra__
         return values
 
+    def defaults(self) -> dict[str, Any]:
+        """What the arguments are where nothing is said of them."""
+        fields = self._model.model_fields.values()
+        return dict(zip(self.names, (field.get_default(call_default_factory=True) for field in fields), strict=True))
+
     def schema(self) -> dict[str, Any]:
         """The JSON Schema of the arguments."""
         try:

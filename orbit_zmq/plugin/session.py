@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from orbit_zmq.errors import SessionClosed, SessionNotReady
 from orbit_zmq.plugin.host import Host
@@ -42,6 +42,7 @@ class PluginSession:
     notifier: Notifier | None = None  # likewise
     connect: Callable[[], AsyncClient] | None = None  # likewise: makes `client`
     store: SessionStore = SessionStore()  # likewise: what the session keeps beyond the life of the process
+    free_arguments: ClassVar[frozenset[str]] = frozenset()  # of registration, which may differ between those who attach
     _client: AsyncClient | None = None
 
     def __init__(self, sid: str) -> None:

@@ -8,6 +8,7 @@ a thread.
 from __future__ import annotations
 
 import getpass
+import pwd
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -20,6 +21,7 @@ from typing import Any, ClassVar
 from orbit_queue_info.cache import Cache
 from orbit_queue_info.models import Allocation, Job, Queue, Reservation, shown
 from orbit_zmq.batch import BatchSystem, detect_batch_system, on_jobs_changed
+from orbit_zmq.batch.detection import of_conf
 from orbit_zmq.errors import InvalidArgument, OrbitError, SchedulerFailed, Unsupported
 from orbit_zmq.log import get_logger
 
@@ -179,7 +181,9 @@ def make_queue_info(batch: BatchSystem | None = None, conf_path: str | None = No
 
     A package's own backend counts before ours. SchedulerFailed names one that cannot be made.
     """
-    system = (detect_batch_system() if batch is None else batch).of_cluster(conf_path)
+    system = detect_batch_system() if batch is None else batch
+    if conf_path:
+        system = of_conf(system, conf_path)
     points = {point.name: point.value for point in entry_points(group=GROUP)}
     target = points.get(system.name) or OWN.get(system.name)
     if target is None:
@@ -213,6 +217,15 @@ def current_user() -> str:
         import os  # only here
 
         return str(os.getuid())
+
+
+def is_user(name: str) -> bool:
+    """Whether this machine has a user of that name."""
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return name == current_user()
+    return True
 
 
 def _quietly(what: Callable[[], object]) -> None:

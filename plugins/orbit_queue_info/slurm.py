@@ -13,13 +13,13 @@ from typing import Any, ClassVar, TypeVar
 
 from orbit_queue_info import slurm_json, slurm_text
 from orbit_queue_info.models import Allocation, Job, Queue, Reservation
-from orbit_queue_info.queue_info import QueueInfo
+from orbit_queue_info.queue_info import QueueInfo, is_user
 from orbit_queue_info.slurm_json import NodeGroup
 from orbit_zmq.batch import BatchSystem
 from orbit_zmq.batch.commands import Answer, ask, checked_job_id, refusal, run
 from orbit_zmq.batch.slurm import SlurmBatch
 from orbit_zmq.batch.states import ENDED
-from orbit_zmq.errors import DeadlineExceeded, NotPermitted, OrbitError, SchedulerFailed, TooLarge
+from orbit_zmq.errors import DeadlineExceeded, NotFound, NotPermitted, OrbitError, SchedulerFailed, TooLarge
 from orbit_zmq.log import get_logger
 
 log = get_logger(__name__)
@@ -137,6 +137,8 @@ class QueueInfoSlurm(QueueInfo):
         if user is None:
             return None
         associations = self.list_allocations(user)["allocations"]
+        if not associations and not is_user(user):
+            raise NotFound(f"There is no user {user!r}.", hint="Name a user (--user) that the machine has, or * for everybody.")
         named = {association["partition"] for association in associations}
         return named if associations and None not in named else None
 

@@ -15,7 +15,7 @@ from typing import Any
 from orbit_queue_info.models import Job, Queue
 from orbit_queue_info.slurm_files import output_file
 from orbit_zmq.batch.quantities import UNLIMITED, Limit, bytes_of, gpus_of, number_of
-from orbit_zmq.batch.states import ENDED, SLURM_WAITING, slurm_state, slurm_word
+from orbit_zmq.batch.states import ENDED, SLURM_WAITING, slurm_reason, slurm_state, slurm_word
 from orbit_zmq.errors import SchedulerFailed
 
 MIB = 1 << 20
@@ -205,7 +205,7 @@ def _job_of(job: dict[str, Any], now: float) -> Job:
         partition=text(job.get("partition")),
         state=state,
         raw_state=raw,
-        reason=text(job.get("state_description")) or (reason if reason != "None" else None),
+        reason=text(job.get("state_description")) or slurm_reason(raw, reason if reason != "None" else None, code),
         nodes=nodes,
         cpus=number(job.get("cpus")) or _in_tres(tres_req, "cpu"),
         gpus=gpus_in_tres(tres_alloc or tres_req, text(job.get("tres_per_node")), nodes),

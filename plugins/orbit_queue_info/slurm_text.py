@@ -10,7 +10,7 @@ import re
 from orbit_queue_info.models import Allocation, Job, Queue, Reservation
 from orbit_queue_info.slurm_json import NodeGroup, gpus_in_tres, is_available
 from orbit_zmq.batch.quantities import bytes_of, gpus_of, limit_of, number_of, seconds_of
-from orbit_zmq.batch.states import ENDED, SLURM_WAITING, slurm_state
+from orbit_zmq.batch.states import ENDED, SLURM_WAITING, slurm_reason, slurm_state
 
 BETWEEN, END = "\x1f", "\x1e"
 PAIR = re.compile(r"([A-Za-z][\w/:]*)=(.*?)(?=\s+[A-Za-z][\w/:]*=|\s*$)")
@@ -238,7 +238,7 @@ def _job(row: dict[str, str]) -> Job:
         partition=said(row["%P"]),
         state=state,
         raw_state=raw,
-        reason=reason,
+        reason=slurm_reason(raw, reason),
         nodes=nodes,
         cpus=number_of(row["%C"]),
         gpus=gpus_in_tres(None, said(row["%b"]), nodes),
@@ -277,7 +277,7 @@ def _finished(row: dict[str, str]) -> Job:
         partition=said(row["Partition"]),
         state=state,
         raw_state=raw,
-        reason=said(row["Reason"]),
+        reason=slurm_reason(raw, said(row["Reason"]), number_of(code)),
         nodes=nodes,
         cpus=number_of(row["AllocCPUS"]) or number_of(row["ReqCPUS"]),
         gpus=gpus_in_tres(said(row["AllocTRES"]) or said(row["ReqTRES"]), None, nodes),

@@ -59,7 +59,7 @@ class FetchTurn:
 
     def take(self, timeout_s: float) -> bool:
         with self._changed:
-            if self._holder is None:
+            if self._holder in (None, threading.get_ident()):  # its own: an interrupt came while it gave the turn back
                 self._holder = threading.get_ident()
                 return True
             self._changed.wait(min(timeout_s, LONGEST_WAIT_S))

@@ -323,4 +323,8 @@ def _show_environment() -> None:
 
 
 def overdue(task: Mapping[str, Any]) -> DeadlineExceeded:
-    return DeadlineExceeded(f"the task ran longer than its timeout of {task['timeout']:g} s", details={"field": "timeout"})
+    return DeadlineExceeded(
+        f"the task ran longer than its timeout of {task['timeout']:g} s",
+        hint="Give the task a longer `timeout`, or none.",
+        details={"field": "timeout"},
+    )

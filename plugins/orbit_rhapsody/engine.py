@@ -170,6 +170,11 @@ class Engine:
         except TimeoutError:
             log.warning("engine-left-behind", after_s=CLOSE_S, backends=self._names)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing runs here any more."""
+        return self._thread is None or self._over
+
     def statistics(self) -> dict[str, Any]:
         """Counts of this moment; from any thread."""
         return {

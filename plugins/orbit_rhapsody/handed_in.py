@@ -1,22 +1,29 @@
 """What a caller hands in: dicts, Rhapsody's task objects, uids, results, and what is wrong with them at the door.
 
 A dict is never changed. A Rhapsody object is what Rhapsody's own session makes of it: its result is written into it when it is
-waited for, and after `submit_tasks` of the async client it can be awaited. This module must not import Rhapsody, which a client
-need not have, and must not send or fetch.
+waited for, and after `submit_tasks` of the async client it can be awaited. Rhapsody numbers its objects anew in every process,
+so such a number travels with a mark of this process, and stands for no task of another one. This module must not import
+Rhapsody, which a client need not have, and must not send or fetch.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
+import re
 import reprlib
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+import secrets
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
-from orbit_rhapsody.codec import FINAL_STATES, MAX_UID_CHARS
-from orbit_zmq.errors import InvalidArgument, RemoteError
+from orbit_rhapsody.codec import FAILED, FINAL_STATES, MAX_UID_CHARS
+from orbit_zmq.errors import InvalidArgument, OrbitError, RemoteError
 
 Task = Mapping[str, Any]
 TasksOrUids = Iterable[str | Task]
+
+_NUMBERED = re.compile(r"task\.\d{6,}")  # what Rhapsody calls a task without a uid
 
 
 def checked_tasks(tasks: Iterable[Task]) -> Sequence[Task]:
@@ -42,6 +49,12 @@ def check_uid(uid: object) -> None:
         raise InvalidArgument(f"a task's uid is text that UTF-8 can carry, not {_shown(uid)}")
 
 
+def check_word(name: str, word: object, words: Collection[str]) -> None:
+    """InvalidArgument for a wish that is none of these words; an empty one leaves it to the session."""
+    if word not in ("", *words):
+        raise InvalidArgument(f"{name} is {word!r}, not one of {', '.join(words)}", hint=f"Or leave {name} out.")
+
+
 def named_tasks(tasks: TasksOrUids) -> Sequence[str | Task]:
     """The tasks to wait for as a list, also those that are the keys of a dict; InvalidArgument for what is none."""
     if isinstance(tasks, Mapping) and "uid" not in tasks:
@@ -57,7 +70,35 @@ def uid_of(task: object) -> str:
             f"a task is named by its uid or by a dict that has one, not by {_shown(task)}",
             hint="submit_tasks answers the uids; a dict without a uid does not say which task it was.",
         )
-    return uid
+    return uid if type(task) is dict or type(task) is str else sent_uid(task, uid)
+
+
+def sent_uid(task: object, uid: str) -> str:
+    """Under which uid a task goes: its own, or the number that Rhapsody gave to its object, with the mark of this process."""
+    return f"{uid}.{_mark_of(os.getpid())}" if _NUMBERED.fullmatch(uid) and is_task_object(task) else uid
+
+
+@cache
+def _mark_of(process: int) -> str:
+    return secrets.token_hex(4)
+
+
+def refusal_of(task: object) -> OrbitError | None:
+    """Why a task was not taken, where this is the answer of `submit_tasks` that says so, or the object that was handed in."""
+    if type(task) is str or not isinstance(task, (dict, Mapping)) or task.get("state") != FAILED or "traceback" in task:
+        return None  # a result has a traceback, if an empty one
+    error = task.get("exception")
+    return error if isinstance(error, OrbitError) else None
+
+
+def note_refusal(task: object, error: OrbitError | None) -> None:
+    """Write into an object that it was not taken, or that it was after all."""
+    written: Any = task
+    if error is not None:
+        written.pop("traceback", None)
+        written.update(state=FAILED, exception=error)
+    elif refusal_of(task) is not None:
+        del written["state"], written["exception"]
 
 
 def is_task_object(task: object) -> bool:
@@ -70,7 +111,7 @@ def given_back(task: object, result: dict[str, Any]) -> Any:
     if not is_task_object(task):
         return result
     written: Any = task
-    written.update(result)
+    written.update({**result, "uid": written["uid"]})
     if written.get("prompt") is not None:
         written["response"] = result["return_value"]  # where an AITask has it
     return written

@@ -48,22 +48,40 @@ class Inbox:
         with self._lock:
             return list(self._open)
 
-    def expect(self, uids: Iterable[str]) -> list[bool]:
-        """Open tasks before they are sent; False for a uid that is open or has a record already."""
-        fresh = []
+    @property
+    def uids_to_come(self) -> list[str]:
+        """Those of open tasks, and of records that nobody has asked for yet."""
+        with self._lock:
+            return [*self._ready, *(self._open - self._ready.keys())]
+
+    def expect(self, uids: Iterable[str], fresh: list[bool] | None = None) -> list[bool]:
+        """Open tasks before they are sent; False for a uid that is open or has a record already.
+
+        They are opened at once, after all is in `fresh`: who is interrupted knows by that list what may be open.
+        """
+        fresh = [] if fresh is None else fresh
+        opened: dict[str, None] = {}
         with self._lock:
             is_open, ready, shown = self._open, self._ready, self._shown
             for uid in uids:
-                is_fresh = uid not in is_open and uid not in ready and uid not in shown
+                is_fresh = uid not in is_open and uid not in ready and uid not in shown and uid not in opened
                 fresh.append(is_fresh)
                 if is_fresh:
-                    is_open.add(uid)
+                    opened[uid] = None
+            is_open.update(opened)
         return fresh
 
     def withdraw(self, uids: Iterable[str]) -> None:
         """These will not come after all."""
         with self._lock:
             self._open.difference_update(uids)
+
+    def drop(self, uid: str, error: object) -> None:
+        """The record that says so of a task need not be kept any more: whoever submitted it has been told."""
+        with self._lock:
+            record = self._ready.get(uid)
+            if record is not None and record.get("exception") is error:
+                del self._ready[uid]
 
     def unknown(self, uids: Iterable[str]) -> list[str]:
         """Those that nobody has heard of here, each once."""
@@ -78,9 +96,9 @@ class Inbox:
             for record in records:
                 uid = record["uid"]
                 if uid in self._open:
-                    self._open.remove(uid)
                     if not self._hand_over(uid, record):
                         self._ready[uid] = record
+                    self._open.discard(uid)  # last: an interrupt before it leaves the task open, and its record comes again
 
     def _hand_over(self, uid: str, record: Record) -> bool:
         handed = False

@@ -262,6 +262,12 @@ class Results:
         self.spool.close()
         self._wake()
 
+    def forget(self) -> None:
+        """Let go of all tasks and results, once nothing runs any more: Python's collector would come by much later."""
+        with self._lock:
+            self._tasks, self._log = TaskTable(), ResultLog()
+            self._being_kept.clear()
+
     def snapshot(self, uids: Iterable[str]) -> list[dict[str, Any]]:
         """What is known of these tasks now; those that are unknown are left out."""
         with self._lock:

@@ -9,6 +9,7 @@ not run tasks or block the endpoint's loop.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -25,11 +26,12 @@ from orbit_rhapsody.news import News
 from orbit_rhapsody.preparation import Batch, Functions, PackedTask
 from orbit_rhapsody.restoring import restore
 from orbit_rhapsody.results import MAX_PORTION_BYTES, MAX_WAIT_S, Results
+from orbit_rhapsody.spool import remove_leftovers
 from orbit_rhapsody.ui_config import UI_CONFIG
 from orbit_zmq.errors import Busy, InvalidArgument, NotFound, SessionClosed
 from orbit_zmq.log import get_logger
 from orbit_zmq.paths import state_dir
-from orbit_zmq.plugin import Plugin, PluginSession, Raw, operation
+from orbit_zmq.plugin import Host, Plugin, PluginSession, Raw, operation
 
 log = get_logger(__name__)
 
@@ -59,6 +61,8 @@ Reason = Annotated[str, Field(max_length=1_000)]
 
 class RhapsodySession(PluginSession):
     """Tasks of one user on one or more Rhapsody backends."""
+
+    free_arguments = frozenset({"init_timeout_s"})
 
     def __init__(
         self,
@@ -253,10 +257,14 @@ class RhapsodySession(PluginSession):
         if state == SUBMITTED and uid not in lines:
             await lines.read(uid, after, max_bytes, min(wait_s, NOT_BEGUN_S))  # it may end without having begun
             wait_s = 0.0
-        elif state == RUNNING and uid not in lines:
-            raise InvalidArgument(f"the output of task {uid} is not streamed", hint="Submit it with stream_output=True.")
+        elif uid not in lines and (state == RUNNING or await self._was_started(uid)):
+            raise _not_streamed(uid)
         found = await lines.read(uid, after, max_bytes, wait_s if uid in lines else 0.0)
         return found or {"lines": [], "after": after, "cut": 0, "ended": state not in (SUBMITTED, RUNNING)}
+
+    async def _was_started(self, uid: str) -> bool:
+        found = await self._results.describe(uid)
+        return found is not None and found["times"].get("started") is not None
 
     @operation(effect="run", deadline_s=3_600)
     async def upload(self, name: ArgumentsName, data: AsyncIterator[bytes]) -> int:
@@ -267,6 +275,8 @@ class RhapsodySession(PluginSession):
     async def discard(self, uids: Uids) -> None:
         """The large values of these tasks are not wanted any more."""
         await asyncio.to_thread(self._results.spool.discard, uids)
+        if self._journal is not None:  # what was answered holds after a crash, too
+            await self._journal.flush()
 
     @operation(effect="run", idempotent=True, path="cancel/{sid}/{uid}", deadline_s=CANCEL_S)
     async def cancel(self, uid: str, reason: Reason = "") -> dict[str, Any]:
@@ -311,6 +321,8 @@ class RhapsodySession(PluginSession):
         """End all tasks and the backends."""
         self._results.close()
         await self._engine.close()
+        if self._engine.is_over:
+            self._results.forget()
         return await super().close()
 
 
@@ -322,6 +334,10 @@ class RhapsodyPlugin(Plugin):
     version = "0.1.0"
     ui_config: ClassVar[dict[str, Any]] = UI_CONFIG
 
+    def __init__(self, host: Host, instance_name: str | None = None) -> None:
+        super().__init__(host, instance_name)
+        threading.Thread(target=remove_leftovers, name="rhapsody-leftovers", daemon=True).start()
+
     @operation(effect="read")
     async def backends(self) -> dict[str, Any]:
         """Rhapsody's backends: those `available` here, the `default`, and the `absent` ones: `{backend, reason, install}`."""
@@ -331,6 +347,10 @@ class RhapsodyPlugin(Plugin):
             "default": chosen_backends(None),
             "absent": [{"backend": name, "reason": why, "install": how} for name, (why, how) in absent.items()],
         }
+
+
+def _not_streamed(uid: str) -> InvalidArgument:
+    return InvalidArgument(f"the output of task {uid} is not streamed", hint="Submit it with stream_output=True.")
 
 
 def _unknown(uid: str) -> NotFound:

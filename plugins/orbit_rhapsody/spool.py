@@ -10,7 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
+import re
 import shutil
+import socket
+import stat
 import tempfile
 import threading
 import weakref
@@ -21,9 +25,14 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
+import psutil
+
 from orbit_rhapsody.journal import Journal
 from orbit_rhapsody.large import CHUNK_BYTES, ArrivingValue, LargeValue
 from orbit_zmq.errors import InternalError, InvalidArgument, ResultExpired
+
+PREFIX = "orbit-values-"  # of the names of directories
+CLOCK_SLACK_S = 60.0  # between the clocks of files and of processes; in doubt a directory stays
 
 
 class Held:
@@ -32,6 +41,7 @@ class Held:
     def __init__(self, spool: Spool, name: str) -> None:
         self._spool = spool
         self._name = name
+        self.fault: InternalError | None = None  # why what came last could not be kept
 
     def load(self, reference: Mapping[str, Any]) -> Any:
         """The value, in the calling thread; InvalidArgument where it is not there."""
@@ -41,9 +51,10 @@ class Held:
                 while chunk := file.read(CHUNK_BYTES):
                     value.add(chunk)
         except OSError as error:
+            why = self.fault.message if self.fault else error.strerror or "they never came"
             raise InvalidArgument(
-                f"the arguments of the task, {reference['bytes']} bytes, are not there: {error.strerror or 'they never came'}",
-                hint=f"Submit the task again. There may have been no room in {tempfile.gettempdir()} where the endpoint runs.",
+                f"the arguments of the task, {reference['bytes']} bytes, are not there: {why}",
+                hint=f"Submit it again; if there is no room, make some in {tempfile.gettempdir()} where the endpoint runs.",
             ) from error
         return value.value()
 
@@ -95,7 +106,17 @@ class Spool:
 
     async def take(self, name: str, chunks: AsyncIterator[bytes]) -> int:
         """Keep what arrives, until all have let go of it that `hold` it; how many bytes there were."""
-        self._arrived[name] = self._held(name)
+        held = self._arrived[name] = self._held(name)
+        held.fault = None
+        try:
+            size = await self._take_file(name, chunks)
+        except InternalError as error:
+            held.fault = error
+            raise
+        self._is_kept(name, size, stays=True)
+        return size
+
+    async def _take_file(self, name: str, chunks: AsyncIterator[bytes]) -> int:
         path, size = self._new(name), 0
         arriving = path.with_suffix(f".{next(self._numbers)}")
         try:
@@ -108,7 +129,6 @@ class Spool:
             raise _does_not_fit(size, error) from error
         finally:
             arriving.unlink(missing_ok=True)
-        self._is_kept(name, size, stays=True)
         return size
 
     def hold(self, name: str) -> Held:
@@ -199,7 +219,7 @@ class Spool:
                 raise InternalError("the session was closed")
             if self._directory is None:
                 try:
-                    self._directory = Path(tempfile.mkdtemp(prefix="orbit-values-"))
+                    self._directory = _new_directory()
                 except OSError as error:
                     raise _does_not_fit(0, error) from error
             return self._directory / _name(uid)
@@ -224,10 +244,38 @@ class Spool:
                         (self._directory / _name(uid)).unlink()
 
 
+def _new_directory() -> Path:
+    """Its name says whose it is, so that the next endpoint on this machine removes what a killed one has left."""
+    return Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", suffix=f"-{socket.gethostname()}"))
+
+
+def remove_leftovers() -> None:
+    """Remove the directories of this user's processes on this machine that are not there any more."""
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        named = re.fullmatch(rf"{PREFIX}(\d+)-[a-z0-9_]+-(.+)", path.name)
+        if named is None or named[2] != socket.gethostname():
+            continue
+        with suppress(OSError):
+            facts = path.lstat()
+            if facts.st_uid == os.getuid() and stat.S_ISDIR(facts.st_mode) and not _is_alive(int(named[1]), facts.st_ctime):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_alive(pid: int, since: float) -> bool:
+    """Whether that process is there, and no other that was given its number afterwards."""
+    try:
+        return psutil.Process(pid).create_time() <= since + CLOCK_SLACK_S
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True
+
+
 def _gone(uid: str) -> ResultExpired:
     return ResultExpired(
         f"the return value of task {uid} is gone",
-        hint="A value that large outlives the endpoint's process only in a session that lasts.",
+        hint="It was discarded, or its task was forgotten, or the endpoint was started anew without a session that lasts. "
+        "Run the task again.",
     )
 
 

@@ -49,6 +49,9 @@ def test_results_are_followed_until_nothing_is_open_and_each_is_shown_once(lab: 
     again = items(shell.run("session", "attach", "monday", "--json"))
     other = items(shell.run("session", "attach", "monday", "--consumer", "somebody", "--json"))
 
+    hurried = shell.run("session", "attach", "monday", "--consumer", "hurried", "--timeout", "0.1s", "-q")
+
+    assert "" not in hurried.stdout.splitlines()
     assert early[0]["data"] == {"sid": "monday", "endpoint": "hpc1", "plugin": "rhapsody", "open": 3}
     assert {(item["uid"], item["state"]) for item in early[1:]} == {("seven", "DONE"), ("wrong", "FAILED")}
     found = {item["uid"]: item["data"] for item in early[1:]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sqlite3
 import threading
 import time
@@ -17,7 +18,16 @@ from lab import Lab, wait_until
 
 from orbit_rhapsody.client import AsyncRhapsodyClient, RhapsodyClient
 from orbit_zmq import AsyncClient, Client
-from orbit_zmq.errors import BrokerUnreachable, Conflict, EndpointLost, NotFound, OrbitError, OutcomeUnknown, SessionClosed
+from orbit_zmq.errors import (
+    BrokerUnreachable,
+    Conflict,
+    EndpointLost,
+    NotFound,
+    OrbitError,
+    OutcomeUnknown,
+    ResultExpired,
+    SessionClosed,
+)
 
 PATIENCE_S = 30.0
 pytestmark = pytest.mark.timeout(120)
@@ -320,6 +330,54 @@ def test_a_value_too_large_for_a_message_outlives_the_endpoint(lab: Lab):
     assert result["exception"] is None
     assert result["return_value"] == bytes(50 << 20)
     plugin.unregister_session()
+
+
+def test_a_value_that_was_discarded_stays_so_though_the_endpoint_is_killed_at_once(lab: Lab):
+    endpoint = lab.start_endpoint(plugins="rhapsody")
+    plugin = rhapsody(lab.client(), sid="discarded", results="reference")
+    results = plugin.wait_tasks(plugin.submit_tasks([{"function": bytes, "args": [5_000_000]} for _ in range(5)]), timeout=60)
+
+    plugin.discard(results)
+    kill(endpoint)
+    lab.start_endpoint(plugins="rhapsody")
+
+    for result in results:
+        with pytest.raises(ResultExpired):
+            plugin.fetch(result)
+    plugin.unregister_session()
+
+
+def test_a_value_is_fetched_over_a_restart_of_the_endpoint(lab: Lab):
+    endpoint = lab.start_endpoint(plugins="rhapsody")
+    plugin = rhapsody(lab.client(), sid="fetched", results="reference")
+    (result,) = plugin.wait_tasks(plugin.submit_tasks([{"function": bytes, "args": [50 << 20]}]), timeout=60)
+    values: list[bytes] = []
+    fetching = threading.Thread(target=lambda: values.extend(plugin.fetch(result) for _ in range(20)))
+    fetching.start()
+    wait_until(lambda: values, what="the first one is there")
+
+    kill(endpoint)
+    lab.start_endpoint(plugins="rhapsody")
+    fetching.join(60)
+
+    assert [len(value) for value in values] == [50 << 20] * 20
+    plugin.unregister_session()
+
+
+def test_what_a_killed_endpoint_has_left_in_its_temporary_directory_is_removed_by_the_next_one(lab: Lab, tmp_path: Path):
+    lab.environment["TMPDIR"] = str(tmp_path)
+    endpoint = lab.start_endpoint(plugins="rhapsody")
+    plugin = rhapsody(lab.client(), lifetime="ephemeral", results="reference")
+    plugin.wait_tasks(plugin.submit_tasks([{"function": bytes, "args": [5_000_000]}]), timeout=60)
+    (left,) = tmp_path.glob("orbit-values-*")
+    (tmp_path / f"orbit-values-{os.getpid()}-alive-{socket.gethostname()}").mkdir()
+    (tmp_path / f"orbit-values-{endpoint.pid}-elsewhere-another.machine").mkdir()
+
+    kill(endpoint)
+    lab.start_endpoint(plugins="rhapsody")
+
+    wait_until(lambda: not left.exists(), what="it is removed")
+    assert len(list(tmp_path.glob("orbit-values-*"))) == 2
 
 
 def test_a_session_is_attached_to_by_its_id_alone(lab: Lab):

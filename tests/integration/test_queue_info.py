@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from lab import Lab, wait_until
+from shell import Shell
 
 from orbit_queue_info.client import AsyncQueueInfoClient, QueueInfoClient
 from orbit_zmq import AsyncClient
@@ -85,6 +86,31 @@ def test_a_login_node_serves_it_by_default(lab):
     lab.start_endpoint("hpc1", plugins="default")
 
     assert "queue_info" in lab.client().endpoint("hpc1").plugins
+
+
+def test_what_a_role_leaves_to_a_request_is_named_with_the_option(lab):
+    make_commands(lab)
+    lab.start_endpoint("login", plugins="default", options=["--role", "login"])
+    lab.start_endpoint("laptop", plugins="default", options=["--role", "standalone"])
+    client = lab.client()
+
+    with pytest.raises(NotFound, match="started with role login; add `--plugins default,rhapsody`"):
+        client.get_plugin("login", "rhapsody")
+    shell = Shell(lab.environment)
+    with shell.stack:
+        run = shell.run
+        asked = run("queue", "list", "--endpoint", "laptop").stderr
+        assert "started with role standalone; add `--plugins default,queue_info`" in asked
+        assert "add `--plugins default,rhapsody`" in run("call", "login", "rhapsody", "ping").stderr
+        assert "started with role login; add" in run("plugin", "list").stdout
+
+
+def test_a_clusters_bad_configuration_names_the_instance(lab):
+    make_commands(lab)
+    lab.start_endpoint("login", plugins="queue_info", options=["--plugin", "queue_info:hpc-b=conf=/no/such/file"])
+    (absent,) = lab.client().endpoint("login").facts.absent
+
+    assert absent["reason"].startswith("its instance hpc-b cannot be made: ")
 
 
 def test_several_clusters_are_served_by_the_command_line_and_by_the_settings(lab):

@@ -392,11 +392,13 @@ def test_rhapsodys_own_task_objects_are_taken_as_they_are(rhapsody):
     tasks = [ComputeTask(function=add, args=(1, 2)), ComputeTask(executable="/bin/echo", arguments=["hi"])]
     before = [dict(task) for task in tasks]
 
-    results = rhapsody.wait_tasks(rhapsody.submit_tasks(tasks), timeout=PATIENCE_S)
-
-    assert [result["uid"] for result in results] == [task.uid for task in tasks]
-    assert (results[0]["return_value"], results[1]["stdout"]) == (3, "hi\n")
+    answers = rhapsody.submit_tasks(tasks)
     assert [dict(task) for task in tasks] == before
+    results = rhapsody.wait_tasks(answers, timeout=PATIENCE_S)
+
+    assert all(result["uid"].startswith(task.uid) for result, task in zip(results, tasks, strict=True))
+    assert (results[0]["return_value"], results[1]["stdout"]) == (3, "hi\n")
+    assert (tasks[0].return_value, tasks[1].stdout) == (3, "hi\n")
 
 
 def test_each_task_is_told_as_an_event_alone_or_in_batches(lab):

@@ -127,6 +127,7 @@ def test_queues_are_listed_for_people_and_programs(run: Run) -> None:
     assert ids(run("list", "-q", "--user", "nobody")) == {"debug", "long"}
     table = run("list", "debug", ORBIT_OUTPUT="table").stdout
     assert "30m" in table and "3.9GiB" in table and "a100=2" in table
+    assert "There is no user 'no-such-user'" in run("list", "--user", "no-such-user", code=1).stderr
     assert "There is: closed, debug, drained" in run("list", "absent", code=1).stderr
 
 
@@ -138,13 +139,15 @@ def test_jobs_are_listed_by_state_user_queue_and_id(full: SlurmLab, run: Run) ->
         assert found
         return found
 
-    assert ids(run("jobs", "-q", "--user", "*")) == set(jobs)
+    unended = {job_id for job_id, job in jobs.items() if job["state"] not in ("DONE", "FAILED", "CANCELLED")}
+    assert ids(run("jobs", "-q", "--user", "*")) == unended
+    assert ids(run("jobs", "-q", "--user", "*", "all")) == set(jobs)
     assert ids(run("jobs", "-q", "--user", "nobody", "--state", "pending,running")) == those(
         lambda job: job["user"] == "nobody" and job["state"] in ("PENDING", "RUNNING")
     )
     assert ids(run("jobs", "-q", "--user", "*", "--state", "TIMEOUT")) == those(lambda job: job["raw_state"] == "TIMEOUT")
     assert ids(run("jobs", "-q", "--user", "*", "--partition", "gp,stop*")) == those(
-        lambda job: job["partition"] in ("gpu", "stopped")
+        lambda job: job["partition"] in ("gpu", "stopped") and job["job_id"] in unended
     )
     (one,) = items(run("jobs", "3", "--json"))
     assert (one["job_id"], one["state"], one["std_out"]) == ("3", "DONE", f"{full.place}/jobs/slurm-3.out")
@@ -158,6 +161,8 @@ def test_jobs_that_have_ended_come_from_the_accounting(full: SlurmLab, run: Run)
     assert ids(run("jobs", "-q", "--user", "*", "--finished")) == set(finished)
     assert len(ids(run("jobs", "-q", "--finished", "--limit", "3"))) == 3
     assert ids(run("jobs", "-q", "--finished", "--since", "0s")) == set()
+    table = run("jobs", "--user", "*", "--finished", ORBIT_OUTPUT="table").stdout
+    assert "EXIT" in table and "ENDED" in table and "NonZeroExitCode" in table
 
 
 def test_allocations_are_listed_with_their_limits(run: Run) -> None:
@@ -181,6 +186,7 @@ def test_one_queue_is_shown_with_its_jobs(run: Run) -> None:
 
 
 def test_who_has_no_batch_system_says_so(run: Run) -> None:
+    assert "--state: BOGUS is no state" in run("jobs", "--state", "bogus", code=2).stderr
     assert "No endpoint serves the plugin queue_info" in run("list", "--endpoint", "plain", code=1).stderr
     assert "No endpoint serves the plugin other" in run("jobs", "--plugin", "other", code=1).stderr
 

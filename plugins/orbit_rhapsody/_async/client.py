@@ -15,11 +15,20 @@ from typing import Any
 
 from orbit_rhapsody._async.reading import AsyncResultReader, local_record
 from orbit_rhapsody.batches import EncodedBatch, encode_batches
-from orbit_rhapsody.codec import FAILED, FINAL_STATES, SUBMITTED, Acknowledgement
-from orbit_rhapsody.handed_in import async_make_awaitable, checked_tasks, task_error
-from orbit_rhapsody.large import LargeValue
+from orbit_rhapsody.codec import FAILED, FINAL_STATES, ON_UNKNOWN, SUBMITTED, Acknowledgement
+from orbit_rhapsody.handed_in import (
+    async_make_awaitable,
+    check_word,
+    checked_tasks,
+    is_task_object,
+    note_refusal,
+    sent_uid,
+    task_error,
+)
+from orbit_rhapsody.large import RESULTS, LargeValue
 from orbit_rhapsody.progress import shown_progress
-from orbit_zmq.client.patience import Patience
+from orbit_rhapsody.submissions import Submission
+from orbit_zmq.client.patience import AWAY, Patience
 from orbit_zmq.errors import Busy, InternalError, InvalidArgument, OrbitError
 
 LIST_TASKS = 5_000
@@ -97,27 +106,39 @@ class AsyncRhapsodyClient(AsyncResultReader):
         `progress` shows how many have been sent, as `wait_tasks` does.
         """
         checked = checked_tasks(tasks)
+        check_word("results", results, RESULTS)
+        check_word("on_unknown", on_unknown, ON_UNKNOWN)
         named = [(self._uid_for(task), task) for task in checked]
         answers: list[dict[str, Any]] = [{"uid": uid, "state": SUBMITTED} for uid, _ in named]
-        fresh = self._inbox.expect(uid for uid, _ in named)
-        python_there = (await self._client.resolve(self.endpoint)).environment.get("python_version", "")
-        self._sending.update(uid for uid, _ in named)
-        reached = 0
+        submission = Submission([uid for uid, _ in named])
         try:
+            python_there = (await self._client.resolve(self.endpoint)).environment.get("python_version", "")
+            self._submissions.begin(submission)
             wishes: dict[str, Any] = {"on_unknown": on_unknown, "results": results, "stream_output": stream_output}
             with shown_progress(progress, len(named), "tasks sent") as show:
                 for batch in encode_batches(named, python_there=python_there, kept=self._kept, **wishes):
-                    await self._submit(batch, answers, fresh)
-                    reached += len(batch.sent) + len(batch.refused)
-                    show(reached)
-        except BaseException:
-            unsent = zip(answers[reached:], fresh[reached:], strict=True)
-            self._inbox.withdraw(answer["uid"] for answer, is_fresh in unsent if is_fresh)
+                    submission.offered += len(batch.sent) + len(batch.refused)
+                    await self._submit(batch, answers, submission)
+                    submission.settled = submission.offered
+                    show(submission.settled)
+        except OrbitError as error:
+            if not isinstance(error, AWAY):  # it says that the batch was not taken
+                submission.offered = submission.settled
             raise
         finally:
-            self._sending.difference_update(uid for uid, _ in named)
+            submission.has_ended = True  # before any call, within which an interrupt may come
+            self._submissions.clear_up(time.monotonic())
+        self._note_objects(checked, answers)
         async_make_awaitable(checked, self.wait_tasks)
         return answers
+
+    def _note_objects(self, tasks: Iterable[Mapping[str, Any]], answers: list[dict[str, Any]]) -> None:
+        """Rhapsody's own task objects are filled in when their results come."""
+        for task, answer in zip(tasks, answers, strict=True):
+            if type(task) is not dict and is_task_object(task):
+                note_refusal(task, answer.get("exception"))
+                if "exception" not in answer:
+                    self._objects[answer["uid"]] = task
 
     async def map(
         self,
@@ -134,7 +155,7 @@ class AsyncRhapsodyClient(AsyncResultReader):
         if not iterables:
             raise InvalidArgument("map takes a function and at least one list of arguments")
         tasks = [{"function": function, "args": arguments} for arguments in zip(*iterables, strict=False)]
-        uids = [answer["uid"] for answer in await self.submit_tasks(tasks)]
+        uids = [answer["uid"] for answer in await self.submit_tasks(tasks, results="inline")]
         early: dict[str, dict[str, Any]] = {}
         following = 0
         async for result in self.as_completed(uids, timeout, progress=progress):
@@ -197,13 +218,16 @@ class AsyncRhapsodyClient(AsyncResultReader):
 
     def _uid_for(self, task: Mapping[str, Any]) -> str:
         uid = task.get("uid")
-        return f"task.{self._prefix}.{next(self._numbers):06d}" if uid is None else str(uid)
+        if uid is None:
+            return f"task.{self._prefix}.{next(self._numbers):06d}"
+        return str(uid) if type(task) is dict else sent_uid(task, str(uid))
 
-    async def _submit(self, batch: EncodedBatch, answers: list[dict[str, Any]], fresh: list[bool]) -> None:
-        refused = dict(batch.refused)
+    async def _submit(self, batch: EncodedBatch, answers: list[dict[str, Any]], submission: Submission) -> None:
+        refused, fresh = dict(batch.refused), submission.fresh
         if batch.sent:
             answer = await self._send_batch(batch)
-            self._sending.difference_update(answers[position]["uid"] for position in batch.sent)
+            submission.acknowledged = submission.offered
+            self._submissions.found(answers[position]["uid"] for position in batch.sent)
             for index, state in answer.known.items():
                 position = batch.sent[index]
                 answers[position]["state"] = state

@@ -9,31 +9,37 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+import weakref
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from orbit_rhapsody._waiting import AsyncFetchTurn
 from orbit_rhapsody.codec import FAILED, FINAL_STATES, SUBMITTED, Portion, plain_result, task_result
-from orbit_rhapsody.handed_in import TasksOrUids, given_back, named_tasks, uid_of
+from orbit_rhapsody.handed_in import TasksOrUids, given_back, is_task_object, named_tasks, refusal_of, uid_of
 from orbit_rhapsody.inbox import Inbox, Waiter
 from orbit_rhapsody.large import ArrivingValue, reference_in
 from orbit_rhapsody.output import Line
 from orbit_rhapsody.progress import shown_progress
+from orbit_rhapsody.submissions import Submissions
 from orbit_zmq.client._async.plugin import AsyncPluginClient
 from orbit_zmq.client.patience import AWAY, Patience
 from orbit_zmq.errors import (
     BrokerUnreachable,
+    Canceled,
     DeadlineExceeded,
     EndpointLost,
     InvalidArgument,
     NotFound,
     OrbitError,
     ResultExpired,
+    SessionClosed,
+    SessionExpired,
 )
 from orbit_zmq.log import get_logger
 
 POLL_S = 20.0  # one long poll; the endpoint answers the moment a result exists
+UNSURE_POLL_S = 1.0  # the same while there are tasks of an interrupted call, which are asked about each time
 FETCH_BYTES = 1 << 20
 FETCH_GRACE_S = 30.0  # of a fetch beyond its wait: for the way there and back
 LAST_GRACE_S = 1.0  # the same at the end of somebody's timeout; what has begun to come may take longer
@@ -55,11 +61,12 @@ class AsyncResultReader(AsyncPluginClient):
     async def _begin_reading(self, consumer: str | None) -> None:
         """Once the session is open: from where the consumer has got to, if it has a name."""
         self._inbox = Inbox()
+        self._objects: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()  # Rhapsody's, by the uid sent
         self._turn = AsyncFetchTurn()
         self._patience = Patience(self.endpoint, self._client.endpoint_away_s, self._client.broker_away_s)
         self._after = 0
         self._consumer = consumer or secrets.token_hex(8)
-        self._sending: set[str] = set()  # tasks that the endpoint need not know yet
+        self._submissions = Submissions(self._inbox)
         self._incarnation = (await self._client.resolve(self.endpoint)).incarnation
         if consumer is not None:
             left = await self.call("unfetched", consumer=consumer)
@@ -69,6 +76,7 @@ class AsyncResultReader(AsyncPluginClient):
     @property
     def open_tasks(self) -> list[str]:
         """The uids of the tasks whose results have not come: those submitted here, and those that `consumer` had not read."""
+        self._submissions.clear_up(time.monotonic())
         return self._inbox.open_uids
 
     async def wait_tasks(
@@ -80,13 +88,15 @@ class AsyncResultReader(AsyncPluginClient):
         `exception` (an object where it can be rebuilt here, else text) and `traceback`; nothing is raised for it. A uid
         that was never submitted is InvalidArgument. While the endpoint or the broker is away this goes on waiting. What cannot
         come any more ends too: FAILED, with OutcomeUnknown, EndpointLost, BrokerUnreachable or ResultExpired as `exception`.
-        For one of Rhapsody's task objects the answer is that object, with its result in it. `progress` shows how many
-        have ended, on stderr.
+        For one of Rhapsody's task objects the answer is that object, with its result in it; who waits for its answer
+        or uid has it filled as well. An answer of `submit_tasks` that is FAILED already is given back as that failure.
+        `progress` shows how many have ended, on stderr.
         """
         wanted = named_tasks(tasks)
         uids = [uid_of(task) for task in wanted]
         deadline = _deadline(timeout)
-        waiter = await self._join(uids)
+        refused = _refused(wanted)
+        waiter = await self._join([uid for at, uid in enumerate(uids) if at not in refused] if refused else uids)
         ended: list[dict[str, Any]] = []
         try:
             with shown_progress(progress, waiter.total) as show:
@@ -102,26 +112,37 @@ class AsyncResultReader(AsyncPluginClient):
             ended = []
         finally:
             self._inbox.leave(waiter, ended)
-        return [given_back(task, results[uid]) for task, uid in zip(wanted, uids, strict=True)]
+        if not refused:
+            return [self._given_back(task, results[uid]) for task, uid in zip(wanted, uids, strict=True)]
+        return [
+            self._refusal(task, refused[at]) if at in refused else self._given_back(task, results[uids[at]])
+            for at, task in enumerate(wanted)
+        ]
 
     async def as_completed(
         self, tasks: TasksOrUids | None = None, timeout: float | None = None, *, progress: bool = False
     ) -> AsyncIterator[dict[str, Any]]:
-        """Each result as it comes; of `open_tasks` where no tasks are named. DeadlineExceeded when some are missing after
-        `timeout` seconds: those can be waited for again. `progress` as in `wait_tasks`."""
-        wanted = self.open_tasks if tasks is None else named_tasks(tasks)
-        handed_in = {uid_of(task): task for task in wanted}
+        """Each result as it comes. Where no tasks are named, all that this client has not handed out yet: of `open_tasks`, and
+        what has come already. DeadlineExceeded when some are missing after `timeout` seconds: those can be waited
+        for again. `progress` as in `wait_tasks`."""
+        self._submissions.clear_up(time.monotonic())
+        wanted = self._inbox.uids_to_come if tasks is None else named_tasks(tasks)
+        uids = [uid_of(task) for task in wanted]
+        refused = _refused(wanted)
+        handed_in = {uid: task for at, (uid, task) in enumerate(zip(uids, wanted, strict=True)) if at not in refused}
         deadline = _deadline(timeout)
         waiter = await self._join(list(handed_in))
         taken: list[dict[str, Any]] = []
         try:
+            for at, error in refused.items():
+                yield self._refusal(wanted[at], error)
             with shown_progress(progress, waiter.total) as show:
                 while True:
                     taken = self._inbox.take(waiter)[::-1]
                     while taken:
                         result = await self._result_of(taken[-1])
                         record = taken.pop()
-                        yield given_back(handed_in[record["uid"]], result)
+                        yield self._given_back(handed_in[record["uid"]], result)
                     if not waiter.missing and not waiter.records:
                         return
                     left_s = deadline - time.monotonic()
@@ -145,13 +166,20 @@ class AsyncResultReader(AsyncPluginClient):
     async def fetch(self, reference: Mapping[str, Any]) -> Any:
         """The value that a `result_ref` stands for; a whole result will do too. It is streamed, and can be fetched again.
 
-        ResultExpired where the value is gone: with its session, or since it was discarded.
+        ResultExpired where the value is gone: with its session, or since it was discarded. While the endpoint or the broker is
+        away this waits as `wait_tasks` does, and begins anew.
         """
         found = reference_in(reference)
-        value = ArrivingValue(found)
-        async for chunk in await self.call("value", uid=found["uid"], deadline_s=VALUE_S):
-            value.add(chunk)
-        return value.value()
+        patience = Patience(self.endpoint, self._client.endpoint_away_s, self._client.broker_away_s)
+        while True:
+            value = ArrivingValue(found)
+            try:
+                async for chunk in await self.call("value", uid=found["uid"], deadline_s=VALUE_S):
+                    value.add(chunk)
+                return value.value()
+            except OrbitError as error:
+                pause_s = patience.on_failure(error, time.monotonic(), broker_is_there=self._client.is_connected)
+                await self._turn.pause(pause_s)
 
     async def output(self, task: str | Mapping[str, Any], after: int = 0) -> AsyncIterator[Line]:
         """The lines that a task with `stream_output` writes, as it writes them, until it has ended; see `Line`.
@@ -192,6 +220,18 @@ class AsyncResultReader(AsyncPluginClient):
                 result["exception"] = error
         return result
 
+    def _given_back(self, task: object, result: dict[str, Any]) -> Any:
+        """The result, or the object that was waited for; an object that was handed in with this task is filled in any case."""
+        if self._objects and (known := self._objects.get(result["uid"])) is not None and known is not task:
+            given_back(known, result)
+        return given_back(task, result)
+
+    def _refusal(self, task: object, error: OrbitError) -> Any:
+        """The failure of a task that was not taken, whatever has become of another one under its uid."""
+        uid = uid_of(task)
+        self._inbox.drop(uid, error)
+        return task if is_task_object(task) else task_result(local_record(uid, error))
+
     async def _present_states(self, uids: list[str]) -> list[dict[str, Any]]:
         """What the endpoint says of tasks that have not ended; while it is away, what was known last."""
         found: dict[str, dict[str, Any]] = {}
@@ -205,6 +245,7 @@ class AsyncResultReader(AsyncPluginClient):
 
     async def _join(self, uids: list[str]) -> Waiter:
         """Start to wait; a uid that nobody knows is an error here and not a wait without end."""
+        self._submissions.clear_up(time.monotonic())
         unknown = self._inbox.unknown(uids)
         if unknown:
             self._inbox.expect(unknown)  # before asking: they may end while the answer is on its way
@@ -231,11 +272,27 @@ class AsyncResultReader(AsyncPluginClient):
             if waiter is not None and not waiter.missing:  # who had the turn before has brought them
                 return
             wait_s = min(left_s, POLL_S)
+            if await self._ask_about_unsure():
+                wait_s = min(wait_s, UNSURE_POLL_S)
             await self._fetch(wait_s, min(wait_s + FETCH_GRACE_S, left_s + LAST_GRACE_S))
         except OrbitError as error:
             await self._be_patient(error, left_s)
         finally:
             await self._turn.give_back()
+
+    async def _ask_about_unsure(self) -> bool:
+        """Find out which tasks of interrupted calls the endpoint has, and end those that it cannot get any more; True where
+        some are left to be asked about."""
+        uids = self._submissions.unsure()
+        if not uids:
+            return False
+        found = {record["uid"]: record for record in await self._snapshot(uids)}
+        now = time.monotonic()
+        lost = [uid for uid in uids if uid not in found and self._submissions.is_lost(uid, now)]
+        error = Canceled("the call that submitted the task was interrupted before it was sent", hint="Submit it again.")
+        self._inbox.deliver(_ended(found.values()) + [local_record(uid, error) for uid in lost])
+        self._submissions.found((*found, *lost))
+        return len(found) + len(lost) < len(uids)
 
     async def _fetch(self, wait_s: float, deadline_s: float) -> None:
         body = await self.call(
@@ -269,8 +326,9 @@ class AsyncResultReader(AsyncPluginClient):
         now = time.monotonic()
         try:
             pause_s = self._patience.on_failure(error, now, broker_is_there=self._client.is_connected)
-        except (EndpointLost, BrokerUnreachable) as lost:
-            self._inbox.deliver(local_record(uid, lost) for uid in self._settled_uids())
+        except (EndpointLost, BrokerUnreachable, SessionClosed, SessionExpired) as lost:
+            uids = [*self._settled_uids(), *self._submissions.unsure()]
+            self._inbox.deliver(local_record(uid, lost) for uid in uids)
             return
         away_s = self._patience.warning_due(now)
         if away_s is not None:
@@ -286,7 +344,8 @@ class AsyncResultReader(AsyncPluginClient):
 
     def _settled_uids(self) -> list[str]:
         """Open tasks that the endpoint has taken in."""
-        return [uid for uid in self._inbox.open_uids if uid not in self._sending]
+        elsewhere = self._submissions.sending().union(self._submissions.unsure())
+        return [uid for uid in self._inbox.open_uids if uid not in elsewhere]
 
     async def _snapshot(self, uids: list[str], deadline_s: float | None = None) -> list[dict[str, Any]]:
         records: list[dict[str, Any]] = []
@@ -303,6 +362,12 @@ def _deadline(timeout: float | None) -> float:
     if not isinstance(timeout, (int, float)) or isinstance(timeout, bool) or not timeout >= 0:
         raise InvalidArgument(f"timeout is a number of seconds, not {timeout!r}", hint="None waits for as long as it takes.")
     return time.monotonic() + timeout
+
+
+def _refused(wanted: Sequence[str | Mapping[str, Any]]) -> dict[int, OrbitError]:
+    """Those that were not taken when they were submitted, by their positions."""
+    failed = [at for at, task in enumerate(wanted) if not isinstance(task, str) and task.get("state") == FAILED]
+    return {at: error for at in failed if (error := refusal_of(wanted[at])) is not None}
 
 
 def _ended(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

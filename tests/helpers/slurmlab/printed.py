@@ -13,6 +13,7 @@ Run = Callable[..., str]
 Record = dict[str, Any]
 
 BETWEEN = "\x1f"
+HOW_JOBS_END = ("NonZeroExitCode", "RaisedSignal", "TimeLimit", "OutOfMemory", "NodeDown", "JobLaunchFailure", "DeadLine")
 SECONDS = {"SLURM_TIME_FORMAT": "%s"}  # points in time as seconds since 1970
 SQUEUE = {
     "job_id": "%A", "job_name": "%j", "user": "%u", "partition": "%P", "raw_state": "%T", "reason": "%r", "nodes": "%D",
@@ -139,7 +140,7 @@ def _job(row: dict[str, str], more: dict[str, str], asked: dict[str, str]) -> Re
         **{key: said(row[key]) for key in ("features", "reservation", "dependency", "command")},
         "state": state,
         "raw_state": raw,
-        "reason": said(reason),
+        "reason": _reason(raw, reason, code),
         "nodes": whole(row["nodes"]),
         "cpus": whole(row["cpus"]),
         "gpus": whole(wanted["gres/gpu"]) if "gres/gpu" in wanted else int(each[1]) * int(row["nodes"]) if each else None,
@@ -163,6 +164,14 @@ def _job(row: dict[str, str], more: dict[str, str], asked: dict[str, str]) -> Re
         "tres_alloc": None if waits or wanted == tres(asked.get(row["job_id"], "")) else said(more["TRES"]),
         "restart_cnt": whole(more["Restarts"]),
     }
+
+
+def _reason(raw: str, reason: str, exit_code: str) -> str | None:
+    """Why it waits; of one that has failed how: what it waited for is past."""
+    if STATES.get(raw.split()[0]) in ("PENDING", "HELD", "UNKNOWN") or reason.startswith(HOW_JOBS_END):
+        return said(reason)
+    known = {"TIMEOUT": "TimeLimit", "OUT_OF_MEMORY": "OutOfMemory", "NODE_FAIL": "NodeDown", "DEADLINE": "DeadLine"}
+    return known.get(raw.split()[0]) or ("NonZeroExitCode" if raw == "FAILED" and exit_code != "0" else None)
 
 
 def _places(rows: list[dict[str, str]]) -> dict[str, int]:
@@ -198,7 +207,7 @@ def _finished(row: dict[str, str]) -> Record:
         "partition": row["Partition"],
         "state": STATES.get(raw.split()[0], "UNKNOWN"),
         "raw_state": raw,
-        "reason": said(row["Reason"]),
+        "reason": _reason(raw, row["Reason"], code),
         "nodes": whole(row["AllocNodes"]),
         "cpus": whole(row["AllocCPUS"]) or whole(row["ReqCPUS"]),
         "time_limit": limit(row["TimelimitRaw"]) if whole(row["TimelimitRaw"]) is None else int(row["TimelimitRaw"]) * 60,

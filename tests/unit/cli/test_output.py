@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orbit_zmq.cli.output import Column, Output, Section, escaped, output_options, plain, printable, shown
+from orbit_zmq.cli.output import Column, Mode, Output, Section, _that_fit, escaped, output_options, plain, printable, shown
 
 COLUMNS = (Column("NAME", "name"), Column("QUIET FOR", "silent_for_s"), Column("TASKS", "load.tasks"))
 ITEMS: list[dict[str, Any]] = [
@@ -81,6 +81,44 @@ def test_jsonl_is_an_item_a_line_with_schema_and_version(run: Run) -> None:
 
     assert lines == [{"schema": "orbit.test.list", "version": 3, "item": item} for item in ITEMS]
     assert [json.loads(line)["item"] for line in run(streaming, "--json").splitlines()] == ITEMS
+
+
+def test_a_map_in_a_cell_is_json_as_it_stands() -> None:
+    value = {"text": 'a\nb\\c "d"'}
+
+    assert json.loads(escaped(value)) == value and "\n" not in escaped(value)
+
+
+def test_on_a_narrow_screen_names_and_states_stay_whole_and_no_word_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orbit_zmq.cli.output.PIPED_WIDTH", 40)
+    columns = (Column("JOB", "job"), Column("PLACE", "place"), Column("STATE", "state"), Column("MORE", "more"))
+    item = {"job": "1234567", "place": "a" * 30, "state": "CANCELLED", "more": "b" * 30}
+    lines = CliRunner().invoke(click.Command("x", callback=lambda: Output.choose(False, False, False).items(
+        "x", [item], columns, id_key="job")), env={"ORBIT_OUTPUT": "table"}).stdout.splitlines()  # fmt: skip
+
+    assert len(lines) == 2 and "1234567" in lines[1] and "CANCELLED" in lines[1] and "…" in lines[1]
+
+
+def test_what_a_narrow_screen_has_no_room_for_goes_by_its_rank() -> None:
+    columns = [Column("JOB", "job"), Column("CPUS", "cpus", rank=2), Column("USER", "user", rank=1), Column("STATE", "state")]
+    items = [{"job": "12", "cpus": 4, "user": "johannes", "state": "RUNNING"}]
+
+    kept = {width: [one.key for one in _that_fit(columns, items, width)] for width in (28, 27, 20, 5)}
+
+    assert kept == {
+        28: ["job", "cpus", "user", "state"],
+        27: ["job", "user", "state"],
+        20: ["job", "state"],
+        5: ["job", "state"],
+    }
+
+
+def test_what_has_no_id_is_no_line_of_quiet_output(capsys: pytest.CaptureFixture[str]) -> None:
+    write = Output(Mode.QUIET).stream("orbit.test.stream", COLUMNS, id_key="name")
+    write({"name": ""})
+    write({"name": "hpc1"})
+
+    assert capsys.readouterr().out == "hpc1\n"
 
 
 def test_quiet_is_ids_only(run: Run) -> None:

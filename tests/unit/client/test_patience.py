@@ -15,6 +15,7 @@ from orbit_zmq.errors import (
     OrbitError,
     OutcomeUnknown,
     SessionClosed,
+    SessionExpired,
     SessionNotReady,
     ShuttingDown,
 )
@@ -83,10 +84,15 @@ def test_a_broker_that_stays_away_is_warned_of_each_minute_and_given_up_after_it
         waiting.on_failure(BrokerUnreachable(), 3700.0, broker_is_there=False)
 
 
-@pytest.mark.parametrize("error", [SessionClosed("session closed: s"), NotFound("unknown session id: s")])
-def test_a_session_that_is_not_there_any_more_is_lost_at_once(error):
-    with pytest.raises(EndpointLost, match="come back without the session") as caught:
+@pytest.mark.parametrize("error", [SessionClosed("session closed: s"), SessionExpired("session expired: s")])
+def test_a_session_that_has_ended_is_said_to_have_ended_and_where(error):
+    with pytest.raises(type(error), match=f"endpoint hpc1 answers: {error.message}"):
         patience().on_failure(error, 100.0, broker_is_there=True)
+
+
+def test_a_session_that_the_endpoint_does_not_know_is_lost_at_once():
+    with pytest.raises(EndpointLost, match="come back without the session") as caught:
+        patience().on_failure(NotFound("unknown session id: s"), 100.0, broker_is_there=True)
 
     assert not caught.value.transient
 

@@ -240,6 +240,25 @@ def test_an_id_of_another_user_or_with_another_lifetime_is_a_conflict():
     run(scenario)
 
 
+def test_who_attaches_leaves_arguments_out_or_says_the_same_and_some_are_free():
+    async def scenario() -> None:
+        async with served(JournalPlugin(Host())) as bench:
+
+            async def register(**arguments: str) -> str:
+                return (await bench.call("register_session", {"sid": "s1", **arguments}, plugin="journal"))["sid"]
+
+            await register(color="red")
+            assert [await register(), await register(color="red")] == ["s1", "s1"]
+            with pytest.raises(Conflict, match="session s1 exists with other color") as caught:
+                await register(color="green")
+            assert caught.value.details["fields"] == ["color"]
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Journal, "free_arguments", frozenset({"color"}))
+                assert await register(color="green") == "s1"
+
+    run(scenario)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -13,7 +13,7 @@ from orbit_queue_info.queue_info import QueueInfo, QueueInfoNone, current_user, 
 from orbit_queue_info.slurm import QueueInfoSlurm
 from orbit_zmq.batch import BatchSystem
 from orbit_zmq.batch.slurm import SlurmBatch
-from orbit_zmq.errors import SchedulerFailed, Unsupported
+from orbit_zmq.errors import InvalidArgument, SchedulerFailed, Unsupported
 
 
 class Site(QueueInfo):
@@ -62,6 +62,30 @@ def test_lists_of_lsf_and_flux_are_not_read_and_that_is_said(name):
 
 def test_another_clusters_configuration_is_passed_on():
     assert make_queue_info(SlurmBatch("slurm", "slurm"), "/etc/b.conf").batch.environment() == {"SLURM_CONF": "/etc/b.conf"}
+
+
+@pytest.mark.parametrize(
+    ("said", "machine", "expected"),
+    [
+        ("ClusterName=b\nSlurmctldHost=head\n", "none", "slurm"),
+        ("PBS_SERVER=head\n", "none", "pbs"),
+        ("PBS_EXEC=/opt/pbs\n", "slurm", "pbs"),
+        ("PBS_SERVER=head\n", "pbs-aurora", "pbs-aurora"),
+        ("", "slurm", "slurm"),
+    ],
+)
+def test_a_configuration_says_of_which_batch_system_it_is(tmp_path, said, machine, expected):
+    conf = tmp_path / "other.conf"
+    conf.write_text(said)
+
+    assert make_queue_info(BatchSystem(machine), str(conf)).batch.name == expected
+
+
+def test_a_configuration_that_says_nothing_is_refused_where_the_machine_has_no_batch_system(tmp_path):
+    conf = tmp_path / "other.conf"
+    conf.write_text("")
+    with pytest.raises(InvalidArgument, match=r"other.conf, and it does not show of which batch system.*ORBIT_BATCH_SYSTEM"):
+        make_queue_info(BatchSystem(), str(conf))
 
 
 def test_a_package_may_bring_a_backend_and_one_that_is_broken_is_named(monkeypatch):

@@ -9,7 +9,8 @@ import pytest
 
 from orbit_queue_info.queue_info import EVERYBODY
 from orbit_queue_info.slurm import QueueInfoSlurm
-from orbit_zmq.errors import InvalidArgument, SchedulerFailed
+from orbit_zmq.batch.states import slurm_reason
+from orbit_zmq.errors import InvalidArgument, NotFound, SchedulerFailed
 from tests.unit.queue_info.recorded_outputs import PLACE
 
 
@@ -151,7 +152,27 @@ def test_associations_are_told_and_narrow_the_partitions(commands, slurm):
     commands.make("sacctmgr", "echo 'physics|nobody|long|lab|1|normal||||||'")
     assert list(slurm.get_info("nobody")["queues"]) == ["long"]
     commands.make("sacctmgr", "true")
-    assert list(slurm.get_info("unknown")["queues"]) == ["debug", "long", "off"]
+    assert list(slurm.get_info("root")["queues"]) == ["debug", "long", "off"]
+    with pytest.raises(NotFound, match=r"There is no user 'no-such-user'.*--user"):
+        slurm.get_info("no-such-user")
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason", "exit_code", "expected"),
+    [
+        ("PENDING", "JobArrayTaskLimit", None, "JobArrayTaskLimit"),
+        ("PENDING", "JobHeldUser", None, "JobHeldUser"),
+        ("RUNNING", "BeginTime", None, None),
+        ("COMPLETED", "JobArrayTaskLimit", 0, None),
+        ("FAILED", "NonZeroExitCode", 3, "NonZeroExitCode"),
+        ("FAILED", "BeginTime", 3, "NonZeroExitCode"),
+        ("FAILED", "RaisedSignal:9(Killed)", 0, "RaisedSignal:9(Killed)"),
+        ("TIMEOUT", "Resources", 0, "TimeLimit"),
+        ("CANCELLED by 1000", "Dependency", 0, None),
+    ],
+)
+def test_why_a_job_waited_is_no_reason_of_one_that_has_ended(raw, reason, exit_code, expected):
+    assert slurm_reason(raw, reason, exit_code) == expected
 
 
 def test_without_an_accounting_database_nothing_fails(commands):
@@ -159,7 +180,7 @@ def test_without_an_accounting_database_nothing_fails(commands):
     slurm = QueueInfoSlurm()
 
     assert slurm.list_allocations("ann") == {"allocations": []}
-    assert len(slurm.get_info("ann")["queues"]) == 3
+    assert len(slurm.get_info("root")["queues"]) == 3
     assert set(by_id(slurm.list_finished_jobs(since=0.0, user="ann"))) == {"3", "10"}
 
 

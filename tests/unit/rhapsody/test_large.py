@@ -169,3 +169,19 @@ def test_a_value_that_the_disk_does_not_take_is_an_error_that_says_what_to_do_an
     assert "TMPDIR" in caught.value.hint
     assert len(list(directory_of(spool).iterdir())) == 1
     spool.close()
+
+
+def test_arguments_that_the_disk_did_not_take_say_so_when_their_task_needs_them(monkeypatch) -> None:
+    spool = Spool()
+    large = taken_apart(((b"x" * 1_000,), {}))
+
+    def full(file: Any, piece: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("orbit_rhapsody.spool._write", full)
+    with pytest.raises(InternalError, match="No space left"):
+        asyncio.run(spool.take("a", one_chunk(b"x")))
+
+    with pytest.raises(InvalidArgument, match=r"are not there: .*No space left on device"):
+        spool.hold("a").load(large.reference("a"))
+    spool.close()
