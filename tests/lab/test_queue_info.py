@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import pwd
 import subprocess
 import sys
 from collections import Counter
@@ -80,7 +81,7 @@ def test_a_hundred_who_ask_at_once_cause_one_command_of_each_kind(lab: Lab, comm
 
 def test_a_command_that_hangs_holds_up_nothing_else(lab: Lab, commands: CountedCommands, queue_info: Any) -> None:
     test = lab.client().get_plugin("hpc1", "test")
-    users = [f"user{number}" for number in range(40)]  # more than there are threads for
+    users = [entry.pw_name for entry in pwd.getpwall()]  # more than there are threads for
     with ThreadPoolExecutor(len(users)) as pool:
         commands.hang("sinfo")
         try:
