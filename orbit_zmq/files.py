@@ -79,6 +79,15 @@ def read_private(path: Path) -> str:
         raise NotPermitted(f"{path} cannot be read by this user.", hint="Use a file of your own.") from error
 
 
+def file_version(path: Path) -> tuple[int, int, int] | None:
+    """What tells one version of a file from another; None where there is no file."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino, found.st_size
+
+
 def _write_temporary(path: Path, content: str) -> Path:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:

@@ -8,7 +8,6 @@ A list that turns out damaged while it is in force is reported, and the one in m
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from orbit_zmq.errors import Conflict, InvalidArgument, NotFound, NotPermitted
-from orbit_zmq.files import read_private, write_private
+from orbit_zmq.files import file_version, read_private, write_private
 from orbit_zmq.log import get_logger
 from orbit_zmq.security.keys import OWNER_KEY, KeyPair, is_key, load_or_make_keypair, make_keypair, own_user
 
@@ -71,7 +70,7 @@ class KeyList:
     def __init__(self, path: Path, entries: Iterable[KeyEntry]) -> None:
         self.path = path
         self._entries = {entry.key: entry for entry in entries}
-        self._stamp = _stamp(path)
+        self._stamp = file_version(path)
         self.damage = ""  # what is wrong with the file, while an older list is in force
 
     @classmethod
@@ -106,7 +105,7 @@ class KeyList:
 
     def reload(self) -> bool:
         """Take over the file if it has changed. False when it has not, or when it is damaged: then nothing changes."""
-        stamp = _stamp(self.path)
+        stamp = file_version(self.path)
         if stamp == self._stamp:
             return False
         self._stamp = stamp
@@ -211,7 +210,7 @@ class KeyList:
         content = {"version": VERSION, "keys": [asdict(entry) for entry in entries]}
         write_private(self.path, json.dumps(content, indent=1) + "\n")
         self._entries = {entry.key: entry for entry in entries}
-        self._stamp = _stamp(self.path)
+        self._stamp = file_version(self.path)
 
 
 def read_entries(path: Path) -> list[KeyEntry]:
@@ -267,12 +266,3 @@ def check_entry(entry: KeyEntry) -> None:
 
 def _is_time(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """What tells one version of the file from another."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_ino, found.st_size

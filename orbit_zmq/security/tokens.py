@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import re
 import secrets
 import time
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from orbit_zmq.errors import Conflict, InvalidArgument, NotFound
-from orbit_zmq.files import read_private, write_private
+from orbit_zmq.files import file_version, read_private, write_private
 from orbit_zmq.log import get_logger
 
 log = get_logger(__name__)
@@ -127,7 +126,7 @@ class TokenList:
             write_private(self.path, json.dumps(content, indent=1) + "\n")
 
     def _look(self) -> None:
-        stamp = _stamp(self.path)
+        stamp = file_version(self.path)
         if stamp == self._stamp:
             return
         self._stamp = stamp
@@ -183,12 +182,3 @@ def _entry_from(content: dict[str, Any]) -> TokenEntry:
     entry = TokenEntry(**known)
     check_entry(entry)
     return entry
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """What tells one version of the file from another."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_ino, found.st_size
