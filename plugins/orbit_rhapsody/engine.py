@@ -327,7 +327,7 @@ class Engine:
             flight.times["started"] = time.time()
             self._started.append(uid)
             if self._news is not None:
-                self._news.add(brief(uid, RUNNING))
+                self._news.add(brief(uid, RUNNING), time.perf_counter())
             if "stream_output" in flight.task:
                 self._results.lines.begin(uid)
                 listen_to_output.set(partial(self._results.lines.add, uid))  # this is the task that starts the process
@@ -383,7 +383,7 @@ class Engine:
     def _finish(self, uid: str, state: str, record: bytes, brief: bytes) -> None:
         self._finished.append((uid, state, record))
         if self._news is not None:
-            self._news.add(brief)
+            self._news.add(brief, time.perf_counter())
         if self._flights or self._flushing:
             self._flush_soon()
         else:

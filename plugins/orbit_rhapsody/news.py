@@ -1,8 +1,8 @@
 """News: what is told of tasks that start and end, as events: `task_status` for one, `task_status_batch` for several.
 
-An event says what happened; results are fetched. At once when there is time, in batches under load: after a message the next
-one waits twenty times as long as it took, so that telling costs a twentieth of the engine's time whatever the load. There is
-no fixed window. This module must not touch sockets, loops or the table of tasks; time comes as an argument.
+An event says what happened; results are fetched. Moments after its result when there is time, in batches under load: after a
+message the next one waits twenty times as long as it took, so that telling costs a twentieth of the engine's time whatever
+the load. There is no fixed window. This module must not touch sockets, loops or the table of tasks; time comes as an argument.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ MAX_VALUE_BYTES = 1 << 10  # of a packed return value; a larger one is fetched
 MAX_ERROR_CHARS = 300
 BATCH_BYTES = 30 << 10  # an event has at most 32 KiB
 BATCH_TASKS = 4_096
+FIRST_WAIT_S = 0.005  # the result is on its way by then, and the event not in front of it
 SHARE = 20.0
 LONGEST_WAIT_S = 0.1
 MOST_WAITING = 4_096  # beyond that many the next batch waits for nothing: memory is bounded
@@ -56,7 +57,9 @@ class News:
     def told(self) -> dict[str, int]:
         return {"tasks": self._told[0], "messages": self._told[1]}
 
-    def add(self, packed: bytes) -> None:
+    def add(self, packed: bytes, now: float) -> None:
+        if not self._waiting:
+            self._next_at = max(self._next_at, now + min(FIRST_WAIT_S, self._longest_wait_s))
         self._waiting.append(packed)
 
     def due_in(self, now: float) -> float | None:

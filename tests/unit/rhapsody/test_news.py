@@ -1,4 +1,4 @@
-"""What is told of tasks that end: at once when there is time, in batches under load, never more than fits."""
+"""What is told of tasks that end: within moments when there is time, in batches under load, never more than fits."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Callable
 from itertools import count
 
 import msgpack
+import pytest
 
-from orbit_rhapsody.news import BATCH_BYTES, LONGEST_WAIT_S, News, brief
+from orbit_rhapsody.news import BATCH_BYTES, FIRST_WAIT_S, LONGEST_WAIT_S, News, brief
 from orbit_zmq.wire.limits import EVENT_BYTES
 
 
@@ -15,7 +16,7 @@ def told(news_of: int, **bounds: float) -> list[tuple[str, bytes]]:
     sent: list[tuple[str, bytes]] = []
     news = News(lambda topic, body: sent.append((topic, body)), **bounds)  # type: ignore[arg-type]
     for number in range(news_of):
-        news.add(brief(f"task-{number}", "DONE", None, "", msgpack.packb(number)))
+        news.add(brief(f"task-{number}", "DONE", None, "", msgpack.packb(number)), 0.0)
     news.tell(lambda: 0.0, everything=True)
     return sent
 
@@ -51,14 +52,23 @@ def ticking(step_s: float) -> Callable[[], float]:
 def test_the_next_batch_waits_in_proportion_to_what_the_last_one_cost() -> None:
     news = News(lambda topic, body: None)
     assert news.due_in(0.0) is None
-    news.add(brief("t", "DONE", None, "", None))
-    assert news.due_in(0.0) == 0.0
+    news.add(brief("t", "DONE", None, "", None), 0.0)
+    assert news.due_in(FIRST_WAIT_S) == 0.0
     news.tell(ticking(0.001))
-    news.add(brief("u", "DONE", None, "", None))
+    news.add(brief("u", "DONE", None, "", None), 0.001)
     assert 0.019 < (news.due_in(0.001) or 0) < 0.021
     news.tell(ticking(1.0))
-    news.add(brief("w", "DONE", None, "", None))
+    news.add(brief("w", "DONE", None, "", None), 1.0)
     assert (news.due_in(1.0) or 0) <= LONGEST_WAIT_S + 0.001
+
+
+def test_the_first_event_leaves_the_result_its_turn_unless_the_session_asks_for_none() -> None:
+    patient, hasty = News(lambda topic, body: None), News(lambda topic, body: None, longest_wait_s=0.0)
+    for news in (patient, hasty):
+        news.add(brief("t", "DONE", None, "", None), 10.0)
+
+    assert patient.due_in(10.0) == pytest.approx(FIRST_WAIT_S)
+    assert hasty.due_in(10.0) == 0.0
 
 
 def test_more_than_so_many_wait_for_nothing(monkeypatch) -> None:
@@ -66,11 +76,11 @@ def test_more_than_so_many_wait_for_nothing(monkeypatch) -> None:
     told: list[str] = []
     news = News(lambda topic, body: told.append(topic))
     clock = iter([0.0, 1.0]).__next__
-    news.add(brief("a", "DONE", 0, "", None))
+    news.add(brief("a", "DONE", 0, "", None), 0.0)
     news.tell(clock)
 
     for number in range(10):
-        news.add(brief(f"b{number}", "DONE", 0, "", None))
+        news.add(brief(f"b{number}", "DONE", 0, "", None), 1.0)
     assert news.due_in(1.0) != 0.0
-    news.add(brief("c", "DONE", 0, "", None))
+    news.add(brief("c", "DONE", 0, "", None), 1.0)
     assert news.due_in(1.0) == 0.0
