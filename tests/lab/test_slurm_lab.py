@@ -49,7 +49,7 @@ def test_accounting_may_go_away_and_come_back() -> None:
         assert {"physics|root", "chemistry|root", "physics|nobody"} <= set(associations.split())
 
         lab.stop("slurmdbd")
-        with pytest.raises(AssertionError, match="Connection (refused|reset)"):
+        with pytest.raises(AssertionError, match=r"Connection (refused|reset)"):
             lab.run("sacctmgr", "-nP", "show", "assoc")
         assert lab.run("squeue", "--noheader") == ""
 
