@@ -16,6 +16,7 @@ from typing import Protocol
 from orbit_zmq.errors import InvalidArgument, OrbitError, OutcomeUnknown, ProtocolError
 from orbit_zmq.rules.caller import REASON_CHARS, TOO_LATE, Send
 from orbit_zmq.rules.chunks import Assembly, ChunkReceiver, ChunkSender
+from orbit_zmq.rules.ended import EndedRequests
 from orbit_zmq.rules.outbox import BULK, CALLS
 from orbit_zmq.wire.body import pack_body, unpack_body
 from orbit_zmq.wire.header import IDEMPOTENT, LAST, RAW, RESENT, REWIND, STREAM, STREAMED, Channel, Header, Kind
@@ -23,7 +24,6 @@ from orbit_zmq.wire.limits import MAX_LEFT_S, Limits
 
 EXPIRIES = 1_024  # that may belong to requests that are over, beside as many as three for each that is not
 REPLIES_BYTES = 256 << 20  # kept replies of one endpoint; past it the oldest is forgotten and answered outcome-unknown
-ENDED = 65_536  # requests that are over and whose copies may still be on a slow line: half a minute of 2,000 calls a second
 SLACK_S = 2.0  # how long past its deadline a request may still be on its way here
 
 
@@ -73,7 +73,7 @@ class Server:
         self._replies: OrderedDict[tuple[bytes, int], int] = OrderedDict()  # size of each kept reply, oldest first
         self._replies_bytes = 0
         self._replies_limit = replies_bytes
-        self._ended: OrderedDict[tuple[bytes, int], None] = OrderedDict()  # forgotten but for that they were here
+        self._ended = EndedRequests()  # forgotten but for that they were here
         self.duplicates = 0  # requests answered from memory
 
     def on_request(self, header: Header, body: bytes, now: float) -> None:
@@ -83,7 +83,7 @@ class Server:
         if entry is not None:
             self.duplicates += 1
             self._answer_again(entry, header, now)
-        elif (header.caller, header.id) in self._ended:
+        elif not header.flags & IDEMPOTENT and self._ended.has(header.caller, header.id):
             self._refuse_late(header)
         else:
             self._begin(header, body, now)
@@ -314,6 +314,7 @@ class Server:
 
     def _settle(self, header: Header) -> None:
         """Forget the answers that the caller says it has; what still runs is left alone."""
+        self._ended.settle(header.caller, header.settled_below)
         entries = self._callers.get(header.caller)
         if entries is None:
             return
@@ -348,9 +349,7 @@ class Server:
         if entries is None or entries.pop(entry.header.id, None) is None:
             return
         if entry.remembered:
-            self._ended[entry.key] = None
-            if len(self._ended) > ENDED:
-                self._ended.popitem(last=False)
+            self._ended.add(*entry.key)
         size = self._replies.pop(entry.key, None)
         if size is not None:
             self._replies_bytes -= size

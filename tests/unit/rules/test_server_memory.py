@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orbit_zmq.rules.ended import ABOVE, CALLERS, EndedRequests
 from orbit_zmq.rules.server import EXPIRIES, Entry, Server
 from orbit_zmq.wire.header import IDEMPOTENT, RESENT, Header, Kind
 from orbit_zmq.wire.limits import Limits
@@ -71,6 +75,35 @@ def test_a_copy_of_a_request_that_is_over_is_not_executed_however_late_it_comes(
     assert [(header.kind, header.id) for header in sent] == [(Kind.ERROR, 1), (Kind.ERROR, 2)]
     server.on_request(request(3), b"", now=9_000.0)
     assert len(handler.entries) == 1
+
+
+def test_what_is_over_is_known_by_a_number_for_each_caller_and_by_no_memory_for_each_request():
+    ended = EndedRequests()
+    for number in range(1, 100_000):
+        ended.settle(CALLER, number)
+        ended.add(CALLER, number)
+    assert len(ended._callers[CALLER].above) <= 2 * ABOVE
+    assert all(ended.has(CALLER, number) for number in range(1, 100_000))
+    assert not ended.has(CALLER, 100_000)
+    assert not ended.has(b"d" * 16, 1)
+
+    for number in range(CALLERS):
+        ended.add(number.to_bytes(16, "big"), 1)
+    assert not ended.has(CALLER, 1)
+    assert len(ended._callers) == CALLERS
+
+
+@given(st.lists(st.tuples(st.integers(1, 300), st.integers(0, 300))))
+def test_no_request_that_is_over_is_taken_for_a_new_one(steps):
+    ended, over, below = EndedRequests(), set(), 0
+    for call_id, settled in steps:
+        ended.add(CALLER, call_id)
+        ended.settle(CALLER, settled)
+        over.add(call_id)
+        below = max(below, settled)
+        over.update(range(below))
+
+    assert {number for number in range(301) if ended.has(CALLER, number)} == (over if steps else set())
 
 
 def test_the_answer_of_an_idempotent_call_that_finds_no_line_waits_for_the_next_one():
