@@ -7,6 +7,7 @@
       SessionNotReady               SessionClosed   SessionExpired   ResultExpired
       Busy                          BrokerUnreachable   ShuttingDown
       EndpointLost                  OutcomeUnknown                   SchedulerFailed
+      TunnelFailed
       DeadlineExceeded(TimeoutError)   Canceled
       InternalError                 RemoteError (an exception of the code that was called)
 
@@ -225,6 +226,16 @@ class SchedulerFailed(OrbitError):
     http_status = 502
 
 
+class TunnelFailed(OrbitError):
+    """No way by ssh from here to the broker."""
+
+    code = "tunnel-failed"
+    sentence = "The ssh tunnel to the broker could not be opened."
+    default_hint = "docs/tunnels.md says which kind of tunnel is for which site, and what stands in the way of each."
+    transient = True
+    http_status = 502
+
+
 class DeadlineExceeded(OrbitError, TimeoutError):
     code = "deadline-exceeded"
     sentence = "The call did not end within its deadline."
@@ -269,7 +280,8 @@ ERRORS: dict[str, type[OrbitError]] = {
     for kind in (
         InvalidArgument, ProtocolError, VersionMismatch, AuthRequired, NotPermitted, NotFound, Conflict, NameTaken,
         AddressTaken, SessionNotReady, SessionClosed, SessionExpired, ResultExpired, TooLarge, Busy, BrokerUnreachable,
-        ShuttingDown, EndpointLost, OutcomeUnknown, SchedulerFailed, DeadlineExceeded, Canceled, Unsupported, InternalError,
+        ShuttingDown, EndpointLost, OutcomeUnknown, SchedulerFailed, TunnelFailed, DeadlineExceeded, Canceled, Unsupported,
+        InternalError,
     )
 }  # fmt: skip
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SHARE_HELP = "Serve another user, too, to read and write, or with the rights named; * for everybody; several are fine."
 OPTION_HELP = "Serve that instance of a plugin with an option; several are fine. They count before those in config.toml."
+TUNNEL_HELP = "Reach the broker by ssh: from here to the login node, or by the login node's ssh to here."
 PICKLE_HELP = "Whether callers who may run code may send functions and values as pickles."
 USAGE_HINT = "--help shows how it is used."
 LEAST_S = 0.5  # for the broker to answer once it is found
@@ -43,6 +44,10 @@ DETACHED_S = 10.0  # beside the time for the broker: a cold import over a slow s
 @click.option("--pickle", type=click.Choice(["yes", "no"]), default="yes", show_default=True, help=PICKLE_HELP)
 @click.option(
     "--wait", "wait_s", type=DURATION, default="2s", show_default=True, help="How long to look for the broker at first."
+)
+@click.option("--tunnel", type=click.Choice(["none", "forward", "reverse"]), default="none", help=TUNNEL_HELP)
+@click.option(
+    "--tunnel-via", metavar="HOST", help="Where ssh logs in to; the host that the job was submitted from if left out."
 )
 @click.option("--detach", is_flag=True, help="Leave it running in the background; its log is in the state directory.")
 @click.option("--exit-with-parent", is_flag=True, hidden=True, help="End when standard input is closed.")
@@ -71,7 +76,7 @@ def _detach(name: str | None, options: dict[str, Any]) -> None:
     refuse_second(believed_record(ENDPOINT, name))
     log = options["log_file"] or log_path(f"endpoint.{name}")
     given = {"--name": name, "--plugins": options["plugins"], "--role": options["role"], "--log-file": str(log)}
-    given |= {"--pickle": options["pickle"]}
+    given |= {"--pickle": options["pickle"], "--tunnel": options["tunnel"], "--tunnel-via": options["tunnel_via"]}
     given |= {"--wait": f"{options['wait_s']}s", "--log-level": options["log_level"], "--log-format": options["log_format"]}
     given |= {f"--{option}": value for option, value in where._asdict().items()}
     arguments = [part for option, value in given.items() if value for part in (option, value)]
@@ -95,6 +100,8 @@ def _serve(
     shares: tuple[str, ...],
     pickle: str,
     wait_s: float,
+    tunnel: str,
+    tunnel_via: str | None,
     exit_with_parent: bool,
     log_level: str | None,
     log_format: str | None,
@@ -102,17 +109,19 @@ def _serve(
     where: Where,
 ) -> None:
     from orbit_zmq.configuration import plugin_options
-    from orbit_zmq.endpoint.endpoint import Endpoint  # the command's help needs no plugins
+    from orbit_zmq.endpoint.endpoint import Endpoint, default_name  # the command's help needs no plugins
     from orbit_zmq.errors import InvalidArgument, OrbitError
     from orbit_zmq.exit_with_parent import say_failed, watch_parent
     from orbit_zmq.log import configure_logging
+    from orbit_zmq.place import find_broker
+    from orbit_zmq.tunnel.way import way_to
 
     ends_at = time.monotonic() + wait_s
 
     def make() -> Endpoint:
         return Endpoint(
             name,
-            **where._asdict(),
+            place=place,
             plugins=chosen,
             role=role,
             labels=dict(map(_label, labels)),
@@ -125,10 +134,13 @@ def _serve(
         configure_logging(log_level, log_format, log_file)
         given = _options(options)
         chosen = _chosen(plugins, modules, given)
-        made = patiently(make, where, ends_at)
-        if exit_with_parent:
-            watch_parent(made.stop)
+        found = patiently(lambda: find_broker(*where), where, ends_at)
         with ExitStack() as stack:
+            place = stack.enter_context(way_to(found, tunnel, name or found.name or default_name(), tunnel_via))
+            ends_at = max(ends_at, time.monotonic() + LEAST_S)
+            made = make()
+            if exit_with_parent:
+                watch_parent(made.stop)
             tell = _teller(made, stack, str(log_file or ""), exit_with_parent)
             made.run(on_ready=tell, within_s=None if exit_with_parent else max(ends_at - time.monotonic(), LEAST_S))
     except (OrbitError, click.UsageError) as error:

@@ -96,7 +96,7 @@ class Endpoint:
     """One endpoint of this process.
 
     `plugins` are names, `name:instance`, globs, `default`, `all`, Plugin classes, or instances; one needs no list. The broker
-    is found as a client finds it; without a name it takes the one that its key is for, else the host's. Its own user is
+    is found as a client finds it, unless its `place` is known already; without a name it takes the one that its key is for, else the host's. Its own user is
     served, and others as `share` says: `USER[:plugin,plugin[:read,write,run]]` each, to read and write where no right is
     named, `*` for everybody. Without `pickle` no plugin unpickles what a caller sends. `store_in` is the directory of its
     store, else the state directory. `plugin_options` are arguments of plugins' constructors, `{plugin: {instance: {name:
@@ -112,6 +112,7 @@ class Endpoint:
         url: str | None = None,
         join: str | None = None,
         context: str | None = None,
+        place: Place | None = None,
         plugins: Token | Iterable[Token] = "default",
         role: str | None = None,
         labels: Mapping[str, str] | None = None,
@@ -120,7 +121,7 @@ class Endpoint:
         store_in: Path | None = None,
         plugin_options: Options | None = None,
     ) -> None:
-        self._place: Place = find_broker(url, join, context)
+        self._place: Place = place or find_broker(url, join, context)
         self.name = name or self._place.name or default_name()
         check_name(self.name)
         self._shares = parse_shares([share] if isinstance(share, str) else share)

@@ -1,0 +1,111 @@
+"""A real sshd of one's own, and an `ssh` that knows it: a machine to log in to, without touching this one's own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import psutil
+from lab import wait_until
+
+SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/sbin")
+CAN_RUN = os.geteuid() == 0 and SSHD is not None and shutil.which("ssh") is not None
+WHY_NOT = "runs an sshd: needs root and openssh-server"
+USER = "root"
+
+
+class SshLab:
+    """One sshd at a port of the loopback, under the names `login` and this host's own."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.port = _free_port()
+        self._sshd: subprocess.Popen[bytes] | None = None
+        place.mkdir(mode=0o700, parents=True)
+        for name in ("host_key", "user_key"):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(place / name)], check=True)
+        (place / "authorized_keys").write_text((place / "user_key.pub").read_text())
+        (place / "authorized_keys").chmod(0o600)
+        self.know_host_key((place / "host_key.pub").read_text())
+        self.configure()
+        (place / "config").write_text(
+            f"Host login {socket.gethostname()}\n HostName 127.0.0.1\n Port {self.port}\n HostKeyAlias lab\n"
+            f"Host refused\n HostName 127.0.0.1\n Port {_free_port()}\n"
+            f"Host inner\n HostName 127.0.0.1\n Port {self.port}\n HostKeyAlias lab\n ProxyJump login\n"
+            f"Host *\n User {USER}\n IdentityFile {place / 'user_key'}\n IdentitiesOnly yes\n"
+            f" UserKnownHostsFile {place / 'known_hosts'}\n GlobalKnownHostsFile /dev/null\n"
+        )
+        (place / "bin").mkdir()
+        shim = place / "bin" / "ssh"
+        shim.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {place / "config"} "$@"\n')
+        shim.chmod(0o755)
+
+    def know_host_key(self, public: str) -> None:
+        """What the client takes for the host's key."""
+        (self.place / "known_hosts").write_text(f"lab {' '.join(public.split()[:2])}\n")
+
+    def configure(self, *more: str) -> None:
+        """Write sshd's configuration; it takes effect with the next start."""
+        lines = [
+            f"Port {self.port}",
+            "ListenAddress 127.0.0.1",
+            f"HostKey {self.place / 'host_key'}",
+            f"AuthorizedKeysFile {self.place / 'authorized_keys'}",
+            f"PidFile {self.place / 'sshd.pid'}",
+            "PasswordAuthentication no",
+            "KbdInteractiveAuthentication no",
+            "PermitRootLogin yes",
+            "UsePAM no",
+            "StrictModes no",
+            *more,
+        ]
+        (self.place / "sshd_config").write_text("\n".join(lines) + "\n")
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """For a process that is to find the lab's ssh."""
+        return {"PATH": f"{self.place / 'bin'}:{os.environ['PATH']}"}
+
+    def start(self) -> None:
+        assert SSHD is not None
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+        log = (self.place / "sshd.log").open("ab")
+        with log:
+            self._sshd = subprocess.Popen([SSHD, "-D", "-e", "-f", str(self.place / "sshd_config")], stderr=log)
+        wait_until(self._listens, what="sshd listens")
+
+    def stop(self) -> None:
+        """Kill it with all its connections, as a machine that goes away."""
+        if self._sshd is None:
+            return
+        found = psutil.Process(self._sshd.pid)
+        for process in (found, *found.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._sshd.wait()
+        self._sshd = None
+
+    def _listens(self) -> bool:
+        with socket.socket() as one:
+            return one.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+@contextlib.contextmanager
+def ssh_lab(place: Path) -> Iterator[SshLab]:
+    lab = SshLab(place)
+    lab.start()
+    try:
+        yield lab
+    finally:
+        lab.stop()
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
