@@ -87,11 +87,11 @@ class Sessions:
         records = list(self._records.values())
         return [record.fact() for record in records if record.session is not None and record.sid != DEFAULT]
 
-    def send_notification(self, plugin: Plugin, topic: str, body: bytes, flags: int) -> None:
-        """An event of a plugin, for the endpoint's user and the owners of its sessions. From any thread."""
+    def send_notification(self, plugin: Plugin, topic: str, body: bytes, flags: int, user: str | None = None) -> None:
+        """An event of a plugin, for the endpoint's user and the owners of its sessions, or for one user. From any thread."""
         if self.publish is not None:
             owners = {record.user for record in list(self._records.values()) if record.plugin is plugin}
-            self.publish({"", *owners}, plugin.instance_name, "", topic, body, flags)
+            self.publish({"", *owners} if user is None else {user}, plugin.instance_name, "", topic, body, flags)
 
     def _notify(self, record: SessionRecord, topic: str, body: bytes, flags: int) -> None:
         if self.publish is not None:

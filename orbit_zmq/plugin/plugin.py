@@ -22,6 +22,7 @@ from orbit_zmq.plugin.definition import NAME, check_class, operations_of, with_r
 from orbit_zmq.plugin.host import Host
 from orbit_zmq.plugin.operation import Operation, declare, operation
 from orbit_zmq.plugin.session import HolderLost, Lifetime, PluginSession
+from orbit_zmq.plugin.store import SessionStore
 from orbit_zmq.plugin.ui import UIConfig, ui_file_of, ui_of
 from orbit_zmq.wire.body import pack_body
 
@@ -89,13 +90,22 @@ class Plugin:
         """A client over the endpoint's own connection. Within a call it acts for its caller, else for the endpoint's user."""
         return self.sessions.client_of_plugin()
 
-    def send_notification(self, topic: str, data: Any = None) -> None:
-        """Tell the endpoint's user, and the owners of sessions of this plugin, that something has happened.
+    @property
+    def store(self) -> SessionStore:
+        """What the plugin keeps beyond the life of the process and of all sessions, under its instance's name."""
+        return SessionStore() if self._served_by is None else self._served_by.keeping.store_of_plugin(self)
+
+    def send_notification(self, topic: str, data: Any = None, *, user: str | None = None) -> None:
+        """Tell the endpoint's user, and the owners of sessions of this plugin, that something has happened; or one user alone.
 
         From any thread; nothing while the plugin is not served.
         """
         if self._served_by is not None:
-            self._served_by.send_notification(self, topic, *pack_body(data))
+            self._served_by.send_notification(self, topic, *pack_body(data), user)
+
+    async def while_served(self) -> None:
+        """For plugins that override it: runs beside the operations, from when kept sessions have been made again until the
+        plugin is served no longer; it is then canceled."""
 
     async def on_topology_change(self, endpoints: dict[str, Any]) -> None:
         """For plugins that override it: called with the whole view `{name: {role, state, plugins}}`, first when the plugin is
