@@ -12,9 +12,9 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from orbit_queue_info.queue_info import MOST_FINISHED, QueueInfo, make_queue_info
-from orbit_queue_info.threads import Threads
 from orbit_queue_info.ui_config import UI_CONFIG
 from orbit_zmq.batch import detect_batch_system
+from orbit_zmq.batch.threads import Threads
 from orbit_zmq.errors import InvalidArgument, OrbitError
 from orbit_zmq.plugin import Host, Plugin, PluginSession, operation
 from orbit_zmq.plugin.operation import declare
