@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = (
     "orbit_zmq/client",
     "plugins/orbit_math",
+    "plugins/orbit_psij",
     "plugins/orbit_queue_info",
     "plugins/orbit_rhapsody",
     "plugins/orbit_sysinfo",

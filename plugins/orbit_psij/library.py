@@ -18,7 +18,6 @@ from orbit_zmq.files import make_private_directory
 from orbit_zmq.paths import state_dir
 
 if TYPE_CHECKING:
-    import psij
     from psij.executors.batch.batch_scheduler_executor import BatchSchedulerExecutor
 
 OWN_NAMES = {"jsrun": "jrun"}  # launchers that PSI/J calls otherwise
@@ -66,9 +65,9 @@ def _made(name: str) -> BatchSchedulerExecutor:
     return found
 
 
-def job_of(spec: JobSpec, job_id: str, **more: Any) -> psij.Job:
+def job_of(spec: JobSpec, job_id: str, **more: Any) -> Any:
     """A job of PSI/J's; `more` are attributes of its spec that differ from ours."""
-    psij = _psij()
+    psij: Any = _psij()
     resources = spec.settled_resources()
     fields = {
         "name": spec.name,
@@ -84,7 +83,7 @@ def job_of(spec: JobSpec, job_id: str, **more: Any) -> psij.Job:
             queue_name=spec.attributes.queue_name, account=spec.account, reservation_id=spec.attributes.reservation_id
         ),
     }
-    job = psij.Job(psij.JobSpec(**{**fields, **more}))
+    job: Any = psij.Job(psij.JobSpec(**{**fields, **more}))
     job._id = job_id
     return job
 

@@ -87,9 +87,7 @@ def qstat_states(printed: str) -> States:
         jobs = json.loads(printed).get("Jobs", {})
     except (ValueError, AttributeError, RecursionError):
         jobs = parse_records(printed)
-    return {
-        job_id: _of_pbs(job if isinstance(job, Mapping) else {}) for job_id, job in jobs.items() if isinstance(job_id, str)
-    }
+    return {job_id: _of_pbs(job if isinstance(job, Mapping) else {}) for job_id, job in jobs.items() if isinstance(job_id, str)}
 
 
 def bjobs_states(printed: str) -> States:

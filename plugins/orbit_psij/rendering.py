@@ -35,9 +35,7 @@ NOT_RENDERED = {  # resources that PSI/J's templates pass over
     "cobalt": ("cpu_cores_per_process", "gpu_cores_per_process", "exclusive_node_use", "memory"),
     "local": ("exclusive_node_use", "memory", "cpu_cores_per_process", "gpu_cores_per_process"),
 }
-EMPTY_ENVIRONMENT = (
-    'for name in $(compgen -e); do unset "$name" 2>/dev/null; done\nexport PATH=/usr/local/bin:/usr/bin:/bin\n'
-)
+EMPTY_ENVIRONMENT = 'for name in $(compgen -e); do unset "$name" 2>/dev/null; done\nexport PATH=/usr/local/bin:/usr/bin:/bin\n'
 
 
 def launched(
@@ -87,7 +85,7 @@ def _local_head(spec: JobSpec) -> str:
 def _directives(executor: str, spec: JobSpec, job_id: str, script_dir: Path) -> str:
     made = executor_of(executor)
     resources = spec.settled_resources()
-    job = job_of(_per_node_memory(spec, resources), job_id)
+    job: Any = job_of(_per_node_memory(spec, resources), job_id)
     job.name = job_name(executor, spec)  # the templates ask the job, which has none
     context: dict[str, Any] = {
         "job": job,

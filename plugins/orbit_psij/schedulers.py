@@ -1,7 +1,7 @@
 """Hands scripts to schedulers and takes jobs back: the words are PSI/J's, the running of commands is ours.
 
-Which executors there are is said with the reason where one cannot be used. `local` is this machine itself: a process in a session
-of its own that lives on when the endpoint ends. Everything here blocks, so it belongs into a thread.
+Which executors there are is said with the reason where one cannot be used. `local` is this machine itself: a process in a
+session of its own that lives on when the endpoint ends. Everything here blocks, so it belongs into a thread.
 """
 
 from __future__ import annotations
