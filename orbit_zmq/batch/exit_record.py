@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 # batch: the scheduler's variables are the job's own.  array: and it is one of many.  local: they are somebody else's.
-Kind = Literal["batch", "array", "local"]
+# member: likewise, and it is one of many, with its index in ORBIT_ARRAY_INDEX.
+Kind = Literal["batch", "array", "local", "member"]
 
 RECORD_BYTES = 8192  # what is larger is none of ours
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -26,12 +27,17 @@ GONE = ("Z", "X", "x")  # states of a process that has ended and that nobody has
 
 WRAPPER = r"""
 record=$1 in=$2 out=$3 err=$4 kind=$5; shift 5
-id=
-[ "$kind" = local ] || id=${SLURM_JOB_ID:-${PBS_JOBID:-${LSB_JOBID:-}}}
-if [ "$kind" = array ]; then
-    ORBIT_ARRAY_INDEX=${SLURM_ARRAY_TASK_ID:-${PBS_ARRAY_INDEX:-${LSB_JOBINDEX:-}}}; export ORBIT_ARRAY_INDEX
-    record=$record.$ORBIT_ARRAY_INDEX out=$out.$ORBIT_ARRAY_INDEX err=$err.$ORBIT_ARRAY_INDEX
-fi
+case $kind in
+    batch | array) id=${SLURM_JOB_ID:-${PBS_JOBID:-${LSB_JOBID:-}}} ;;
+    *) id= ;;
+esac
+[ "$kind" != array ] || ORBIT_ARRAY_INDEX=${SLURM_ARRAY_TASK_ID:-${PBS_ARRAY_INDEX:-${LSB_JOBINDEX:-}}}
+case $kind in
+    array | member)
+        export ORBIT_ARRAY_INDEX
+        record=$record.$ORBIT_ARRAY_INDEX out=$out.$ORBIT_ARRAY_INDEX err=$err.$ORBIT_ARRAY_INDEX
+        ;;
+esac
 boot=$(cat /proc/sys/kernel/random/boot_id 2>/dev/null)
 born=$(stat=$(cat /proc/$$/stat 2>/dev/null) && set -- ${stat##*) } && echo "${20}")
 begun=$(date +%s)
@@ -105,12 +111,17 @@ def is_running(record: ExitRecord) -> bool:
     """
     if record.exit_code is not None or record.host != socket.gethostname() or record.boot != boot_id():
         return False
-    words = _words_of(record.pid)
-    if words and words[STARTED] != record.pid_started:
+    return session_lives(record.pid, record.pid_started)
+
+
+def session_lives(pid: int, started: str) -> bool:
+    """Whether a process of this machine is there, or one of the session that it leads; `started` as of `started_ticks`."""
+    words = _words_of(pid)
+    if words and words[STARTED] != started:
         return False  # the number of a session is not given out while one of its processes lives
     if words and words[0] not in GONE:
         return True
-    return any(each[SESSION] == str(record.pid) and each[0] not in GONE for each in _all_words())
+    return any(each[SESSION] == str(pid) and each[0] not in GONE for each in _all_words())
 
 
 def boot_id() -> str:

@@ -62,13 +62,11 @@ def outcome_of(
     said = next((one for one in (accounting, scheduler) if one is not None and one.has_ended), None)
     if record is not None and record.exit_code is not None:
         return _by_record(record, said, cancel_asked)
+    if said is None and cancel_asked:
+        return Outcome("cancelled", reason="It was cancelled; how it ended is not recorded.")
     if said is None:
         reason = "It has ended; neither its own record, nor the accounting, nor the scheduler says how."
-        return (
-            Outcome("cancelled", reason="It was cancelled.")
-            if cancel_asked and record is None
-            else Outcome("finished_unknown", reason=reason)
-        )
+        return Outcome("finished_unknown", reason=reason)
     return _by_scheduler(said, "accounting" if said is accounting else "scheduler", cancel_asked)
 
 
