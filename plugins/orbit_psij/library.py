@@ -7,6 +7,8 @@ completed to them. A call may take some tenths of a second, the first one for th
 
 from __future__ import annotations
 
+import logging
+import signal
 import threading
 from functools import cache
 from pathlib import Path
@@ -27,10 +29,16 @@ _lock = threading.Lock()
 
 @cache
 def _psij() -> Any:
+    logging.getLogger("psij.executors.local").setLevel(logging.ERROR)  # it warns of threads, and is not used
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGCHLD) if in_main_thread else None
     try:
         import psij  # takes 150 ms
     except ImportError as error:
         raise Unsupported(f"PSI/J is not installed here: {error}", hint=HINT) from None
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGCHLD, handler)  # it takes the signal for its own
     return psij
 
 

@@ -153,9 +153,13 @@ def _rows(printed: str, names: tuple[str, ...]) -> Iterator[dict[str, str]]:
 
 
 def _slurm_exit(printed: str) -> tuple[int | None, int | None]:
-    """`3`, or `3:0` with a signal after the code."""
-    code, _, by_signal = printed.partition(":")
-    return number_of(code), number_of(by_signal) or None
+    """The exit code and the signal in what squeue prints: the status of `wait`, or `3:0` with the signal after the code."""
+    code, between, by_signal = printed.partition(":")
+    status = number_of(code)
+    if between or status is None:
+        return status, number_of(by_signal) or None
+    ended_by = status & 0x7F or None
+    return (128 + ended_by if ended_by else status >> 8 & 0xFF), ended_by
 
 
 def _said(value: str) -> str | None:

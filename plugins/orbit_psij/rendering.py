@@ -19,6 +19,7 @@ from typing import Any
 from orbit_psij.library import executor_of, job_of, launch_words
 from orbit_psij.models import Custom, JobSpec, Resources
 
+ASIDE = 'exec "$@" >&8 2>&9'  # what launchers say themselves goes to the script's own output, not to the job's
 MARK = "@orbit-launch@"
 FLAG = "@orbit-flag@"  # in place of the value of an option that has none
 WITHOUT_VALUE = re.compile(rf'(?:=| )"{FLAG}"')
@@ -44,7 +45,7 @@ def launched(
     """The words that run a job on its nodes: its own, or those of PSI/J's launcher, which opens these files for it."""
     if spec.launcher in (None, "single") and not spec.pre_launch and not spec.post_launch:
         return [spec.executable, *spec.arguments]
-    return launch_words(spec, job_id, stdin, stdout, stderr)
+    return ["/bin/sh", "-c", ASIDE, "launcher", *launch_words(spec, job_id, stdin, stdout, stderr)]
 
 
 def render(executor: str, spec: JobSpec, *, job_id: str, launch_command: Sequence[str], script_dir: Path) -> str:
