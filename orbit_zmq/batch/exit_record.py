@@ -57,10 +57,10 @@ write '"exit_code": null'
 (: <"$in") 2>/dev/null || ended 126 "stdin cannot be read"
 (: >"$out") 2>/dev/null || ended 126 "stdout cannot be written"
 if [ "$err" = "$out" ]; then
-    (exec "$@") <"$in" >"$out" 2>&1 5<&0 6>&1 7>&1
+    (exec "$@") 8>&1 9>&2 <"$in" >"$out" 2>&1 5<&0 6>&1 7>&1
 else
     (: >"$err") 2>/dev/null || ended 126 "stderr cannot be written"
-    (exec "$@") <"$in" >"$out" 2>"$err" 5<&0 6>&1 7>&2
+    (exec "$@") 8>&1 9>&2 <"$in" >"$out" 2>"$err" 5<&0 6>&1 7>&2
 fi
 ended $? ""
 """
@@ -87,7 +87,7 @@ def wrapped(
 ) -> list[str]:
     """The words that run a command and write its record. They end as the command does, with its exit code.
 
-    The command finds its standard files as 0, 1, 2 and again as 5, 6, 7. Members of an array each have files of their own,
+    The command finds its standard files as 0, 1, 2 and again as 5, 6, 7, and as 8 and 9 what the script itself writes to. Members of an array each have files of their own,
     with `.INDEX` at the end of the name, and the variable ORBIT_ARRAY_INDEX.
     """
     files = (str(record), str(stdin or os.devnull), str(stdout), str(stderr))
