@@ -33,7 +33,9 @@ FAULTS_IN_MESSAGE = 5
 
 def _seconds_of(given: object) -> object:
     """Seconds of a number, of `1h30m`, `HH:MM:SS` or `D-HH:MM:SS`."""
-    if isinstance(given, bool) or not isinstance(given, (str, int, float)):
+    if isinstance(given, bool):
+        raise PydanticCustomError("duration", "a duration is seconds, 1h30m, HH:MM:SS or D-HH:MM:SS")
+    if not isinstance(given, (str, int, float)):
         return given
     seconds = float(given) if not isinstance(given, str) else _seconds_of_text(given.strip())
     if not math.isfinite(seconds) or not 1 <= seconds <= LONGEST_S:
