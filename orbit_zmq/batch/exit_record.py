@@ -87,8 +87,8 @@ def wrapped(
 ) -> list[str]:
     """The words that run a command and write its record. They end as the command does, with its exit code.
 
-    The command finds its standard files as 0, 1, 2 and again as 5, 6, 7, and as 8 and 9 what the script itself writes to. Members of an array each have files of their own,
-    with `.INDEX` at the end of the name, and the variable ORBIT_ARRAY_INDEX.
+    The command finds its standard files as 0, 1, 2 and again as 5, 6, 7, and as 8 and 9 what the script itself writes to.
+    Members of an array each have files of their own, with `.INDEX` at the end of the name, and the variable ORBIT_ARRAY_INDEX.
     """
     files = (str(record), str(stdin or os.devnull), str(stdout), str(stderr))
     return ["/bin/sh", "-c", WRAPPER, "orbit-job", *files, kind, *command]
