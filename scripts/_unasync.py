@@ -16,7 +16,9 @@ import unasync
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = (
     "orbit_zmq/client",
+    "plugins/orbit_jobs",
     "plugins/orbit_math",
+    "plugins/orbit_psij",
     "plugins/orbit_queue_info",
     "plugins/orbit_rhapsody",
     "plugins/orbit_sysinfo",

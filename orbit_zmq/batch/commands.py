@@ -62,19 +62,20 @@ def run(
     environment: Mapping[str, str] | None = None,
     timeout_s: float = COMMAND_S,
     limit_bytes: int | None = None,
+    settled: bool = True,
 ) -> Answer:
-    """The same, whatever its exit code is."""
+    """The same, whatever its exit code is. Without `settled` it has the user's own environment, to hand on to a job."""
     path = shutil.which(command[0])
     if path is None:
         raise SchedulerFailed(f"{command[0]} is not installed on this machine", hint="Look at PATH where the endpoint starts.")
-    kept = {name: value for name, value in os.environ.items() if not USER_FORMATS.match(name)}
+    kept = {name: value for name, value in os.environ.items() if not (settled and USER_FORMATS.match(name))}
     try:
         process = subprocess.Popen(
             [path, *command[1:]],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**kept, **SETTLED, **(environment or {})},
+            env={**kept, **(SETTLED if settled else {}), **(environment or {})},
             process_group=0,
         )
     except OSError as error:

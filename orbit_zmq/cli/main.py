@@ -48,6 +48,7 @@ NOUNS = {
     "revoke": ("orbit_zmq.cli.key:revoke", "Admit a key no more, and cut its connections."),
     "token": ("orbit_zmq.cli.token:token", "Make, list and revoke tokens for HTTP."),
     "up": ("orbit_zmq.cli.up:up", "Run a broker and an endpoint on this machine until Ctrl-C."),
+    "why": ("orbit_zmq.cli.why:why", "Say why a task, a job or a session is not further."),
     "version": ("orbit_zmq.cli.version:version", "Show the versions of ORBIT-ZMQ and of what it runs on."),
 }
 GROUP = "orbit_zmq.commands"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import wraps
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -12,25 +11,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 
 from orbit_zmq.cli.completion import endpoint_names, plugin_names
-from orbit_zmq.cli.connection import Where, broker_options, connected, endpoints_of
+from orbit_zmq.cli.connection import Where, broker_options, connected
 from orbit_zmq.cli.output import Column, Output, Section, output_options, shown
 from orbit_zmq.cli.parameters import DURATION, several_of
+from orbit_zmq.cli.places import Item, listed, places_of, selected
 
 if TYPE_CHECKING:
     from orbit_zmq import Client
-    from orbit_zmq.client.facts import EndpointFacts
-    from orbit_zmq.errors import OrbitError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-Item = dict[str, Any]
 
 PLUGIN = "queue_info"
-SESSION = "default"  # the one that each user has at each plugin
 EVERYBODY = "*"
 STATES = {"PENDING", "RUNNING", "DONE", "FAILED", "CANCELLED", "HELD", "UNKNOWN"}  # of jobs, for all batch systems
 QUEUE_STATES = {"UP", "DOWN", "DRAIN", "INACTIVE", "UNKNOWN"}
 ENDED = {"DONE", "FAILED", "CANCELLED"}
-AT_ONCE = 16
 
 
 def _seconds(value: Any) -> str:
@@ -165,7 +160,7 @@ def list_queues(selectors: tuple[str, ...], states: tuple[str, ...], output: Out
     """List the queues that you may use: all of them, or by name, by its beginning, by a pattern such as 'gpu*'."""
     with connected(asked.where) as client:
         found = _queues(client, asked)
-    found = _in_state(_selected("queue", selectors, found, "name"), _states(states, QUEUE_STATES, found))
+    found = _in_state(selected("queue", selectors, found, "name"), _states(states, QUEUE_STATES, found))
     nothing = "No batch system has a queue for you."
     output.items("orbit.queue.list", found, QUEUES, id_key="name", nothing=nothing)
 
@@ -179,7 +174,7 @@ def show(selector: str, output: Output, asked: Asked) -> None:
     from orbit_zmq.errors import InvalidArgument
 
     with connected(asked.where) as client:
-        chosen = _selected("queue", [selector], _queues(client, asked), "name")
+        chosen = selected("queue", [selector], _queues(client, asked), "name")
         if len(chosen) != 1:
             places = ", ".join(f"{one['name']} at {one['endpoint']} {one['plugin']}" for one in chosen) or "none"
             raise InvalidArgument(
@@ -231,7 +226,7 @@ def jobs(
             found = [job for job in found if wanted & set(str(job.get("partition")).split(","))]
     if not (finished or selectors or states):
         found = [job for job in found if job.get("state") not in ENDED]
-    found = _in_state(_selected("job", selectors, found, "job_id", "array_id"), _states(states, _job_states(), found))
+    found = _in_state(selected("job", selectors, found, "job_id", "array_id"), _states(states, _job_states(), found))
     columns = FINISHED if finished else JOBS
     output.items("orbit.queue.jobs", found, columns, id_key="job_id", nothing="There is no such job.")
 
@@ -251,68 +246,10 @@ def _queues(client: Client, asked: Asked) -> list[Item]:
 
 
 def _listed(client: Client, asked: Asked, operation: str, key: str, arguments: Item) -> list[Item]:
-    """What the operation answers everywhere. Who cannot answer is named; where nobody can, that is raised."""
-    from orbit_zmq.cli.main import complain
-    from orbit_zmq.errors import OrbitError
-
-    found: list[Item] = []
-    errors: list[OrbitError] = []
-    places = _places(client, asked)
-
-    def ask(place: tuple[str, str]) -> list[Item] | OrbitError:
-        try:
-            answer = client.call(
-                *place, operation, {**arguments, "force": asked.force}, session=SESSION, deadline_s=asked.deadline_s
-            )
-            return [_with_array_id(one) for one in _items(answer, key, place)] if key == "jobs" else _items(answer, key, place)
-        except OrbitError as error:
-            return error
-
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        answers = list(pool.map(ask, places))
-    for (endpoint, instance), answer in zip(places, answers, strict=True):
-        if isinstance(answer, OrbitError):
-            errors.append(answer)
-            if len(places) > 1:
-                complain(f"not listed: {endpoint} {instance}: {answer.message}")
-        else:
-            found += answer
-    if len(errors) == len(places):
-        raise errors[0]
-    return found
-
-
-def _places(client: Client, asked: Asked) -> list[tuple[str, str]]:
-    """Every instance of the plugin by endpoint; NotFound says why there is none."""
-    from orbit_zmq.client.facts import reason_of
-    from orbit_zmq.errors import NotFound
-
-    endpoints = endpoints_of(client, asked.endpoint)
-    found = [(one.name, instance) for one in endpoints for instance in _instances(one, asked.plugin)]
-    if not found:
-        reasons = [
-            f"{one.name}: {reason_of(entry)}" for one in endpoints for entry in one.absent if entry.get("plugin") == PLUGIN
-        ]
-        hint = f"{reasons[0]}." if reasons else "See: orbit plugin list"
-        raise NotFound(f"No endpoint serves the plugin {asked.plugin}.", hint=hint)
-    return found
-
-
-def _instances(endpoint: EndpointFacts, wanted: str) -> list[str]:
-    """That of the name, and where a type is named all of that type."""
-    return [name for name, facts in sorted(endpoint.plugins.items()) if wanted in (name, facts.get("plugin"))]
-
-
-def _items(answer: Any, key: str, place: tuple[str, str]) -> list[Item]:
-    """The records of an answer, each with where it is from; ProtocolError for one that is no such list."""
-    from orbit_zmq.errors import ProtocolError
-
-    records = answer.get(key) if isinstance(answer, dict) else None
-    if isinstance(records, dict):
-        records = list(records.values())
-    if not isinstance(records, list) or not all(isinstance(one, dict) for one in records):
-        raise ProtocolError(f"its answer has no {key}")
-    return [{**one, "endpoint": place[0], "plugin": place[1]} for one in records]
+    """What the operation answers at every place that is meant."""
+    places = places_of(client, asked.endpoint, asked.plugin, PLUGIN)
+    found = listed(client, places, operation, key, {**arguments, "force": asked.force}, asked.deadline_s)
+    return [_with_array_id(one) for one in found] if key == "jobs" else found
 
 
 def _with_array_id(job: Item) -> Item:
@@ -320,15 +257,6 @@ def _with_array_id(job: Item) -> Item:
     array, task, waiting = (job.get(key) for key in ("array_job_id", "array_task_id", "array_tasks"))
     which = f"[{waiting}]" if task is None and waiting else task
     return {**job, "array_id": None if array is None or which is None else f"{array}_{which}"}
-
-
-def _selected(what: str, selectors: Sequence[str], found: list[Item], *keys: str) -> list[Item]:
-    """Those that the selectors mean by one of the keys; all where there is none."""
-    if not selectors:
-        return found
-    known = sorted({str(one[key]) for one in found for key in keys if one.get(key) is not None})
-    names = set(several_of(what, selectors, known))
-    return [one for one in found if any(str(one.get(key)) in names for key in keys)]
 
 
 def _refuse_without_finished(*names: str) -> None:

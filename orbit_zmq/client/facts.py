@@ -81,6 +81,16 @@ class EndpointFacts:
         raise NotFound(f"endpoint {self.name} has no plugin {plugin}{because}", hint=hint)
 
 
+@dataclass(frozen=True, slots=True)
+class KnownHere:
+    """What a client object knows by itself of something that it has handed in."""
+
+    kind: str  # session, task, or another word for what it is
+    state: str  # unsent: the endpoint has not taken it yet.  open: it has, and there is no result.  here: its result has come
+    reason: str  # one sentence
+    unsent: int = 0  # how much of what was handed in the endpoint has not taken yet
+
+
 def reason_of(absent: Mapping[str, str]) -> str:
     """Why a plugin is absent, and what to do about it where that is known."""
     return "; ".join(part for part in (absent.get("reason"), absent.get("hint")) if part)

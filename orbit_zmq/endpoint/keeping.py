@@ -65,6 +65,10 @@ class Keeping:
             return SessionStore()
         return SessionStore(self._store, record.key)
 
+    def store_of_plugin(self, plugin: Plugin) -> SessionStore:
+        """What a plugin instance keeps things in that belong to no session; the colon is in no session's id."""
+        return SessionStore() if self._store is None else SessionStore(self._store, f"plugin:{plugin.instance_name}")
+
     def begin(self, record: SessionRecord, arguments: dict[str, Any], shared: list[str]) -> None:
         """A session is about to be made by `create_session` with these arguments, for a user with whom so much is shared."""
         if self._store is not None and record.lifetime != "ephemeral":

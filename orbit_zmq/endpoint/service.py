@@ -81,6 +81,7 @@ class Service:
         self._max_waiting = max_waiting
         self._waiting = 0  # of those that run, how many only wait
         self._running: set[Running] = set()
+        self._beside: dict[Plugin, asyncio.Task[Any]] = {}  # what plugins do beside operations
         self._group: asyncio.TaskGroup | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
@@ -100,7 +101,8 @@ class Service:
                 for running in list(self._running):
                     running.end(_stopped())
                 await self.sessions.close_all(CLOSE_WITHIN_S)
-                sweeping.cancel()
+                for task in (sweeping, *self._beside.values()):
+                    task.cancel()
         finally:
             self._group = None
             if self._timer is not None:
@@ -119,6 +121,8 @@ class Service:
         for plugin in self.plugins:
             await self.sessions.restore(plugin)
         self.sessions.keeping.note_absent(time.time())
+        for plugin in self.plugins:
+            self._begin(plugin)
 
     def facts(self) -> dict[str, Any]:
         """What hello says of the plugins; from any thread."""
@@ -164,7 +168,7 @@ class Service:
         self._announce(dict(described))
         self.on_plugins_changed()
         if self._group is not None:
-            self._spawn(self.sessions.restore(plugin))
+            self._spawn(self._restore_one(plugin))
 
     def remove(self, instance: str) -> None:
         """Serve a plugin instance no longer: its calls end, its sessions are closed, the broker is told."""
@@ -179,6 +183,18 @@ class Service:
         for running in [running for running in self._running if running.plugin is plugin and running.record is None]:
             running.end(NotFound(f"plugin {instance} has been removed from endpoint {self.host.name}"))
         self.sessions.close_plugin(plugin)
+        if (beside := self._beside.pop(plugin, None)) is not None:
+            beside.cancel()
+
+    async def _restore_one(self, plugin: Plugin) -> None:
+        await self.sessions.restore(plugin)
+        if plugin in self.plugins:
+            self._begin(plugin)
+
+    def _begin(self, plugin: Plugin) -> None:
+        """Let a plugin do what it does beside its operations."""
+        if type(plugin).while_served is not Plugin.while_served:
+            self._beside[plugin] = self._spawn(plugin.while_served())
 
     def on_call(self, call: IncomingCall) -> None:
         """Start a call, or answer why not."""

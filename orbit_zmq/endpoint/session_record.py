@@ -49,7 +49,7 @@ class SessionRecord:
     __slots__ = (
         "arguments", "calls", "changed", "error", "has_complained",
         "holder", "holder_lost_at", "last_used", "lifetime", "on_holder_lost", "plugin", "process", "session",
-        "sid", "status", "tasks", "ttl_s", "user",
+        "sid", "status", "status_since", "tasks", "ttl_s", "user",
     )  # fmt: skip
 
     def __init__(self, sid: str, plugin: Plugin, caller: Caller, lifetime: Lifetime, ttl_s: float, now: float) -> None:
@@ -64,6 +64,7 @@ class SessionRecord:
         self.last_used = now
         self.holder_lost_at: float | None = None
         self.status = Status.INITIALIZING
+        self.status_since = now
         self.error: OrbitError | None = None
         self.session: PluginSession | None = None
         self.arguments: dict[str, Any] | None = None  # that it was registered with, where that is how it was made

@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any
 
 from orbit_zmq.endpoint.access import Access
+from orbit_zmq.endpoint.explaining import explain
 from orbit_zmq.endpoint.keeping import Keeping, arguments_of, log_failure
 from orbit_zmq.endpoint.raised import error_of, is_canceled
 from orbit_zmq.endpoint.session_code import bound_arguments, close_session, make_session, release_session
@@ -41,6 +42,7 @@ from orbit_zmq.plugin.arguments import Caller
 from orbit_zmq.plugin.current import CURRENT, current_call
 from orbit_zmq.plugin.plugin import Plugin
 from orbit_zmq.plugin.session import HolderLost, Lifetime, PluginSession, Spawn
+from orbit_zmq.why import Answer
 from orbit_zmq.wire.body import pack_body
 
 if TYPE_CHECKING:
@@ -87,11 +89,11 @@ class Sessions:
         records = list(self._records.values())
         return [record.fact() for record in records if record.session is not None and record.sid != DEFAULT]
 
-    def send_notification(self, plugin: Plugin, topic: str, body: bytes, flags: int) -> None:
-        """An event of a plugin, for the endpoint's user and the owners of its sessions. From any thread."""
+    def send_notification(self, plugin: Plugin, topic: str, body: bytes, flags: int, user: str | None = None) -> None:
+        """An event of a plugin, for the endpoint's user and the owners of its sessions, or for one user. From any thread."""
         if self.publish is not None:
             owners = {record.user for record in list(self._records.values()) if record.plugin is plugin}
-            self.publish({"", *owners}, plugin.instance_name, "", topic, body, flags)
+            self.publish({"", *owners} if user is None else {user}, plugin.instance_name, "", topic, body, flags)
 
     def _notify(self, record: SessionRecord, topic: str, body: bytes, flags: int) -> None:
         if self.publish is not None:
@@ -102,11 +104,24 @@ class Sessions:
 
     def list_of(self, plugin: Plugin, caller: Caller) -> list[dict[str, Any]]:
         """What list_sessions answers: the sessions of the caller, or of everybody to an admin."""
+        return [self._describe(record) for record in self.records_of(plugin, caller)]
+
+    def records_of(self, plugin: Plugin, caller: Caller) -> list[SessionRecord]:
+        """The sessions of a plugin that the caller may know of: their own, and an admin everybody's."""
         return [
-            self._describe(record)
+            record
             for record in self._records.values()
             if record.plugin is plugin and (caller.is_admin or record.user == caller.user)
         ]
+
+    def ended_as(self, sid: str, plugin: Plugin, user: str) -> type[OrbitError] | None:
+        """How a session of this user ended, as far as that is remembered."""
+        owner, kind = self._ended.get(key_of(sid, plugin, user), ("", None))
+        return kind if owner == user else None
+
+    async def why(self, plugin: Plugin, item: str, caller: Caller) -> Answer:
+        """What is known of an id at a plugin."""
+        return await explain(self, plugin, item, caller, self._clock())
 
     def _describe(self, record: SessionRecord) -> dict[str, Any]:
         return {**record.describe(), "kept": self.keeping.is_kept(record)}
@@ -413,7 +428,7 @@ class Sessions:
     def _set(self, record: SessionRecord, status: Status) -> None:
         if record.status is not Status.ENDED:
             record.status = status
-            record.last_used = self._clock()
+            record.status_since = record.last_used = self._clock()
         record.changed.set()
 
     def _spawn_in(self, record: SessionRecord, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

@@ -7,9 +7,11 @@ from orbit_zmq.plugin.registry import get_plugin_class, get_plugin_names
 from orbit_zmq.plugin.request import JSONResponse, Request, Response
 from orbit_zmq.plugin.session import PluginSession
 from orbit_zmq.plugin.ui import UIConfig
+from orbit_zmq.why import Explanation
 
 __all__ = [
     "Caller",
+    "Explanation",
     "Host",
     "JSONResponse",
     "Plugin",

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from orbit_zmq.plugin.plugin import Plugin
 
 NAME = re.compile(r"[a-z0-9._-]{1,255}")
-HOOKS = ("on_topology_change",)  # the endpoint awaits these
+HOOKS = ("on_topology_change", "why")  # the endpoint awaits these
 BASE_MODULE = "orbit_zmq.plugin.plugin"
 
 

@@ -25,7 +25,7 @@ Method = Literal["GET", "POST"]
 EFFECTS: Final = ("read", "write", "run")
 METHODS: Final = ("GET", "POST")
 MARK: Final = "__orbit_operation__"
-HOOKS: Final = ("initialize", "close")  # the endpoint calls these itself, at their time; they cannot be operations
+HOOKS: Final = ("initialize", "close", "why")  # the endpoint calls these itself, at their time; they cannot be operations
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 

@@ -22,7 +22,9 @@ from orbit_zmq.plugin.definition import NAME, check_class, operations_of, with_r
 from orbit_zmq.plugin.host import Host
 from orbit_zmq.plugin.operation import Operation, declare, operation
 from orbit_zmq.plugin.session import HolderLost, Lifetime, PluginSession
+from orbit_zmq.plugin.store import SessionStore
 from orbit_zmq.plugin.ui import UIConfig, ui_file_of, ui_of
+from orbit_zmq.why import Answer, Explanation
 from orbit_zmq.wire.body import pack_body
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 WAIT_S = 3600.0
 WaitSeconds = Annotated[float, Field(ge=0, le=WAIT_S, allow_inf_nan=False)]
 SessionId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
+ItemId = Annotated[str, Field(min_length=1, max_length=255)]
 TtlSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -89,17 +92,31 @@ class Plugin:
         """A client over the endpoint's own connection. Within a call it acts for its caller, else for the endpoint's user."""
         return self.sessions.client_of_plugin()
 
-    def send_notification(self, topic: str, data: Any = None) -> None:
-        """Tell the endpoint's user, and the owners of sessions of this plugin, that something has happened.
+    @property
+    def store(self) -> SessionStore:
+        """What the plugin keeps beyond the life of the process and of all sessions, under its instance's name."""
+        return SessionStore() if self._served_by is None else self._served_by.keeping.store_of_plugin(self)
+
+    def send_notification(self, topic: str, data: Any = None, *, user: str | None = None) -> None:
+        """Tell the endpoint's user, and the owners of sessions of this plugin, that something has happened; or one user alone.
 
         From any thread; nothing while the plugin is not served.
         """
         if self._served_by is not None:
-            self._served_by.send_notification(self, topic, *pack_body(data))
+            self._served_by.send_notification(self, topic, *pack_body(data), user)
+
+    async def while_served(self) -> None:
+        """For plugins that override it: runs beside the operations, from when kept sessions have been made again until the
+        plugin is served no longer; it is then canceled."""
 
     async def on_topology_change(self, endpoints: dict[str, Any]) -> None:
         """For plugins that override it: called with the whole view `{name: {role, state, plugins}}`, first when the plugin is
         served, then whenever an endpoint comes, goes, or changes. One that has gone is in it once, as `lost`."""
+
+    async def why(self, item: str, caller: Caller) -> Explanation | None:
+        """For plugins that override it: why something is not further that is in no session, such as a batch job; None for what
+        is not theirs, or not the caller's. It has five seconds."""
+        return None
 
     def add_route_get(self, path: str, handler: Callable[..., Any]) -> None:
         """Give an operation another GET route, or serve one by `async def handler(request)`; in `__init__`."""
@@ -173,6 +190,14 @@ class Plugin:
         if self._ui_file is None:
             raise NotFound(f"plugin {self.instance_name} has no ui_module")
         return await asyncio.to_thread(self._ui_file.read_bytes)
+
+    @declare(effect="read", name="why")
+    async def get_why(self, item: ItemId, caller: Caller) -> Answer:
+        """What is known of a session of the caller, or of something in one, by its id: where it waits and for what.
+
+        It is no activity of a session.
+        """
+        return await self.sessions.why(self, item, caller)
 
     @operation(effect="read")
     async def list_sessions(self, caller: Caller) -> dict[str, Any]:

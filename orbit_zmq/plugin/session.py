@@ -14,6 +14,7 @@ from orbit_zmq.errors import SessionClosed, SessionNotReady
 from orbit_zmq.plugin.host import Host
 from orbit_zmq.plugin.operation import HOOKS, check_is_async, collect
 from orbit_zmq.plugin.store import SessionStore
+from orbit_zmq.why import Explanation
 from orbit_zmq.wire.body import pack_body
 
 if TYPE_CHECKING:
@@ -111,6 +112,13 @@ class PluginSession:
     def tasks_by_state(self) -> dict[str, int]:
         """How many tasks it knows in each state, for monitors; asked about once a second, so it must be cheap."""
         return {}
+
+    async def why(self, item: str) -> Explanation | None:
+        """For sessions that override it: why something of theirs is not further, None for what is not theirs.
+
+        Asked with their own id, too, also while `initialize` runs. It has five seconds.
+        """
+        return None
 
     async def cancel_work(self, reason: str) -> dict[str, int]:
         """End what runs on for this session, which itself stays; `{canceled, requested, unstoppable}`.

@@ -6,17 +6,20 @@ module must not run one itself.
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
+from orbit_queue_info.explaining import explained, is_native_id, job_of
 from orbit_queue_info.queue_info import MOST_FINISHED, QueueInfo, make_queue_info
-from orbit_queue_info.threads import Threads
 from orbit_queue_info.ui_config import UI_CONFIG
 from orbit_zmq.batch import detect_batch_system
-from orbit_zmq.errors import InvalidArgument, OrbitError
-from orbit_zmq.plugin import Host, Plugin, PluginSession, operation
+from orbit_zmq.batch.threads import Threads
+from orbit_zmq.errors import InvalidArgument, OrbitError, Unsupported
+from orbit_zmq.plugin import Caller, Explanation, Host, Plugin, PluginSession, operation
 from orbit_zmq.plugin.operation import declare
 
 JobId = Annotated[str | int, Field(description="as the scheduler prints it")]
@@ -112,6 +115,21 @@ class QueueInfoPlugin(Plugin):
 
     def create_session(self, sid: str) -> QueueInfoSession:
         return QueueInfoSession(sid, self.queue_info, self._threads)
+
+    async def why(self, item: str, caller: Caller) -> Explanation | None:
+        """Why a job of the endpoint's user is not further, by the scheduler's own id."""
+        if not is_native_id(item):
+            return None
+        job = await self._threads.ask(self._find_job, item)
+        return None if job is None else explained(item, job, time.time())
+
+    def _find_job(self, item: str) -> dict[str, Any] | None:
+        """Among those that have not ended, then among those of the last day."""
+        found = job_of(item, self.queue_info.list_all_jobs()["jobs"])
+        if found is None:
+            with suppress(Unsupported):
+                found = job_of(item, self.queue_info.list_finished_jobs(limit=MOST_FINISHED)["jobs"])
+        return found
 
     @operation(effect="read")
     async def backend(self) -> dict[str, str]:

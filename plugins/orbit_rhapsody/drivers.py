@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from orbit_rhapsody.codec import CANCELED, DONE, FAILED
 from orbit_rhapsody.invocation import Invocation, TaskFailed
@@ -31,6 +31,14 @@ OnState = Callable[[dict[str, Any], Any], None]
 CANCEL_WAIT_S = 15.0  # for a backend to end a task that it was asked to cancel
 PROCESS_STARTS = Turns()  # among all sessions of this process
 PILOT_MINUTES = 7 * 24 * 60  # Rhapsody's own half an hour would end a session that goes on
+
+
+class Waiting(NamedTuple):
+    """How a task stands that its backend has and does not run yet."""
+
+    ahead: int
+    running: int
+    limit: int
 
 
 class Driver:
@@ -63,6 +71,10 @@ class Driver:
         """End a task; whether what it runs goes on nevertheless, though its task is canceled."""
         await self.backend.cancel_task(uid)
         return False
+
+    def waiting(self, uid: str) -> Waiting | None:
+        """How a task stands that waits in here for its turn; None for one that does not, or where nobody can tell."""
+        return None
 
     async def shutdown(self) -> None:
         await self.backend.shutdown()
@@ -98,6 +110,18 @@ class ConcurrentDriver(Driver):
         runs_on = isinstance(function, Invocation) and function.running
         await self.backend.cancel_task(uid)
         return runs_on
+
+    def waiting(self, uid: str) -> Waiting | None:
+        """Functions wait for a thread, in the order in which they came."""
+        calls = {known: task["function"].running for known, task in self.held.items() if _is_call(task)}
+        if calls.get(uid, True):
+            return None
+        ahead = sum(not is_running for is_running in islice(calls.values(), list(calls).index(uid)))
+        return Waiting(ahead, sum(calls.values()), self.backend.executor.size)
+
+
+def _is_call(task: Mapping[str, Any]) -> bool:
+    return isinstance(task.get("function"), Invocation)
 
 
 class AwaitedDriver(Driver):
@@ -207,6 +231,11 @@ class DaskDriver(AwaitedDriver):
             submitting = self._loop.create_task(self._submit(batch))
             self._submitting.add(submitting)
             submitting.add_done_callback(self._submitting.discard)
+
+    def waiting(self, uid: str) -> Waiting | None:
+        if uid not in self._waiting:
+            return None
+        return Waiting(list(self._waiting).index(uid), len(self._tasks) - len(self._waiting), self._room)
 
     async def _submit(self, batch: list[dict[str, Any]]) -> None:
         try:

@@ -75,6 +75,20 @@ class _Backend:
     counts: dict[str, int] = field(default_factory=lambda: {DONE: 0, FAILED: 0, CANCELED: 0})
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a task is that has not ended. The counts are of those that it waits behind and beside."""
+
+    kind: int
+    backend: str = ""  # that has it; empty while it waits here
+    is_running: bool = False
+    is_being_ended: bool = False
+    ahead: int | None = None
+    running: int | None = None
+    limit: int | None = None  # how many may run at once
+    has_room: bool = True  # for results
+
+
 class Engine:
     """Backends of one session on their thread. The coroutines are called from another loop."""
 
@@ -174,6 +188,15 @@ class Engine:
     def is_over(self) -> bool:
         """Whether nothing runs here any more."""
         return self._thread is None or self._over
+
+    @property
+    def being_started(self) -> str:
+        """The backend that is being started; empty once all are there."""
+        return "" if self._loop is not None else self._being_started
+
+    async def place(self, uid: str) -> Place | None:
+        """Where a task is; None where it has ended, or is on its way. From any loop."""
+        return await self._ask(self._place(uid))
 
     def statistics(self) -> dict[str, Any]:
         """Counts of this moment; from any thread."""
@@ -419,6 +442,20 @@ class Engine:
         if due_s is not None and self._loop is not None:
             self._telling = True
             self._loop.call_later(due_s, self._tell_news, news)
+
+    async def _place(self, uid: str) -> Place | None:
+        for kind, queue in enumerate(self._queued):
+            if uid in queue:
+                running, limit, is_full = self._flying[kind], self._limits[kind], self._results.is_full
+                return Place(kind, ahead=list(queue).index(uid), running=running, limit=limit, has_room=not is_full)
+        flight = self._flights.get(uid)
+        if flight is None:
+            return None
+        backend, waiting = flight.backend, flight.backend.driver.waiting(uid)
+        if waiting is not None:
+            return Place(flight.kind, backend.name, ahead=waiting.ahead, running=waiting.running, limit=waiting.limit)
+        has_begun, is_being_ended = flight.times["started"] is not None, flight.ended is not None
+        return Place(flight.kind, backend.name, is_running=has_begun, is_being_ended=is_being_ended)
 
     async def _cancel(self, uid: str, reason: str) -> dict[str, int]:
         if self._cancel_waiting(uid, reason):

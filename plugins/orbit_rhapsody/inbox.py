@@ -54,6 +54,11 @@ class Inbox:
         with self._lock:
             return [*self._ready, *(self._open - self._ready.keys())]
 
+    def state_of(self, uid: str) -> str:
+        """`open`, `here` once its record has come and while it is kept, else nothing."""
+        with self._lock:
+            return "here" if uid in self._ready or uid in self._shown else "open" if uid in self._open else ""
+
     def expect(self, uids: Iterable[str], fresh: list[bool] | None = None) -> list[bool]:
         """Open tasks before they are sent; False for a uid that is open or has a record already.
 

@@ -161,6 +161,12 @@ class Results:
             self._was_full = not has_room
             return has_room
 
+    @property
+    def is_full(self) -> bool:
+        """The same for those who only want to know: nobody is told later that there is room again."""
+        with self._lock:
+            return not self._has_room()
+
     def _has_room(self) -> bool:
         held_bytes = self._log.unfetched_bytes + self._being_kept_bytes + RESULT_BYTES * self._log.unfetched
         return held_bytes < UNFETCHED_BYTES

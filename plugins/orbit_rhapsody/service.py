@@ -19,8 +19,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from orbit_rhapsody.backends import absent_backends, available_backends, chosen_backends
-from orbit_rhapsody.codec import RUNNING, SUBMITTED, Acknowledgement, Portion, Reader, decode_batch
+from orbit_rhapsody.codec import FINAL_STATES, RUNNING, SUBMITTED, Acknowledgement, Portion, Reader, decode_batch
 from orbit_rhapsody.engine import Engine
+from orbit_rhapsody.explaining import ended_task, open_task, ready_session, starting_session
 from orbit_rhapsody.journal import Journal
 from orbit_rhapsody.news import News
 from orbit_rhapsody.preparation import Batch, Functions, PackedTask
@@ -31,7 +32,7 @@ from orbit_rhapsody.ui_config import UI_CONFIG
 from orbit_zmq.errors import Busy, InvalidArgument, NotFound, SessionClosed
 from orbit_zmq.log import get_logger
 from orbit_zmq.paths import state_dir
-from orbit_zmq.plugin import Host, Plugin, PluginSession, Raw, operation
+from orbit_zmq.plugin import Explanation, Host, Plugin, PluginSession, Raw, operation
 
 log = get_logger(__name__)
 
@@ -309,6 +310,23 @@ class RhapsodySession(PluginSession):
         It costs the same however many tasks there were.
         """
         return self._results.statistics() | self._engine.statistics()
+
+    async def why(self, item: str) -> Explanation | None:
+        """Why a task, or the session itself, is not further."""
+        if item == self.sid:
+            return self._why_session()
+        state = self._results.state_of(item)
+        if state is not None and state not in FINAL_STATES:
+            place = await self._engine.place(item)
+            return open_task(state, place, self._results.statistics()["unfetched_bytes"])
+        record = await self._results.describe(item) if state is not None else None
+        return ended_task(record) if record is not None else None
+
+    def _why_session(self) -> Explanation:
+        if self._engine.being_started:
+            return starting_session(self._engine.being_started, self.init_timeout_s)
+        counts = self._results.statistics() | self._engine.statistics()
+        return ready_session(counts, self._engine.queued_bytes, QUEUED_BYTES, has_room=not self._results.is_full)
 
     def unfinished_tasks(self) -> int:
         states = self._results.statistics()["states"]

@@ -56,6 +56,11 @@ class DaemonThreads(Executor):
         self._closed = False
 
     @property
+    def size(self) -> int:
+        """How many functions run at once."""
+        return self._max_threads
+
+    @property
     def given_up(self) -> int:
         """How many threads are held by functions that were cancelled and run on."""
         return self._given_up

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orbit_zmq.client._async.plugin import AsyncPluginClient
 from orbit_zmq.client._async.renewals import AsyncRenewals, HeardSession
@@ -33,12 +33,16 @@ from orbit_zmq.transport.link import Link
 from orbit_zmq.wire.body import pack_body, unpack_body
 from orbit_zmq.wire.header import IDEMPOTENT, RAW, Header, Kind
 
+if TYPE_CHECKING:
+    from orbit_zmq.why import Why
+
 ANYWHERE = "*"  # in place of an endpoint's name: one that has the plugin, chosen by the broker
 BROKER = "broker"
 BROKER_DEADLINE_S = 10.0
 DEFAULT = "default"  # the session that each user has at each plugin without asking for it
 CONNECT_S = 2.5  # whoever waits for a first connection then hears what stands in its way
 LISTEN_S = 10.0  # for a subscription to be in force
+WHY_S = 10.0  # for an answer of one plugin, which may have to ask a batch system
 HOMES = 10_000  # sessions whose endpoints are remembered
 LEAST_S = 0.01  # of a deadline that has all but passed: that it has is said as of any other
 NOTHING_S = 0.001  # so much of a deadline is not worth taking off
@@ -209,6 +213,20 @@ class AsyncClient:
         """The broker's own report; docs/operating.md describes it."""
         status: dict[str, Any] = await self._ask_broker("status", {}, deadline_s)
         return status
+
+    async def why(
+        self, item: str, *, endpoint: str = "", plugin: str = "", session: str = "", deadline_s: float = WHY_S
+    ) -> Why:
+        """Where a task, a job or a session is, by its id, and why it is not further; docs/operating.md has its fields.
+
+        This client, the broker and the plugins of all endpoints are asked; each has `deadline_s` seconds. NotFound where nobody
+        knows the id, with who could not be asked. Conflict where several do: `endpoint`, `plugin` (its instance) and `session`
+        say which is meant.
+        """
+        from orbit_zmq.client._async.why import Question, async_why  # its models are slow to load
+
+        asked = Question(item, endpoint, plugin, session, deadline_s)
+        return await async_why(self, self._link, self._on_behalf_of or self._link.user, tuple(self._plugin_clients), asked)
 
     async def disconnect(self, endpoint: str) -> None:
         """End an endpoint of this user, or, for an admin, anybody's: its calls end, and its process.

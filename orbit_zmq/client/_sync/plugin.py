@@ -11,7 +11,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from orbit_zmq.client.facts import OperationFacts
+from orbit_zmq.client.facts import KnownHere, OperationFacts
 from orbit_zmq.client.generated import method_of, signature_of
 from orbit_zmq.client.page import rows_table
 from orbit_zmq.errors import (
@@ -171,6 +171,10 @@ class PluginClient:
         lifetime and ttl."""
         answer: list[Any] = (self._client.call(self.endpoint, self.plugin, "list_sessions"))["sessions"]
         return answer
+
+    def known_here(self, item: str) -> KnownHere | None:
+        """What this object knows by itself of the session or of something in it, for `client.why`; None for anything else."""
+        return KnownHere("session", "open", "This client uses the session.") if item == self.sid else None
 
     def call(self, operation: str, *, deadline_s: float | None = None, **arguments: Any) -> Any:
         """Call an operation in this session; InvalidArgument when it needs a session and there is none."""

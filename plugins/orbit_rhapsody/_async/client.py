@@ -28,6 +28,7 @@ from orbit_rhapsody.handed_in import (
 from orbit_rhapsody.large import RESULTS, LargeValue
 from orbit_rhapsody.progress import shown_progress
 from orbit_rhapsody.submissions import Submission
+from orbit_zmq.client.facts import KnownHere
 from orbit_zmq.client.patience import AWAY, Patience
 from orbit_zmq.errors import Busy, InternalError, InvalidArgument, OrbitError
 
@@ -39,6 +40,10 @@ TAKEN_ALONG_BYTES = 4 << 20  # of results with the answer to a batch: as many as
 BUSY_PAUSE_S = 0.05  # at least, before a batch is sent again that there was no room for
 UPLOAD_S = 3_600.0  # for large arguments, on the slowest of lines
 ROOM_S = 1.0  # how long results are waited for meanwhile
+HERE = {
+    "open": "The endpoint has taken it, and its result has not come to this client.",
+    "here": "It has ended, and its result has come to this client.",
+}
 
 
 class AsyncRhapsodyClient(AsyncResultReader):
@@ -69,6 +74,7 @@ class AsyncRhapsodyClient(AsyncResultReader):
         self._kept: set[str] = set()  # digests of what the session has of functions and arguments
         self._prefix = secrets.token_hex(4)  # of the uids that are given here
         self._numbers = count(1)
+        self._held_up = ""  # why the batch that is to be sent has not been taken
         wanted = {
             "backends": list(backends) if isinstance(backends, tuple) else backends,
             "notify_batch_window": notify_batch_window,
@@ -216,6 +222,20 @@ class AsyncRhapsodyClient(AsyncResultReader):
         answer: dict[str, Any] = await self.call("statistics")
         return answer
 
+    def known_here(self, item: str) -> KnownHere | None:
+        """Of a task: whether the endpoint has taken it, and whether its result has come. From any thread."""
+        if "_submissions" not in vars(self):  # the session is being opened
+            return super().known_here(item)
+        sending = self._submissions.sending()
+        if item in sending:
+            because = f": {self._held_up}" if self._held_up else ""
+            said = f"{len(sending)} tasks of this client have not been taken by {self.endpoint} yet{because}."
+            return KnownHere("task", "unsent", said, len(sending))
+        state = self._inbox.state_of(item)
+        if state:
+            return KnownHere("task", state, HERE[state], len(sending))
+        return super().known_here(item)
+
     def _uid_for(self, task: Mapping[str, Any]) -> str:
         uid = task.get("uid")
         if uid is None:
@@ -246,11 +266,15 @@ class AsyncRhapsodyClient(AsyncResultReader):
         while True:
             try:
                 await self._send_apart(batch)
-                return await self._send_and_receive(batch)
-            except Busy:  # room comes from results that are fetched and from tasks that end
+                answer = await self._send_and_receive(batch)
+                self._held_up = ""
+                return answer
+            except Busy as error:  # room comes from results that are fetched and from tasks that end
+                self._held_up = error.message
                 await self._receive(ROOM_S)
                 await self._turn.pause(BUSY_PAUSE_S)
             except OrbitError as error:
+                self._held_up = error.message
                 pause_s = patience.on_failure(error, time.monotonic(), broker_is_there=self._client.is_connected)
                 await self._turn.pause(pause_s)
 

@@ -12,6 +12,7 @@ COMMANDS = ("sinfo", "squeue", "scontrol", "sacct", "sacctmgr", "scancel")
 SCRIPT = """\
 #!/bin/sh
 echo "{command} $*" >> {place}/calls
+echo "{command} $(date +%s.%N)" >> {place}/moments
 while [ -e {place}/hanging.{command} ]; do sleep 0.1; done
 exec {program} "$@"
 """
@@ -34,8 +35,14 @@ class CountedCommands:
         lines = (self._place / "calls").read_text().splitlines() if (self._place / "calls").exists() else []
         return [line.partition(" ")[2] for line in lines if line.partition(" ")[0] == command]
 
+    def moments(self, command: str) -> list[float]:
+        """When each of these calls was made, in seconds since 1970."""
+        lines = (self._place / "moments").read_text().splitlines() if (self._place / "moments").exists() else []
+        return [float(line.partition(" ")[2]) for line in lines if line.partition(" ")[0] == command]
+
     def forget(self) -> None:
         (self._place / "calls").unlink(missing_ok=True)
+        (self._place / "moments").unlink(missing_ok=True)
 
     def hang(self, command: str) -> None:
         """From now on it does not answer."""

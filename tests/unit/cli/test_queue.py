@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from orbit_zmq.cli.output import shown
-from orbit_zmq.cli.queue import _in_state, _items, _job_states, _moment, _selected, _states, _with_array_id, queue
+from orbit_zmq.cli.places import items_of, selected
+from orbit_zmq.cli.queue import _in_state, _job_states, _moment, _states, _with_array_id, queue
 from orbit_zmq.errors import NotFound, ProtocolError
 
 JOBS: list[dict[str, Any]] = [
@@ -54,8 +55,8 @@ def test_members_of_an_array_are_chosen_by_the_batch_systems_id() -> None:
     ]
 
     assert [job["array_id"] for job in jobs] == ["12_1", "12_[3-9%2]", None]
-    assert ids(_selected("job", ["12_1"], jobs, "job_id", "array_id")) == ["14"]
-    assert ids(_selected("job", ["12_*"], jobs, "job_id", "array_id")) == ["14", "12"]
+    assert ids(selected("job", ["12_1"], jobs, "job_id", "array_id")) == ["14"]
+    assert ids(selected("job", ["12_*"], jobs, "job_id", "array_id")) == ["14", "12"]
 
 
 @pytest.mark.parametrize("option", ["--since", "--limit"])
@@ -70,23 +71,23 @@ def test_a_moment_is_a_date_for_people() -> None:
 
 
 def test_jobs_are_chosen_by_id_beginning_and_pattern() -> None:
-    assert ids(_selected("job", ["12"], JOBS, "job_id")) == ["12"]
-    assert ids(_selected("job", ["12*,13"], JOBS, "job_id")) == ["12", "120", "121", "13"]
-    assert ids(_selected("job", [], JOBS, "job_id")) == ids(JOBS)
+    assert ids(selected("job", ["12"], JOBS, "job_id")) == ["12"]
+    assert ids(selected("job", ["12*,13"], JOBS, "job_id")) == ["12", "120", "121", "13"]
+    assert ids(selected("job", [], JOBS, "job_id")) == ids(JOBS)
     with pytest.raises(NotFound, match="no job '99'"):
-        _selected("job", ["99"], JOBS, "job_id")
+        selected("job", ["99"], JOBS, "job_id")
 
 
 @pytest.mark.parametrize("answer", [None, [], {}, {"jobs": None}, {"jobs": ["12"]}, {"queues": {}}])
 def test_an_answer_that_is_no_list_is_a_protocol_error(answer: Any) -> None:
     with pytest.raises(ProtocolError, match="no jobs"):
-        _items(answer, "jobs", ("hpc1", "queue_info"))
+        items_of(answer, "jobs", ("hpc1", "queue_info"))
 
 
 def test_each_record_says_where_it_is_from() -> None:
     queues = {"queues": {"debug": {"name": "debug"}}}
 
-    assert _items(queues, "queues", ("hpc1", "other")) == [{"name": "debug", "endpoint": "hpc1", "plugin": "other"}]
+    assert items_of(queues, "queues", ("hpc1", "other")) == [{"name": "debug", "endpoint": "hpc1", "plugin": "other"}]
 
 
 def test_a_time_limit_is_a_duration_for_people() -> None:

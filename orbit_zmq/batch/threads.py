@@ -1,7 +1,7 @@
 """Threads for what blocks for as long as a scheduler likes: those who ask the same at the same time take one among them.
 
-They are the plugin's own, so that a scheduler that hangs takes none from other plugins, and daemons, so that no process waits
-for a scheduler when it ends. They know nothing of what they run.
+Each plugin that asks schedulers has its own, so that a scheduler that hangs takes none from other plugins, and they are
+daemons, so that no process waits for a scheduler when it ends. They know nothing of what they run.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Threads:
             self._threads += is_short
         self._work.put((loop, future, work))
         if is_short:
-            threading.Thread(target=self._serve, name="queue-info", daemon=True).start()
+            threading.Thread(target=self._serve, name="scheduler", daemon=True).start()
         return future
 
     def _end(self, key: tuple[Any, ...], done: asyncio.Future[Any]) -> None:

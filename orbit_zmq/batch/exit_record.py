@@ -1,0 +1,169 @@
+"""What a job itself writes down of its end: the record that a restart of the endpoint, or of the scheduler, does not take away.
+
+A job's command runs inside a few lines of shell. They write a small file when the command begins, and again when it has
+ended, each time whole or not at all. Nothing of ours has to be installed where the job runs, and nothing here asks a scheduler.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+# batch: the scheduler's variables are the job's own.  array: and it is one of many.  local: they are somebody else's.
+# member: likewise, and it is one of many, with its index in ORBIT_ARRAY_INDEX.
+Kind = Literal["batch", "array", "local", "member"]
+
+RECORD_BYTES = 8192  # what is larger is none of ours
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+STARTED = 19  # of the words after the name in /proc/PID/stat: ticks since the machine was booted
+SESSION = 3  # likewise
+GONE = ("Z", "X", "x")  # states of a process that has ended and that nobody has asked about
+
+WRAPPER = r"""
+record=$1 in=$2 out=$3 err=$4 kind=$5; shift 5
+case $kind in
+    batch | array) id=${SLURM_JOB_ID:-${PBS_JOBID:-${LSB_JOBID:-}}} ;;
+    *) id= ;;
+esac
+[ "$kind" != array ] || ORBIT_ARRAY_INDEX=${SLURM_ARRAY_TASK_ID:-${PBS_ARRAY_INDEX:-${LSB_JOBINDEX:-}}}
+case $kind in
+    array | member)
+        export ORBIT_ARRAY_INDEX
+        record=$record.$ORBIT_ARRAY_INDEX out=$out.$ORBIT_ARRAY_INDEX err=$err.$ORBIT_ARRAY_INDEX
+        ;;
+esac
+boot=$(cat /proc/sys/kernel/random/boot_id 2>/dev/null)
+born=$(stat=$(cat /proc/$$/stat 2>/dev/null) && set -- ${stat##*) } && echo "${20}")
+begun=$(date +%s)
+write() (
+    umask 077
+    printf '{"pid": %s, "pid_started": "%s", "boot": "%s", "host": "%s", "native_id": "%s", "started": %s, %s}\n' \
+        "$$" "$born" "$boot" "$(uname -n)" "$id" "$begun" "$1" >"$record.new" && mv -f "$record.new" "$record"
+)
+ended() {
+    signal=null
+    [ "$1" -gt 128 ] && [ "$1" -le 192 ] && signal=$(($1 - 128))
+    write "\"exit_code\": $1, \"signal\": $signal, \"ended\": $(date +%s), \"problem\": \"$2\""
+    exit "$1"
+}
+trap : HUP INT QUIT TERM USR1 USR2
+write '"exit_code": null'
+(: <"$in") 2>/dev/null || ended 126 "stdin cannot be read"
+(: >"$out") 2>/dev/null || ended 126 "stdout cannot be written"
+if [ "$err" = "$out" ]; then
+    (exec "$@") 8>&1 9>&2 <"$in" >"$out" 2>&1 5<&0 6>&1 7>&1
+else
+    (: >"$err") 2>/dev/null || ended 126 "stderr cannot be written"
+    (exec "$@") 8>&1 9>&2 <"$in" >"$out" 2>"$err" 5<&0 6>&1 7>&2
+fi
+ended $? ""
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ExitRecord:
+    """What a job has written of itself; times in seconds since 1970. Without `exit_code` it has not ended, or was killed."""
+
+    pid: int  # of the shell around the command
+    pid_started: str  # ticks since boot: with `boot` it tells this process from a later one of that number
+    boot: str
+    host: str
+    native_id: str
+    started: float
+    exit_code: int | None = None
+    signal: int | None = None  # that ended the command, as shells tell it: exit codes above 128
+    ended: float | None = None
+    problem: str = ""  # why the command was never started
+
+
+def wrapped(
+    command: Sequence[str], *, record: Path, stdout: Path, stderr: Path, stdin: Path | None = None, kind: Kind = "batch"
+) -> list[str]:
+    """The words that run a command and write its record. They end as the command does, with its exit code.
+
+    The command finds its standard files as 0, 1, 2 and again as 5, 6, 7, and as 8 and 9 what the script itself writes to.
+    Members of an array each have files of their own, with `.INDEX` at the end of the name, and the variable ORBIT_ARRAY_INDEX.
+    """
+    files = (str(record), str(stdin or os.devnull), str(stdout), str(stderr))
+    return ["/bin/sh", "-c", WRAPPER, "orbit-job", *files, kind, *command]
+
+
+def read_record(path: Path) -> ExitRecord | None:
+    """The record; None where there is none, or what is there is none."""
+    try:
+        with path.open("rb") as file:
+            content = json.loads(file.read(RECORD_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return _record_of(content) if isinstance(content, dict) else None
+
+
+def is_running(record: ExitRecord) -> bool:
+    """Whether a job of this machine that has written no end is still there: its shell, or what that has left behind.
+
+    A process that has taken over the number does not count, nor does one that has ended and waits to be asked about.
+    """
+    if record.exit_code is not None or record.host != socket.gethostname() or record.boot != boot_id():
+        return False
+    return session_lives(record.pid, record.pid_started)
+
+
+def session_lives(pid: int, started: str) -> bool:
+    """Whether a process of this machine is there, or one of the session that it leads; `started` as of `started_ticks`."""
+    words = _words_of(pid)
+    if words and words[STARTED] != started:
+        return False  # the number of a session is not given out while one of its processes lives
+    if words and words[0] not in GONE:
+        return True
+    return any(each[SESSION] == str(pid) and each[0] not in GONE for each in _all_words())
+
+
+def boot_id() -> str:
+    """What tells one run of this machine from the next."""
+    with suppress(OSError):
+        return BOOT_ID.read_text().strip()
+    return ""
+
+
+def started_ticks(pid: int) -> str:
+    """When a process was started, in ticks since boot; nothing where there is none."""
+    words = _words_of(pid)
+    return words[STARTED] if words else ""
+
+
+def _record_of(content: dict[str, Any]) -> ExitRecord | None:
+    try:
+        record = ExitRecord(**{one.name: content[one.name] for one in fields(ExitRecord) if one.name in content})
+    except TypeError:
+        return None
+    numbers = (record.pid, record.exit_code or 0, record.signal or 0)
+    times = (record.started, record.ended or 0.0)
+    texts = (record.pid_started, record.boot, record.host, record.native_id, record.problem)
+    is_sound = (
+        all(type(number) is int for number in numbers)
+        and all(isinstance(moment, int | float) for moment in times)
+        and all(isinstance(text, str) for text in texts)
+    )
+    return record if is_sound else None
+
+
+def _words_of(pid: int | str) -> list[str]:
+    """Of /proc/PID/stat what stands after the name, which may hold anything."""
+    try:
+        words = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return []
+    return words if len(words) > STARTED else []
+
+
+def _all_words() -> Iterator[list[str]]:
+    with suppress(OSError):
+        for name in os.listdir("/proc"):
+            if name.isdigit() and (words := _words_of(name)):
+                yield words

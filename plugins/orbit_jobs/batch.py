@@ -1,0 +1,266 @@
+"""BatchRunner: jobs of a batch system, through PSI/J. One class for all schedulers that PSI/J renders scripts for.
+
+A job writes its own record into a directory that its nodes see; the accounting and the scheduler are asked for all jobs
+together. A scheduler that does not answer changes nothing of what is known. How a script looks is the matter of
+`orbit_psij`, and what an end means that of `judging`.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field, PrivateAttr
+
+from orbit_jobs.files import JobFiles, default_root
+from orbit_jobs.judging import Verdict, alive, ended, together
+from orbit_jobs.models import Array, Issue, JobDryRun, JobHandle, JobSpec, JobStatus, JobStatusResult
+from orbit_jobs.runner import Job, JobRunner
+from orbit_psij.models import Attributes, Resources
+from orbit_psij.rendering import launched, render, warnings_of
+from orbit_psij.schedulers import cancel as cancel_native
+from orbit_psij.schedulers import submit_command, submit_script, why_not
+from orbit_psij.states import accounting, find_by_comment, states
+from orbit_zmq.batch import detect_batch_system
+from orbit_zmq.batch.exit_record import wrapped
+from orbit_zmq.batch.outcome import NativeState
+from orbit_zmq.errors import NotFound, OrbitError
+from orbit_zmq.files import write_private
+
+SETTLE_S = 2.0  # for a record to be seen, and for the scheduler to say why a job has ended
+LAG_S = 10.0  # a scheduler may not list a job that it has just taken
+LISTS = ("slurm", "pbs")  # schedulers that render arrays and dependencies natively
+ONE_RANGE = re.compile(r"\d+-\d+(%\d+)?")
+Native = dict[str, NativeState]
+
+
+class BatchRunner(JobRunner):
+    """Hands jobs to a batch system. `attributes` and `resources` are what a job gets that does not say otherwise."""
+
+    poll_s: ClassVar[float] = 1.0
+    takes_arrays: ClassVar[bool] = True
+
+    executor: str = Field(default_factory=lambda: detect_batch_system().psij_executor)
+    attributes: Attributes = Field(default_factory=Attributes)
+    resources: Resources = Field(default_factory=Resources)
+    root: Path | None = None  # where jobs have their directories; their nodes have to see it
+    _since: dict[tuple[str, int | None], float] = PrivateAttr(default_factory=dict)  # when an end was noticed first
+
+    def _submit_validate(self, job: Job) -> Iterable[Issue]:
+        if reason := why_not(self.executor):
+            yield Issue(kind="executor_not_available", msg=f"{self.executor} cannot be used here: {reason}", severity="warning")
+        if job.array is not None and not self._renders(job.array):
+            yield Issue(kind="array_unsupported", msg=f"{self.executor} takes no array like {job.array}.")
+        taken = {f"slurm.{name}" for name in ("array", "dependency", "comment")} | {"pbs.J"}
+        for name in sorted(taken & set(job.spec.attributes.custom_attributes)):
+            said = f"custom_attributes: {name} is set by what follows the job; use array= and after="
+            yield Issue(kind="reserved", msg=said, ctx={"name": name})
+        yield from (
+            Issue(kind="not_used", msg=text, severity="warning") for text in warnings_of(self.executor, self._settled(job))
+        )
+
+    def _submit(self, job: Job, *, dry_run: bool) -> JobHandle | JobDryRun:
+        files = self._files(job.job_id)
+        spec = self._settled(job)
+        stdout, stderr = _output(spec, files)
+        words = wrapped(
+            launched(spec, job.job_id),
+            record=files.record,
+            stdin=Path(spec.stdin_path) if spec.stdin_path else None,
+            stdout=stdout,
+            stderr=stderr,
+            kind="array" if job.array else "batch",
+        )
+        script = render(self.executor, spec, job_id=job.job_id, launch_command=words, script_dir=files.directory)
+        if dry_run:
+            return self._shown(spec, files, script, stdout, stderr)
+        files.make()
+        write_private(files.script, script)
+        native_id = submit_script(self.executor, files.script)
+        return self._taken(job, native_id)
+
+    def _shown(self, spec: JobSpec, files: JobFiles, script: str, stdout: Path, stderr: Path) -> JobDryRun:
+        said = {"executor": self.executor, "stdout": str(stdout), "stderr": str(stderr), "directory": spec.directory}
+        said |= {"queue_name": spec.attributes.queue_name, "account": spec.account, "name": spec.name}
+        try:
+            command = shlex.join(submit_command(self.executor, files.script))
+        except OrbitError as error:
+            command = error.message
+        return JobDryRun(command=command, script=script, details={name: str(value) for name, value in said.items() if value})
+
+    def _taken(self, job: Job, native_id: str) -> JobHandle:
+        files = self._files(job.job_id)
+        stdout, stderr = _output(self._settled(job), files)
+        return self.handle(job, native_id, directory=str(files.directory), stdout=str(stdout), stderr=str(stderr))
+
+    def _status_validate(self, handle: JobHandle) -> Iterable[Issue]:
+        if "directory" not in handle.metadata or handle.native_id is None:
+            yield Issue(kind="not_ours", msg=f"The handle of {handle.job_id} does not say what the scheduler calls it.")
+
+    def _status(self, handle: JobHandle) -> JobStatusResult:
+        (found,) = self._asked([handle], patient=False)
+        if isinstance(found, OrbitError):
+            raise found
+        return found
+
+    def status_many(self, handles: Sequence[JobHandle]) -> list[JobStatusResult | OrbitError]:
+        return self._asked(handles, patient=True)
+
+    def _asked(self, handles: Sequence[JobHandle], *, patient: bool) -> list[JobStatusResult | OrbitError]:
+        """The scheduler first; of those that it does not show as waiting the records; of those that remain the accounting."""
+        fault: OrbitError | None = None
+        known: Native = {}
+        try:
+            known = states(self.executor, [handle.native_id for handle in handles if handle.native_id])
+        except OrbitError as error:
+            fault = error
+        looks = [_Look(handle, known, fault, patient, self._since) for handle in handles]
+        doubtful = sorted({native_id for look in looks for native_id in look.doubtful})
+        accounted = accounting(self.executor, doubtful) if doubtful and fault is None else {}
+        return [look.result(accounted) for look in looks]
+
+    def _cancel(self, handle: JobHandle, reason: str) -> None:
+        JobFiles(Path(handle.metadata["directory"])).note_cancel(reason)
+        if handle.native_id is not None:
+            with suppress(NotFound):  # it has ended by itself
+                cancel_native(self.executor, handle.native_id)
+
+    def recover(self, job: Job) -> JobHandle | None:
+        native_id = find_by_comment(self.executor).get(job.job_id)
+        if native_id is None:
+            files = self._files(job.job_id)
+            record = files.read_record(None) if job.array is None else None
+            native_id = record.native_id if record is not None else None
+        return self._taken(job, native_id) if native_id else None
+
+    def takes_after(self, after: Sequence[JobHandle]) -> bool:
+        return self.executor in LISTS and all(one.backend == self.backend and one.native_id for one in after)
+
+    def _renders(self, array: Array) -> bool:
+        return self.executor == "slurm" or (self.executor == "pbs" and ONE_RANGE.fullmatch(str(array)) is not None)
+
+    def _files(self, job_id: str) -> JobFiles:
+        return JobFiles((self.root or default_root()) / job_id)
+
+    def _settled(self, job: Job) -> JobSpec:
+        """The job with the runner's defaults, and with its array and dependencies as the scheduler's own options."""
+        given, resources = job.spec.attributes, job.spec.settled_resources()
+        custom = {**self.attributes.custom_attributes, **given.custom_attributes, **self._options(job)}
+        attributes = _merged(self.attributes, given).model_copy(update={"custom_attributes": custom})
+        return job.spec.model_copy(update={"attributes": attributes, "resources": _merged(self.resources, resources)})
+
+    def _options(self, job: Job) -> dict[str, Any]:
+        after = [one.native_id for one in job.after if one.native_id]
+        found: dict[str, Any] = {}
+        if self.executor == "slurm":
+            if job.array is not None:
+                found["slurm.array"] = str(job.array)
+            if after:
+                found |= {"slurm.dependency": f"afterok:{':'.join(after)}", "slurm.kill-on-invalid-dep": "yes"}
+        elif self.executor == "pbs":
+            if job.array is not None:
+                found["pbs.J"] = str(job.array)
+            if after:
+                found["pbs.W"] = f"depend=afterok:{':'.join(after)}"
+        return found
+
+
+class _Look:
+    """One job while it is looked at: what the scheduler shows of each member, and of which the accounting is to be asked."""
+
+    def __init__(
+        self,
+        handle: JobHandle,
+        known: Native,
+        fault: OrbitError | None,
+        patient: bool,
+        since: dict[tuple[str, int | None], float],
+    ) -> None:
+        self._handle = handle
+        self._fault = fault
+        self._patient = patient
+        self._since = since
+        self._files = JobFiles(Path(handle.metadata["directory"]))
+        self._cancelled = self._files.cancel_reason()
+        text = handle.metadata.get("array")
+        members: list[int | None] = list(Array.parse(text).indices) if text else [None]
+        self._shown = {member: known.get(self._native_id(member)) for member in members}
+        self._records = {member: self._files.read_record(member) for member, shown in self._shown.items() if not _waits(shown)}
+
+    def _native_id(self, member: int | None) -> str:
+        native_id = self._handle.native_id or ""
+        return native_id if member is None else f"{native_id.partition('[')[0]}_{member}"
+
+    @property
+    def doubtful(self) -> list[str]:
+        """Ids of those that the scheduler does not show as alive, and that have not written their end."""
+        return [
+            self._native_id(member)
+            for member, shown in self._shown.items()
+            if not self._has_written(member) and (shown is None or shown.has_ended)
+        ]
+
+    def result(self, accounted: Native) -> JobStatusResult | OrbitError:
+        """The status of the whole. The scheduler's error where nothing else tells."""
+        if self._fault is not None and not all(self._has_written(member) for member in self._shown):
+            return self._fault
+        verdicts = {member: self._judged(member, accounted.get(self._native_id(member))) for member in self._shown}
+        more = {"cancel_reason": self._cancelled} if self._cancelled else {}
+        return together(self._handle, verdicts, **more)
+
+    def _has_written(self, member: int | None) -> bool:
+        record = self._records.get(member)
+        return record is not None and record.exit_code is not None
+
+    def _judged(self, member: int | None, accounted: NativeState | None) -> Verdict:
+        record, shown = self._records.get(member), self._shown[member]
+        if self._has_written(member):
+            known = shown is None or shown.has_ended or (record is not None and record.exit_code == 0)
+            if known or self._fault is not None or self._has_waited(member):
+                return self._end(member, accounted)
+            return alive(record, shown, JobStatus.RUNNING)
+        if shown is not None and not shown.has_ended:
+            self._since.pop((self._handle.job_id, member), None)
+            return alive(record, shown)
+        if shown is None and accounted is None and self._is_new():
+            return alive(record, None, JobStatus.RUNNING if record is not None else JobStatus.PENDING)
+        if not self._has_waited(member):
+            return alive(record, shown or accounted, JobStatus.RUNNING)
+        self._records[member] = self._files.read_record(member)  # it may have come meanwhile
+        return self._end(member, accounted)
+
+    def _end(self, member: int | None, accounted: NativeState | None) -> Verdict:
+        self._since.pop((self._handle.job_id, member), None)
+        return ended(self._records.get(member), accounted, self._shown[member], cancel_asked=self._cancelled is not None)
+
+    def _has_waited(self, member: int | None) -> bool:
+        """Whether enough time has gone since the end was noticed; one who asks only once does not wait."""
+        if not self._patient:
+            return True
+        now = time.monotonic()
+        return now - self._since.setdefault((self._handle.job_id, member), now) >= SETTLE_S
+
+    def _is_new(self) -> bool:
+        return time.time() - self._handle.submitted_at.timestamp() < LAG_S
+
+
+def _waits(shown: NativeState | None) -> bool:
+    return shown is not None and shown.state in ("PENDING", "HELD")
+
+
+def _merged(defaults: Any, given: Any) -> Any:
+    """What is given, else the default, field by field."""
+    unset = {name: getattr(defaults, name) for name in type(given).model_fields if name not in given.model_fields_set}
+    return given.model_copy(update=unset)
+
+
+def _output(spec: JobSpec, files: JobFiles) -> tuple[Path, Path]:
+    """Where the job writes; a relative path is one in its directory."""
+    directory = Path(spec.directory) if spec.directory else Path.cwd()
+    stdout = directory / spec.stdout_path if spec.stdout_path else files.stdout
+    return stdout, directory / spec.stderr_path if spec.stderr_path else files.stderr
