@@ -96,12 +96,12 @@ class Endpoint:
     """One endpoint of this process.
 
     `plugins` are names, `name:instance`, globs, `default`, `all`, Plugin classes, or instances; one needs no list. The broker
-    is found as a client finds it, unless its `place` is known already; without a name it takes the one that its key is for, else the host's. Its own user is
-    served, and others as `share` says: `USER[:plugin,plugin[:read,write,run]]` each, to read and write where no right is
-    named, `*` for everybody. Without `pickle` no plugin unpickles what a caller sends. `store_in` is the directory of its
-    store, else the state directory. `plugin_options` are arguments of plugins' constructors, `{plugin: {instance: {name:
-    value}}}`; instances that are named there alone are served where their plugin is. Raises InvalidArgument for a bad name,
-    role or share, or an option that a plugin does not take, NotFound for a plugin that nobody
+    is found as a client finds it, unless its `place` is known already; without a name it takes the one that its key is for,
+    else the host's. Its own user is served, and others as `share` says: `USER[:plugin,plugin[:read,write,run]]` each, to read
+    and write where no right is named, `*` for everybody. Without `pickle` no plugin unpickles what a caller sends. `store_in`
+    is the directory of its store, else the state directory. `plugin_options` are arguments of plugins' constructors,
+    `{plugin: {instance: {name: value}}}`; instances that are named there alone are served where their plugin is. Raises
+    InvalidArgument for a bad name, role or share, or an option that a plugin does not take, NotFound for a plugin that nobody
     knows, Conflict for two instances of one name.
     """
 

@@ -52,11 +52,15 @@ class ReverseTunnel:
             return None
         return report_of(self._kept, self._request.number, self._request.port, self._request.hostname)
 
-    def close(self) -> None:
-        """End it, and take its files away."""
+    def leave(self) -> None:
+        """End it, but leave the request: who comes after opens it again."""
         self._is_over = True
         if self._kept is not None:
             self._kept.close()
+
+    def close(self) -> None:
+        """End it, and take its files away."""
+        self.leave()
         self.rendezvous.clear()
 
     def _open(self, kept: KeptTunnel) -> None:

@@ -97,10 +97,11 @@ def broker_of(place: Place) -> tuple[tuple[str, int], tuple[str, int]]:
             f"a tunnel needs both TCP addresses of the broker, and {place.found_in} does not name them",
             hint="Use a join string: `orbit invite` makes one.",
         )
-    return _host_and_port(place.address), _host_and_port(place.events)
+    return host_and_port(place.address), host_and_port(place.events)
 
 
-def _host_and_port(address: str) -> tuple[str, int]:
+def host_and_port(address: str) -> tuple[str, int]:
+    """Of a TCP address."""
     host, _, port = address.removeprefix("tcp://").rpartition(":")
     return host.strip("[]"), int(port)
 

@@ -19,6 +19,7 @@ from orbit_zmq.errors import InvalidArgument
 from orbit_zmq.units import parse_duration, parse_size
 
 State: TypeAlias = Literal["NEW", "QUEUED", "ACTIVE", "COMPLETED", "FAILED", "CANCELED"]
+MODES = ("none", "forward", "reverse")  # of a tunnel
 FINAL: frozenset[State] = frozenset(("COMPLETED", "FAILED", "CANCELED"))
 
 SCHEDULERS = ("slurm", "pbs", "pbs_classic", "lsf", "cobalt", "flux", "rp", "local")  # first words of custom attributes
@@ -204,6 +205,15 @@ class JobSpec(_Part):
         if self.attributes.project_name is None:
             return []
         return ["attributes.project_name is an old name and was taken as the account; write attributes.account"]
+
+
+def check_mode(tunnel: object) -> str:
+    """InvalidArgument for what is no mode of a tunnel."""
+    if isinstance(tunnel, bool):
+        raise InvalidArgument(f"tunnel={tunnel} says nothing of the direction", hint="Say tunnel='reverse', or 'forward'.")
+    if not isinstance(tunnel, str) or tunnel not in MODES:
+        raise InvalidArgument(f"tunnel is {tunnel!r}", hint=f"It is one of {', '.join(MODES)}.")
+    return tunnel
 
 
 def refusal_of(error: ValidationError) -> InvalidArgument:

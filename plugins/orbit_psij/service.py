@@ -11,12 +11,14 @@ import uuid
 import weakref
 from collections.abc import Coroutine
 from contextlib import suppress
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from orbit_psij.children import Children
 from orbit_psij.following import Following
 from orbit_psij.jobs import Job, new_job
 from orbit_psij.models import JobSpec
@@ -37,6 +39,7 @@ if find_spec("psij") is None:
 
 log = get_logger(__name__)
 
+EndpointName = Annotated[str, Field(min_length=1, max_length=200)]
 JobId = Annotated[str, Field(min_length=1, max_length=64)]
 Offset = Annotated[int, Field(ge=0, le=1 << 60)]
 Portion = Annotated[int, Field(ge=1024, le=PORTION_BYTES)]
@@ -66,6 +69,18 @@ class PSIJSession(PluginSession):
         InvalidArgument names what is wrong with it, SchedulerFailed says what the scheduler has against it.
         """
         answer: dict[str, Any] = await self._plugin.beside(self._submit(job_spec, executor))
+        return answer
+
+    @operation(effect="run", deadline_s=SUBMIT_S, path="submit_tunneled/{sid}")
+    async def submit_tunneled(self, job_spec: JobSpec, executor: str = "local", tunnel: Any = "none") -> dict[str, Any]:
+        """Submit a job that starts an endpoint, `{job_id, native_id, endpoint_name}`, with a key of its own and a tunnel.
+
+        `tunnel` is `none` where the job's node reaches the broker, `forward` where it may log in to this host by ssh, and
+        `reverse` where this host may log in to it. The job's arguments have to name the endpoint (`-n`), below the name of
+        this one. Conflict while another job of that name is under way.
+        """
+        children, submit = self._plugin.children, partial(self._submit, executor=executor)
+        answer: dict[str, Any] = await self._plugin.beside(children.start(job_spec, tunnel, self.client, submit))
         return answer
 
     @operation(effect="read", path="preview/{sid}")
@@ -130,7 +145,7 @@ class PSIJSession(PluginSession):
     async def cancel_job(self, job_id: JobId) -> dict[str, str]:
         """Have a job ended: `{job_id, status: "canceled"}`; its state says when it has. One that has ended stays as it is."""
         job = await self._job(job_id)
-        await self._plugin.beside(self._cancel(job))
+        await self._plugin.beside(self._plugin.cancel(job))
         return {"job_id": job.job_id, "status": "canceled"}
 
     @operation(effect="run", idempotent=True, deadline_s=SUBMIT_S)
@@ -140,7 +155,7 @@ class PSIJSession(PluginSession):
 
     async def cancel_work(self, reason: str) -> dict[str, int]:
         jobs = self._unfinished()
-        done = await asyncio.gather(*(self._plugin.beside(self._cancel(job)) for job in jobs), return_exceptions=True)
+        done = await asyncio.gather(*(self._plugin.beside(self._plugin.cancel(job)) for job in jobs), return_exceptions=True)
         failed = [error for error in done if isinstance(error, BaseException)]
         for error in failed:
             log.warning("job-not-canceled", session=self.sid, reason=str(error))
@@ -188,16 +203,6 @@ class PSIJSession(PluginSession):
         answer = {"job_id": job.job_id, "native_id": native_id}
         return answer | ({"warnings": submission.warnings} if submission.warnings else {})
 
-    async def _cancel(self, job: Job) -> None:
-        if job.is_final:
-            return
-        if job.native_id is None:
-            raise NotFound(f"The scheduler has told no id of the job {job.job_id} yet.", hint="Ask again in a minute.")
-        job.cancel_asked = True
-        with suppress(NotFound):  # it has ended meanwhile, and its state will say how
-            await self._threads.run(cancel, job.executor, job.native_id)
-        self._following.look_again(job)
-
 
 class PSIJPlugin(Plugin):
     """Batch jobs through PSI/J, on any scheduler that it knows and on this machine itself."""
@@ -214,6 +219,7 @@ class PSIJPlugin(Plugin):
             raise InvalidArgument(f"poll_interval is {poll_interval}, not a number of seconds from 1 to 3600")
         self.threads = Threads()
         self.following = Following(self.threads, self._tell, poll_interval)
+        self.children = Children(self.following, self.threads)
         self._working: set[asyncio.Task[Any]] = set()
         self._sessions: weakref.WeakSet[PSIJSession] = weakref.WeakSet()
 
@@ -223,7 +229,28 @@ class PSIJPlugin(Plugin):
         return session
 
     async def while_served(self) -> None:
-        await self.following.run(self.store)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.following.run(self.store))
+            await self.children.resume(self.store, lambda: self.client, self.cancel)
+
+    @operation(effect="read", path="tunnel_status/{endpoint_name}")
+    async def tunnel_status(self, endpoint_name: EndpointName, caller: Caller) -> dict[str, Any]:
+        """How the tunnel of a child is: `{endpoint_name, status, port, pid, ssh_host, since, reason, hint}`.
+
+        `status` is no_tunnel, pending, active, reconnecting, failed, with the `reason`, or done.
+        """
+        return self.children.status(endpoint_name, caller.user)
+
+    async def cancel(self, job: Job) -> None:
+        """Have a job ended."""
+        if job.is_final:
+            return
+        if job.native_id is None:
+            raise NotFound(f"The scheduler has told no id of the job {job.job_id} yet.", hint="Ask again in a minute.")
+        job.cancel_asked = True
+        with suppress(NotFound):  # it has ended meanwhile, and its state will say how
+            await self.threads.run(cancel, job.executor, job.native_id)
+        self.following.look_again(job)
 
     @operation(effect="read", deadline_s=60)
     async def executors(self) -> dict[str, Any]:

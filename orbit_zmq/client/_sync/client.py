@@ -24,7 +24,7 @@ from orbit_zmq.client.page import facts_table, rows_table
 from orbit_zmq.client.party import ClientParty
 from orbit_zmq.client.patience import BROKER_AWAY_S, ENDPOINT_AWAY_S
 from orbit_zmq.errors import Conflict, EndpointLost, InvalidArgument, NotFound
-from orbit_zmq.place import find_broker
+from orbit_zmq.place import Place, find_broker
 from orbit_zmq.rules.heard import Missed
 from orbit_zmq.security.join import JoinString, invitation
 from orbit_zmq.security.keys import make_keypair
@@ -115,6 +115,11 @@ class Client:
         client._on_behalf_of = on_behalf_of
         client._is_open = client._is_shared = True
         return client
+
+    @property
+    def place(self) -> Place:
+        """Where the broker is, as this connection reaches it."""
+        return self._link.place
 
     def _use(self, link: Link, connect_timeout_s: float) -> None:
         self._link = link

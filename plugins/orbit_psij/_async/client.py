@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from orbit_psij.models import FINAL, JobSpec
+from orbit_psij.models import FINAL, JobSpec, check_mode
 from orbit_zmq.client._async.plugin import AsyncPluginClient
 
 WAIT_S = 60.0  # of one question that waits for an end, or for more output
@@ -23,6 +23,28 @@ class AsyncPSIJClient(AsyncPluginClient):
         names the job where the scheduler did not answer in time.
         """
         answer: dict[str, Any] = await self.call("submit_job", job_spec=_fields(job_spec), executor=executor)
+        return answer
+
+    async def submit_tunneled(
+        self, job_spec: Mapping[str, Any] | JobSpec, executor: str = "local", tunnel: str = "none"
+    ) -> dict[str, Any]:
+        """Submit a job that starts an endpoint: `{"job_id": ..., "native_id": ..., "endpoint_name": ...}`.
+
+        Its name is in the job's arguments (`-n`). `tunnel` is "none", "forward" (the node logs in to the endpoint's host by
+        ssh) or "reverse" (the other way); anything else is InvalidArgument, a ValueError, before anything is sent.
+        """
+        check_mode(tunnel)
+        answer: dict[str, Any] = await self.call(
+            "submit_tunneled", job_spec=_fields(job_spec), executor=executor, tunnel=tunnel
+        )
+        return answer
+
+    async def tunnel_status(self, endpoint_name: str) -> dict[str, Any]:
+        """`{endpoint_name, status, port, pid, ssh_host, since, reason, hint}`; the status is no_tunnel, pending, active,
+        reconnecting, failed or done. Needs no session."""
+        answer: dict[str, Any] = await self._client.call(
+            self.endpoint, self.plugin, "tunnel_status", {"endpoint_name": endpoint_name}
+        )
         return answer
 
     async def preview_job(self, job_spec: Mapping[str, Any] | JobSpec, executor: str = "local") -> dict[str, Any]:

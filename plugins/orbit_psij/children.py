@@ -1,0 +1,236 @@
+"""Children: endpoints that are started by jobs of this one, each with a key and, where the site asks for it, a tunnel.
+
+A child's key is minted when its job is submitted and revoked when the job has ended; it lies in a file that only its user may
+read. What is known of a child is kept, so that an endpoint that was started anew goes on with its tunnels. This module must not
+know schedulers or ssh.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from orbit_psij.following import Following
+from orbit_psij.jobs import Job
+from orbit_psij.models import JobSpec, check_mode
+from orbit_zmq.batch.threads import Threads
+from orbit_zmq.client._async.client import AsyncClient
+from orbit_zmq.errors import Conflict, InvalidArgument, NotFound, OrbitError
+from orbit_zmq.files import make_private_directory
+from orbit_zmq.log import get_logger
+from orbit_zmq.paths import state_dir
+from orbit_zmq.place import Place
+from orbit_zmq.plugin.store import SessionStore
+from orbit_zmq.security.join import JoinString
+from orbit_zmq.tunnel import WRAPPER
+from orbit_zmq.tunnel.opener import ReverseTunnel
+from orbit_zmq.tunnel.rendezvous import Rendezvous, Report
+from orbit_zmq.tunnel.way import host_and_port
+
+log = get_logger(__name__)
+
+KEPT = "child/"  # before a child's name, in the plugin's store
+LOOK_S = 1.0
+QUEUED_S = 30 * 86_400.0  # that a job may wait before it starts; its key is revoked when it ends
+OWN_KEYS = ("ORBIT_JOIN_FILE", "ORBIT_JOIN", "ORBIT_CONTEXT")  # a job that brings one of these needs no key of ours
+WRAPPERS = ("orbit-endpoint-wrapper.sh", "orbit-endpoint-wrapper")
+UNKNOWN = {"status": "no_tunnel", "port": None, "pid": None, "ssh_host": None, "since": None, "reason": ""}
+
+
+@dataclass(slots=True)
+class Child:
+    """One child, as it is kept and told."""
+
+    endpoint_name: str
+    tunnel: str
+    job_id: str
+    owner: str
+    has_key: bool
+    status: str = "pending"  # or no_tunnel, active, reconnecting, failed, done
+    port: int | None = None
+    pid: int | None = None
+    ssh_host: str | None = None
+    since: float | None = None  # of the status, seconds since 1970
+    reason: str = ""
+    hint: str = ""
+
+    def take(self, report: Report) -> None:
+        self.status, self.since = report.state, report.since
+        self.port, self.pid, self.ssh_host = report.port or None, report.pid, report.ssh_host or None
+        self.reason, self.hint = report.reason, report.hint
+
+
+class Children:
+    """Those of one plugin instance."""
+
+    def __init__(self, following: Following, threads: Threads) -> None:
+        self._following, self._threads = following, threads
+        self._children: dict[str, Child] = {}
+        self._watched: dict[str, asyncio.Task[None]] = {}
+        self._store = SessionStore()
+        self._client: Callable[[], AsyncClient] | None = None
+        self._cancel: Callable[[Job], Awaitable[None]] | None = None
+
+    async def resume(
+        self, store: SessionStore, client: Callable[[], AsyncClient], cancel: Callable[[Job], Awaitable[None]]
+    ) -> None:
+        """Go on with the children of an earlier process."""
+        self._store, self._client, self._cancel = store, client, cancel
+        await self._following.ready()
+        for kept in (await self._threads.run(store.items, KEPT)).values():
+            with suppress(TypeError):  # another version wrote it
+                child = Child(**kept)
+                self._children[child.endpoint_name] = child
+                self._watch(child)
+
+    async def start(
+        self, spec: JobSpec, tunnel: object, client: AsyncClient, submit: Callable[[JobSpec], Awaitable[dict[str, Any]]]
+    ) -> dict[str, Any]:
+        """Submit the job of a child: what `submit` answers, and its `endpoint_name`."""
+        mode = check_mode(tunnel)
+        name = name_in(spec.arguments)
+        if name in self._watched:
+            raise Conflict(
+                f"a job that starts the endpoint {name} is under way already", hint="Wait for its end, or take another name."
+            )
+        has_key = not any(variable in spec.environment for variable in OWN_KEYS)
+        equipped = await self._equipped(spec, name, mode, client if has_key else None)
+        try:
+            answer = await submit(equipped)
+        except BaseException:
+            await self._put_away(name, has_key)
+            raise
+        job = self._following.get(answer["job_id"])
+        child = Child(name, mode, answer["job_id"], job.owner if job is not None else "", has_key)
+        child.status = "no_tunnel" if mode == "none" else "pending"
+        child.since = time.time()
+        self._children[name] = child
+        self._keep(child)
+        self._watch(child)
+        return {**answer, "endpoint_name": name}
+
+    def status(self, name: str, user: str) -> dict[str, Any]:
+        """`{endpoint_name, status, port, pid, ssh_host, since, reason, hint}`."""
+        child = self._children.get(name)
+        if child is None or child.owner != user:
+            return {"endpoint_name": name, **UNKNOWN, "hint": ""}
+        told = asdict(child)
+        return {key: told[key] for key in ("endpoint_name", *UNKNOWN, "hint", "tunnel", "job_id")}
+
+    async def _equipped(self, spec: JobSpec, name: str, mode: str, client: AsyncClient | None) -> JobSpec:
+        """The job as the scheduler gets it: our wrapper by its path, the tunnel's options, and where the key lies."""
+        environment: dict[str, str | int] = {"ORBIT_STATE_DIR": str(state_dir()), **spec.environment}
+        await self._threads.run(Rendezvous(name).clear)
+        if client is not None:
+            seconds = (spec.attributes.duration or 0) + QUEUED_S
+            joined = await client.invite(name, "endpoint", expires_s=seconds)
+            if mode != "none":
+                joined = as_seen_from(client.place, joined)
+            path = join_path(name)
+            await self._threads.run(joined.write, path)
+            environment["ORBIT_JOIN_FILE"] = str(path)
+        more = {"forward": ["--tunnel", "forward", "--tunnel-via", socket.gethostname()], "reverse": ["--tunnel", "reverse"]}
+        changes: dict[str, Any] = {"environment": environment, "arguments": [*spec.arguments, *more.get(mode, [])]}
+        if spec.executable in WRAPPERS:
+            changes["executable"] = str(WRAPPER)
+            environment.setdefault("ORBIT_PYTHON", sys.executable)
+        return spec.model_copy(update=changes)
+
+    def _watch(self, child: Child) -> None:
+        task = asyncio.get_running_loop().create_task(self._follow(child))
+        self._watched[child.endpoint_name] = task
+        task.add_done_callback(lambda _: self._watched.pop(child.endpoint_name, None))
+
+    async def _follow(self, child: Child) -> None:
+        """Until its job has ended: open the tunnel that it asks for, and note how that is."""
+        job = self._following.get(child.job_id)
+        reverse = self._opener(child) if child.tunnel == "reverse" else None
+        try:
+            while job is not None and not job.is_final:
+                if child.tunnel != "none":
+                    await self._look(child, job, reverse)
+                await self._following.ended(job, LOOK_S)
+        except asyncio.CancelledError:  # the endpoint ends, the job does not
+            if reverse is not None:
+                reverse.leave()
+            raise
+        if job is not None and child.tunnel != "none":
+            await self._look(child, job, reverse)  # what it ended with
+        if reverse is not None:
+            await self._threads.run(reverse.close)
+        await self._put_away(child.endpoint_name, child.has_key)
+        if child.tunnel != "none" and child.status != "failed":
+            child.status, child.since, child.reason, child.pid = "done", time.time(), "", None
+        self._store.drop(KEPT + child.endpoint_name)
+
+    async def _look(self, child: Child, job: Job, reverse: ReverseTunnel | None) -> None:
+        if reverse is not None:
+            await self._threads.run(reverse.look)
+            report = reverse.report()
+        else:
+            report = await self._threads.run(Rendezvous(child.endpoint_name).reported)
+        if report is None or (report.state, report.since) == (child.status, child.since):
+            return
+        child.take(report)
+        self._keep(child)
+        if child.status == "failed" and not job.is_final and self._cancel is not None:
+            log.warning("child-without-tunnel", endpoint=child.endpoint_name, reason=child.reason)
+            job.message = f"No tunnel: {child.reason}"
+            await self._cancel(job)
+
+    def _opener(self, child: Child) -> ReverseTunnel:
+        joined = JoinString.read(join_path(child.endpoint_name)) if child.has_key else None
+        if joined is None:
+            raise InvalidArgument("a reverse tunnel needs a key that was minted here", hint="Leave ORBIT_JOIN_FILE out.")
+        return ReverseTunnel(child.endpoint_name, (host_and_port(joined.requests[0]), host_and_port(joined.events[0])))
+
+    async def _put_away(self, name: str, has_key: bool) -> None:
+        """The key is worth nothing from here on, and no file of the child is left."""
+        if has_key and self._client is not None:
+            try:
+                await self._client().revoke(name)
+            except NotFound:
+                pass
+            except OrbitError as error:
+                log.warning("key-not-revoked", endpoint=name, reason=error.message)
+            await self._threads.run(_unlink, join_path(name))
+        await self._threads.run(Rendezvous(name).clear)
+
+    def _keep(self, child: Child) -> None:
+        self._store.keep(KEPT + child.endpoint_name, asdict(child))
+
+
+def name_in(arguments: Sequence[str]) -> str:
+    """The name that the child is given among its arguments; InvalidArgument where there is none."""
+    for at, word in enumerate(arguments):
+        if word in ("-n", "--name") and at + 1 < len(arguments):
+            return arguments[at + 1]
+        for start in ("--name=", "-n"):
+            if word.startswith(start) and len(word) > len(start):
+                return word.removeprefix(start)
+    raise InvalidArgument("the job's arguments give the endpoint no name", hint="Add -n NAME to them.")
+
+
+def join_path(name: str) -> Path:
+    """Where a child's key lies while its job lives; the node has to see it."""
+    directory = make_private_directory(state_dir() / "tunnels", "ORBIT_STATE_DIR")
+    return directory / f"{name}.join"
+
+
+def as_seen_from(place: Place, joined: JoinString) -> JoinString:
+    """The addresses by which this endpoint itself reaches the broker: a tunnel ends where it runs."""
+    if place.address.startswith("tcp://") and (place.events or "").startswith("tcp://"):
+        return replace(joined, requests=(place.address,), events=(str(place.events),))
+    return joined
+
+
+def _unlink(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink(missing_ok=True)

@@ -1,0 +1,148 @@
+"""Endpoints inside jobs of a real Slurm, over tunnels of a real sshd: none, forward and reverse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from lab import Lab, wait_until
+from slurmlab.broker import broker_at
+from slurmlab.cluster import SlurmLab
+from sshlab import CAN_RUN, WHY_NOT, SshLab, ssh_lab
+
+from orbit_zmq.errors import Conflict, InvalidArgument
+
+TASKS = 10_000
+PATIENCE_S = 120.0
+pytestmark = [pytest.mark.skipif(not CAN_RUN, reason=WHY_NOT), pytest.mark.timeout(400)]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshLab]:
+    with ssh_lab(tmp_path_factory.mktemp("site") / "ssh") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def lab(slurm: SlurmLab, site: SshLab) -> Iterator[Lab]:
+    with broker_at(slurm, PATH=site.environment["PATH"]) as made:
+        made.start_endpoint("login", url=made.tcp, plugins="psij,test")
+        yield made
+
+
+@pytest.fixture
+def psij(lab: Lab) -> Iterator[Any]:
+    with lab.client().get_plugin("login", "psij") as session:
+        yield session
+        session.close(cancel=True)
+
+
+def worker(lab: Lab, name: str, **more: Any) -> dict[str, Any]:
+    return {
+        "executable": "orbit-endpoint-wrapper.sh",
+        "arguments": ["-n", name, "--plugins", "rhapsody"],
+        "environment": {"PATH": lab.environment["PATH"]},
+        "attributes": {"duration": 600},
+        **more,
+    }
+
+
+def joins(lab: Lab, name: str) -> None:
+    client = lab.client()
+    wait_until(
+        lambda: any(one.name == name and one.facts.state == "present" for one in client.endpoints()),
+        PATIENCE_S,
+        what=f"{name} has joined",
+    )
+
+
+def files_of(lab: Lab, name: str) -> list[str]:
+    directory = Path(lab.environment["ORBIT_STATE_DIR"]) / "tunnels"
+    return [one.name for one in directory.iterdir() if one.name.startswith(f"{name}.")]
+
+
+def no_ssh(lab: Lab) -> bool:
+    return not any(one.name() == "ssh" for one in psutil.process_iter() if lab.place.name in " ".join(_arguments(one)))
+
+
+def _arguments(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline() + list(process.environ().values())
+    except psutil.Error:
+        return []
+
+
+@pytest.mark.parametrize("tunnel", ["none", "forward", "reverse"])
+def test_tasks_run_inside_a_job_and_nothing_is_left_when_it_is_canceled(lab: Lab, psij: Any, tunnel: str) -> None:
+    name = f"login.{tunnel}"
+    submitted = psij.submit_tunneled(worker(lab, name), executor="slurm", tunnel=tunnel)
+    assert submitted["endpoint_name"] == name
+    joins(lab, name)
+
+    wanted = "no_tunnel" if tunnel == "none" else "active"
+    wait_until(lambda: psij.tunnel_status(name)["status"] == wanted, PATIENCE_S, what="the tunnel is told of")
+    status = psij.tunnel_status(name)
+    with lab.client().get_plugin(name, "rhapsody", backends=["noop"]) as session:
+        answers = session.submit_tasks([{"executable": "/bin/true"}] * TASKS)
+        assert {result["state"] for result in session.wait_tasks(answers, timeout=PATIENCE_S)} == {"DONE"}
+    assert lab.client().call(name, "rhapsody", "ping") == {}
+    assert f"{name}.join" in files_of(lab, name)
+    with pytest.raises(Conflict, match="under way already"):
+        psij.submit_tunneled(worker(lab, name), executor="slurm", tunnel=tunnel)
+
+    psij.cancel_job(submitted["job_id"])
+
+    psij.wait_job(submitted["job_id"], timeout=PATIENCE_S)
+    wait_until(lambda: files_of(lab, name) == [], PATIENCE_S, what="no file is left")
+    assert psij.tunnel_status(name)["status"] == ("no_tunnel" if tunnel == "none" else "done")
+    keys = lab.client().keys
+    wait_until(lambda: name not in [key["name"] for key in keys()], PATIENCE_S, what="no key is left")
+    if status["pid"]:
+        wait_until(lambda: not psutil.pid_exists(status["pid"]), PATIENCE_S, what="no ssh is left")
+
+
+@pytest.mark.parametrize("tunnel", ["forward", "reverse"])
+def test_a_stream_of_tasks_goes_on_over_a_new_tunnel(lab: Lab, psij: Any, site: SshLab, tunnel: str) -> None:
+    name = f"login.cut-{tunnel}"
+    submitted = psij.submit_tunneled(worker(lab, name), executor="slurm", tunnel=tunnel)
+    joins(lab, name)
+    with lab.client().get_plugin(name, "rhapsody", backends=["noop"]) as session:
+        answers = session.submit_tasks([{"executable": "/bin/true"}] * TASKS)
+        site.stop()
+        wait_until(lambda: psij.tunnel_status(name)["status"] == "reconnecting", PATIENCE_S, what="it is noticed")
+        site.start()
+        assert {result["state"] for result in session.wait_tasks(answers, timeout=PATIENCE_S)} == {"DONE"}
+    wait_until(lambda: psij.tunnel_status(name)["status"] == "active", PATIENCE_S, what="it is open again")
+    psij.cancel_job(submitted["job_id"])
+    psij.wait_job(submitted["job_id"], timeout=PATIENCE_S)
+
+
+def test_a_wrong_host_key_ends_the_job_and_says_so(lab: Lab, psij: Any, site: SshLab) -> None:
+    known = (site.place / "host_key.pub").read_text()
+    site.know_host_key((site.place / "user_key.pub").read_text())
+    try:
+        submitted = psij.submit_tunneled(worker(lab, "login.wrong"), executor="slurm", tunnel="reverse")
+        job = psij.wait_job(submitted["job_id"], timeout=PATIENCE_S)
+    finally:
+        site.know_host_key(known)
+
+    assert job["state"] in ("CANCELED", "FAILED")
+    status = psij.tunnel_status("login.wrong")
+    assert status["status"] == "failed"
+    assert "host key is not the one that is known" in status["reason"]
+
+
+def test_what_cannot_be_is_refused_before_anything_is_submitted(lab: Lab, psij: Any) -> None:
+    for tunnel, words in ((True, "says nothing of the direction"), ("both", "tunnel is 'both'")):
+        with pytest.raises(InvalidArgument, match=words) as caught:
+            psij.submit_tunneled(worker(lab, "login.x"), executor="slurm", tunnel=tunnel)
+        assert isinstance(caught.value, ValueError)
+        with pytest.raises(InvalidArgument, match=words):
+            psij.call("submit_tunneled", job_spec=worker(lab, "login.x"), executor="slurm", tunnel=tunnel)
+    with pytest.raises(InvalidArgument, match="give the endpoint no name"):
+        psij.submit_tunneled(worker(lab, "", arguments=["--plugins", "rhapsody"]), executor="slurm")
+    assert psij.tunnel_status("login.never")["status"] == "no_tunnel"
+    assert psij.list_jobs()["jobs"] == []
