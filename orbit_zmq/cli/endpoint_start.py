@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SHARE_HELP = "Serve another user, too, to read and write, or with the rights named; * for everybody; several are fine."
 OPTION_HELP = "Serve that instance of a plugin with an option; several are fine. They count before those in config.toml."
-TUNNEL_HELP = "Reach the broker by ssh: from here to the login node, or by the login node's ssh to here."
+TUNNEL_HELP = "Reach the broker by ssh: from here to the login node, by the login node's ssh to here, or what is found to work."
 PICKLE_HELP = "Whether callers who may run code may send functions and values as pickles."
 USAGE_HINT = "--help shows how it is used."
 LEAST_S = 0.5  # for the broker to answer once it is found
@@ -45,7 +45,7 @@ DETACHED_S = 10.0  # beside the time for the broker: a cold import over a slow s
 @click.option(
     "--wait", "wait_s", type=DURATION, default="2s", show_default=True, help="How long to look for the broker at first."
 )
-@click.option("--tunnel", type=click.Choice(["none", "forward", "reverse"]), default="none", help=TUNNEL_HELP)
+@click.option("--tunnel", type=click.Choice(["none", "forward", "reverse", "auto"]), default="none", help=TUNNEL_HELP)
 @click.option(
     "--tunnel-via", metavar="HOST", help="Where ssh logs in to; the host that the job was submitted from if left out."
 )

@@ -49,6 +49,7 @@ NOUNS = {
     "token": ("orbit_zmq.cli.token:token", "Make, list and revoke tokens for HTTP."),
     "up": ("orbit_zmq.cli.up:up", "Run a broker and an endpoint on this machine until Ctrl-C."),
     "why": ("orbit_zmq.cli.why:why", "Say why a task, a job or a session is not further."),
+    "worker": ("orbit_zmq.cli.worker:worker", "Start endpoints inside batch jobs, list and stop them."),
     "version": ("orbit_zmq.cli.version:version", "Show the versions of ORBIT-ZMQ and of what it runs on."),
 }
 GROUP = "orbit_zmq.commands"

@@ -12,7 +12,7 @@ from pathlib import Path
 from orbit_zmq.errors import OrbitError
 from orbit_zmq.log import get_logger
 from orbit_zmq.tunnel.keeping import KeptTunnel
-from orbit_zmq.tunnel.rendezvous import Rendezvous, Report, Request
+from orbit_zmq.tunnel.rendezvous import Rendezvous, Request
 from orbit_zmq.tunnel.ssh import Forward, Ssh
 from orbit_zmq.tunnel.way import report_of
 
@@ -46,12 +46,6 @@ class ReverseTunnel:
         self._opening = threading.Thread(target=self._open, args=(kept,), name=f"orbit-tunnel-to-{self._name}", daemon=True)
         self._opening.start()
 
-    def report(self) -> Report | None:
-        """How it is; None while nobody has asked."""
-        if self._kept is None or self._request is None:
-            return None
-        return report_of(self._kept, self._request.number, self._request.port, self._request.hostname)
-
     def leave(self) -> None:
         """End it, but leave the request: who comes after opens it again."""
         self._is_over = True
@@ -76,4 +70,4 @@ class ReverseTunnel:
 
     def _tell(self, request: Request, kept: KeptTunnel) -> None:
         if not self._is_over:
-            self.rendezvous.report(report_of(kept, request.number, request.port, request.hostname))
+            self.rendezvous.report(report_of(kept, "reverse", request.number, request.port, request.hostname))

@@ -39,7 +39,8 @@ class Report:
     """How the tunnel is, written by whoever keeps it at each change."""
 
     number: int  # of the request that it answers
-    state: str  # active, reconnecting, failed, done
+    state: str  # active, reconnecting, failed, done; no_tunnel where none is needed
+    mode: str  # none, forward, reverse
     port: int = 0
     pid: int | None = None
     ssh_host: str = ""

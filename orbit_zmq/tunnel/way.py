@@ -10,34 +10,68 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
-from orbit_zmq.errors import InvalidArgument, TunnelFailed
+from orbit_zmq.errors import InvalidArgument, OrbitError, TunnelFailed
+from orbit_zmq.log import get_logger
 from orbit_zmq.place import Place
 from orbit_zmq.tunnel.keeping import KeptTunnel
 from orbit_zmq.tunnel.rendezvous import Rendezvous, Report, Request
 from orbit_zmq.tunnel.ssh import Forward, Ssh
 
 FORWARD_S = 40.0  # to open the first tunnel
+PROBE_S = 12.0  # to find out whether one can be opened
+REACH_S = 3.0  # to connect to the broker itself
 ANSWER_S = 180.0  # for the other side, which may look for a request once a second and try for REACH_S
 LOOK_S = 0.25
 REQUESTS = 3  # with other ports each
 SUBMITTED_FROM = ("PBS_O_HOST", "SLURM_SUBMIT_HOST", "LSB_SUB_HOST")  # where the job was submitted
 
+log = get_logger(__name__)
+
 
 @contextlib.contextmanager
 def way_to(place: Place, tunnel: str, name: str, via: str | None = None) -> Iterator[Place]:
-    """The place itself, or where its tunnel of that kind begins here: `none`, `forward` or `reverse`."""
-    if tunnel == "none":
-        yield place
-        return
-    with forward(place, name, via) if tunnel == "forward" else reverse(place, name) as way:
-        yield way
+    """The place itself, or where its tunnel of that kind begins here: `none`, `forward`, `reverse`, or `auto`."""
+    with contextlib.ExitStack() as stack:
+        if tunnel == "auto":
+            yield stack.enter_context(first_way(place, name, via))
+        elif tunnel == "forward":
+            yield stack.enter_context(forward(place, name, via))
+        elif tunnel == "reverse":
+            yield stack.enter_context(reverse(place, name))
+        else:
+            yield place
 
 
 @contextlib.contextmanager
-def forward(place: Place, name: str, via: str | None = None, options: Sequence[str] = ()) -> Iterator[Place]:
+def first_way(place: Place, name: str, via: str | None = None) -> Iterator[Place]:
+    """What the site allows, found out: the broker itself, else a tunnel from here, else one to here."""
+    if any(is_reached(one.address) for one in place.in_order()):
+        Rendezvous(name).report(Report(0, "no_tunnel", "none", since=time.time()))
+        yield place
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            way = stack.enter_context(forward(place, name, via, PROBE_S))
+        except OrbitError as error:
+            log.info("no-forward-tunnel", endpoint=name, reason=error.message)
+            way = stack.enter_context(reverse(place, name))
+        yield way
+
+
+def is_reached(address: str) -> bool:
+    """Whether something takes connections at a TCP address."""
+    try:
+        with socket.create_connection(host_and_port(address), REACH_S):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
+@contextlib.contextmanager
+def forward(place: Place, name: str, via: str | None = None, within_s: float = FORWARD_S) -> Iterator[Place]:
     """A tunnel by ssh to `via`, else to the host where the job was submitted; TunnelFailed where it cannot be opened."""
     host = via or next((os.environ[variable] for variable in SUBMITTED_FROM if os.environ.get(variable)), "")
     if not host:
@@ -48,12 +82,16 @@ def forward(place: Place, name: str, via: str | None = None, options: Sequence[s
     def make(was_open: bool) -> Ssh:
         if not was_open:
             ports[:] = free_ports(2)
-        return Ssh("L", host, [Forward(port, *target) for port, target in zip(ports, targets, strict=True)], options)
+        return Ssh("L", host, [Forward(port, *target) for port, target in zip(ports, targets, strict=True)])
+
+    def tell(kept: KeptTunnel) -> None:
+        if kept.state != "failed" or within_s > PROBE_S:  # of an attempt to find out, only a success is told
+            rendezvous.report(report_of(kept, "forward", 1, ports[0], host))
 
     rendezvous = Rendezvous(name)
-    tunnel = KeptTunnel(name, make, lambda kept: rendezvous.report(report_of(kept, 1, ports[0], host)))
+    tunnel = KeptTunnel(name, make, tell)
     try:
-        tunnel.open(FORWARD_S)
+        tunnel.open(within_s)
         yield through(place, *ports)
     finally:
         tunnel.close()
@@ -91,7 +129,8 @@ def _answer(rendezvous: Rendezvous, number: int) -> Report:
 
 
 def broker_of(place: Place) -> tuple[tuple[str, int], tuple[str, int]]:
-    """Host and port of the broker's requests and of its events."""
+    """Host and port of the broker's requests and of its events, by the last address: that of the other end of the tunnel."""
+    place = place.in_order()[-1]
     if place.events is None or not place.address.startswith("tcp://") or not place.events.startswith("tcp://"):
         raise InvalidArgument(
             f"a tunnel needs both TCP addresses of the broker, and {place.found_in} does not name them",
@@ -120,5 +159,6 @@ def free_ports(count: int) -> tuple[int, ...]:
         return tuple(one.getsockname()[1] for one in sockets)
 
 
-def report_of(kept: KeptTunnel, number: int, port: int, host: str) -> Report:
-    return Report(number, kept.state, port, kept.pid, host, kept.since, kept.reason, kept.hint)
+def report_of(kept: KeptTunnel, mode: str, number: int, port: int, host: str) -> Report:
+    """How a tunnel is, for the file that both sides read."""
+    return Report(number, kept.state, mode, port, kept.pid, host, kept.since, kept.reason, kept.hint)

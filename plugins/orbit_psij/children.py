@@ -36,7 +36,9 @@ from orbit_zmq.tunnel.way import host_and_port
 
 log = get_logger(__name__)
 
+AUTO = "auto"  # the child finds out
 KEPT = "child/"  # before a child's name, in the plugin's store
+SITE = "site/"  # before an executor's name: the kind of tunnel that has worked there
 LOOK_S = 1.0
 QUEUED_S = 30 * 86_400.0  # that a job may wait before it starts; its key is revoked when it ends
 OWN_KEYS = ("ORBIT_JOIN_FILE", "ORBIT_JOIN", "ORBIT_CONTEXT")  # a job that brings one of these needs no key of ours
@@ -52,6 +54,7 @@ class Child:
     tunnel: str
     job_id: str
     owner: str
+    executor: str
     has_key: bool
     status: str = "pending"  # or no_tunnel, active, reconnecting, failed, done
     port: int | None = None
@@ -62,7 +65,7 @@ class Child:
     hint: str = ""
 
     def take(self, report: Report) -> None:
-        self.status, self.since = report.state, report.since
+        self.tunnel, self.status, self.since = report.mode, report.state, report.since
         self.port, self.pid, self.ssh_host = report.port or None, report.pid, report.ssh_host or None
         self.reason, self.hint = report.reason, report.hint
 
@@ -74,6 +77,7 @@ class Children:
         self._following, self._threads = following, threads
         self._children: dict[str, Child] = {}
         self._watched: dict[str, asyncio.Task[None]] = {}
+        self._sites: dict[str, str] = {}  # by executor, what AUTO has found
         self._store = SessionStore()
         self._client: Callable[[], AsyncClient] | None = None
         self._cancel: Callable[[Job], Awaitable[None]] | None = None
@@ -84,6 +88,8 @@ class Children:
         """Go on with the children of an earlier process."""
         self._store, self._client, self._cancel = store, client, cancel
         await self._following.ready()
+        sites = await self._threads.run(store.items, SITE)
+        self._sites = {key.removeprefix(SITE): mode for key, mode in sites.items()}
         for kept in (await self._threads.run(store.items, KEPT)).values():
             with suppress(TypeError):  # another version wrote it
                 child = Child(**kept)
@@ -91,10 +97,16 @@ class Children:
                 self._watch(child)
 
     async def start(
-        self, spec: JobSpec, tunnel: object, client: AsyncClient, submit: Callable[[JobSpec], Awaitable[dict[str, Any]]]
+        self,
+        spec: JobSpec,
+        executor: str,
+        tunnel: object,
+        client: AsyncClient,
+        submit: Callable[[JobSpec, str], Awaitable[dict[str, Any]]],
     ) -> dict[str, Any]:
-        """Submit the job of a child: what `submit` answers, and its `endpoint_name`."""
-        mode = check_mode(tunnel)
+        """Submit the job of a child: what `submit` answers, and its `endpoint_name`. AUTO is what has worked before, if
+        anything has, else the child finds out."""
+        mode = self._sites.get(executor, AUTO) if tunnel == AUTO else check_mode(tunnel)
         name = name_in(spec.arguments)
         if name in self._watched:
             raise Conflict(
@@ -103,12 +115,12 @@ class Children:
         has_key = not any(variable in spec.environment for variable in OWN_KEYS)
         equipped = await self._equipped(spec, name, mode, client if has_key else None)
         try:
-            answer = await submit(equipped)
+            answer = await submit(equipped, executor)
         except BaseException:
             await self._put_away(name, has_key)
             raise
         job = self._following.get(answer["job_id"])
-        child = Child(name, mode, answer["job_id"], job.owner if job is not None else "", has_key)
+        child = Child(name, mode, answer["job_id"], job.owner if job is not None else "", executor, has_key)
         child.status = "no_tunnel" if mode == "none" else "pending"
         child.since = time.time()
         self._children[name] = child
@@ -121,8 +133,11 @@ class Children:
         child = self._children.get(name)
         if child is None or child.owner != user:
             return {"endpoint_name": name, **UNKNOWN, "hint": ""}
-        told = asdict(child)
-        return {key: told[key] for key in ("endpoint_name", *UNKNOWN, "hint", "tunnel", "job_id")}
+        return _told(child)
+
+    def all_of(self, user: str) -> list[dict[str, Any]]:
+        """Those of a user whose jobs have not ended."""
+        return [_told(child) for name, child in self._children.items() if child.owner == user and name in self._watched]
 
     async def _equipped(self, spec: JobSpec, name: str, mode: str, client: AsyncClient | None) -> JobSpec:
         """The job as the scheduler gets it: our wrapper by its path, the tunnel's options, and where the key lies."""
@@ -137,6 +152,7 @@ class Children:
             await self._threads.run(joined.write, path)
             environment["ORBIT_JOIN_FILE"] = str(path)
         more = {"forward": ["--tunnel", "forward", "--tunnel-via", socket.gethostname()], "reverse": ["--tunnel", "reverse"]}
+        more[AUTO] = ["--tunnel", AUTO, "--tunnel-via", socket.gethostname()]
         changes: dict[str, Any] = {"environment": environment, "arguments": [*spec.arguments, *more.get(mode, [])]}
         if spec.executable in WRAPPERS:
             changes["executable"] = str(WRAPPER)
@@ -151,7 +167,7 @@ class Children:
     async def _follow(self, child: Child) -> None:
         """Until its job has ended: open the tunnel that it asks for, and note how that is."""
         job = self._following.get(child.job_id)
-        reverse = self._opener(child) if child.tunnel == "reverse" else None
+        reverse = self._opener(child) if child.tunnel in ("reverse", AUTO) else None
         try:
             while job is not None and not job.is_final:
                 if child.tunnel != "none":
@@ -173,11 +189,10 @@ class Children:
     async def _look(self, child: Child, job: Job, reverse: ReverseTunnel | None) -> None:
         if reverse is not None:
             await self._threads.run(reverse.look)
-            report = reverse.report()
-        else:
-            report = await self._threads.run(Rendezvous(child.endpoint_name).reported)
+        report = await self._threads.run(Rendezvous(child.endpoint_name).reported)
         if report is None or (report.state, report.since) == (child.status, child.since):
             return
+        self._note_site(child, report)
         child.take(report)
         self._keep(child)
         if child.status == "failed" and not job.is_final and self._cancel is not None:
@@ -185,11 +200,19 @@ class Children:
             job.message = f"No tunnel: {child.reason}"
             await self._cancel(job)
 
+    def _note_site(self, child: Child, report: Report) -> None:
+        """What has worked is tried first the next time; what fails is found out anew."""
+        if child.tunnel == AUTO and report.state in ("active", "no_tunnel"):
+            self._sites[child.executor] = report.mode
+            self._store.keep(SITE + child.executor, report.mode)
+        elif report.state == "failed" and self._sites.pop(child.executor, None) is not None:
+            self._store.drop(SITE + child.executor)
+
     def _opener(self, child: Child) -> ReverseTunnel:
         joined = JoinString.read(join_path(child.endpoint_name)) if child.has_key else None
         if joined is None:
             raise InvalidArgument("a reverse tunnel needs a key that was minted here", hint="Leave ORBIT_JOIN_FILE out.")
-        return ReverseTunnel(child.endpoint_name, (host_and_port(joined.requests[0]), host_and_port(joined.events[0])))
+        return ReverseTunnel(child.endpoint_name, (host_and_port(joined.requests[-1]), host_and_port(joined.events[-1])))
 
     async def _put_away(self, name: str, has_key: bool) -> None:
         """The key is worth nothing from here on, and no file of the child is left."""
@@ -205,6 +228,11 @@ class Children:
 
     def _keep(self, child: Child) -> None:
         self._store.keep(KEPT + child.endpoint_name, asdict(child))
+
+
+def _told(child: Child) -> dict[str, Any]:
+    told = asdict(child)
+    return {key: told[key] for key in ("endpoint_name", *UNKNOWN, "hint", "tunnel", "job_id", "executor")}
 
 
 def name_in(arguments: Sequence[str]) -> str:
@@ -225,9 +253,9 @@ def join_path(name: str) -> Path:
 
 
 def as_seen_from(place: Place, joined: JoinString) -> JoinString:
-    """The addresses by which this endpoint itself reaches the broker: a tunnel ends where it runs."""
+    """With the addresses by which this endpoint itself reaches the broker as the last: a tunnel ends where it runs."""
     if place.address.startswith("tcp://") and (place.events or "").startswith("tcp://"):
-        return replace(joined, requests=(place.address,), events=(str(place.events),))
+        return replace(joined, requests=(*joined.requests, place.address), events=(*joined.events, str(place.events)))
     return joined
 
 

@@ -11,17 +11,16 @@ import uuid
 import weakref
 from collections.abc import Coroutine
 from contextlib import suppress
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from orbit_psij.children import Children
+from orbit_psij.children import AUTO, Children
 from orbit_psij.following import Following
 from orbit_psij.jobs import Job, new_job
-from orbit_psij.models import JobSpec
+from orbit_psij.models import JobSpec, check_mode
 from orbit_psij.output import PORTION_BYTES, read_part, read_text
 from orbit_psij.rendering import job_name
 from orbit_psij.schedulers import cancel, list_executors
@@ -79,8 +78,17 @@ class PSIJSession(PluginSession):
         `reverse` where this host may log in to it. The job's arguments have to name the endpoint (`-n`), below the name of
         this one. Conflict while another job of that name is under way.
         """
-        children, submit = self._plugin.children, partial(self._submit, executor=executor)
-        answer: dict[str, Any] = await self._plugin.beside(children.start(job_spec, tunnel, self.client, submit))
+        check_mode(tunnel)
+        return await self._start_child(job_spec, executor, tunnel)
+
+    @operation(effect="run", deadline_s=SUBMIT_S, path="start_worker/{sid}")
+    async def start_worker(self, job_spec: JobSpec, executor: str = "local", tunnel: str = AUTO) -> dict[str, Any]:
+        """The same, where `tunnel` may be `auto`, too: what has worked with this executor before, else what the job finds."""
+        return await self._start_child(job_spec, executor, tunnel)
+
+    async def _start_child(self, job_spec: JobSpec, executor: str, tunnel: object) -> dict[str, Any]:
+        starting = self._plugin.children.start(job_spec, executor, tunnel, self.client, self._submit)
+        answer: dict[str, Any] = await self._plugin.beside(starting)
         return answer
 
     @operation(effect="read", path="preview/{sid}")
@@ -240,6 +248,11 @@ class PSIJPlugin(Plugin):
         `status` is no_tunnel, pending, active, reconnecting, failed, with the `reason`, or done.
         """
         return self.children.status(endpoint_name, caller.user)
+
+    @operation(effect="read")
+    async def workers(self, caller: Caller) -> dict[str, Any]:
+        """`{workers: [...]}`: the endpoints of the caller that jobs of this one have started, as `tunnel_status` has them."""
+        return {"workers": self.children.all_of(caller.user)}
 
     async def cancel(self, job: Job) -> None:
         """Have a job ended."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -146,3 +149,26 @@ def test_what_cannot_be_is_refused_before_anything_is_submitted(lab: Lab, psij: 
         psij.submit_tunneled(worker(lab, "", arguments=["--plugins", "rhapsody"]), executor="slurm")
     assert psij.tunnel_status("login.never")["status"] == "no_tunnel"
     assert psij.list_jobs()["jobs"] == []
+
+
+def test_a_worker_from_one_command_over_what_the_site_allows_which_is_remembered(lab: Lab, site: SshLab) -> None:
+    def orbit(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-P", "-m", "orbit_zmq.cli", "worker", *words, "--url", lab.url]
+        return subprocess.run(command, env=lab.environment, capture_output=True, text=True, timeout=300, check=False)
+
+    started = orbit("start", "--endpoint", "login", "--duration", "10m")
+    assert started.returncode == 0, started.stderr
+    name = started.stdout.strip()
+    assert started.stderr.splitlines()[-1] == "connected"
+    (listed,) = json.loads(orbit("list", "--endpoint", "login", "--json").stdout)["items"]
+    assert (listed["endpoint_name"], listed["tunnel"], listed["state"]) == (name, "none", "ACTIVE")  # it reaches the broker
+
+    stopped = orbit("stop", name, "--endpoint", "login")
+
+    assert stopped.stdout == f"stopped {name}\n", stopped.stderr
+    wait_until(lambda: files_of(lab, name) == [], PATIENCE_S, what="no file is left")
+    again = orbit("start", "--endpoint", "login", "--name", "login.again", "--duration", "10m", "--no-wait")
+    assert again.stdout == "login.again\n", again.stderr
+    (listed,) = json.loads(orbit("list", "--endpoint", "login", "--json").stdout)["items"]
+    assert listed["tunnel"] == "none"  # from memory: the job has hardly begun
+    orbit("stop", "login.again", "--endpoint", "login")

@@ -103,6 +103,11 @@ def start_worker(bridge: Lab, join_file: Path, *options: str) -> Any:
     return child
 
 
+def state_of(tunnel: ReverseTunnel) -> str:
+    report = tunnel.rendezvous.reported()
+    return report.state if report is not None else ""
+
+
 def tunnels_of(bridge: Lab) -> Path:
     return Path(bridge.environment["ORBIT_STATE_DIR"]) / "tunnels"
 
@@ -157,17 +162,17 @@ def test_reverse_ten_thousand_tasks_while_ssh_is_killed_and_sshd_restarted(site:
     looking.start()
     try:
         child = start_worker(bridge, join_file, "--tunnel", "reverse")
-        report = tunnel.report()
+        report = tunnel.rendezvous.reported()
         assert report is not None and report.state == "active"
         with bridge.client().get_plugin("worker", "rhapsody", backends=["noop"]) as session:
             answers = session.submit_tasks([{"executable": "/bin/true"}] * TASKS)
-            os.killpg(report.pid, signal.SIGKILL)
+            os.killpg(report.pid or 0, signal.SIGKILL)
             results = session.wait_tasks(answers, timeout=120)
             assert [result["state"] for result in results] == ["DONE"] * TASKS
 
             answers = session.submit_tasks([{"executable": "/bin/true"}] * TASKS)
             site.stop()
-            wait_until(lambda: tunnel.report().state == "reconnecting", what="it is noticed")
+            wait_until(lambda: state_of(tunnel) == "reconnecting", what="it is noticed")
             site.start()
             results = session.wait_tasks(answers, timeout=120)
             assert [result["state"] for result in results] == ["DONE"] * TASKS

@@ -39,6 +39,15 @@ class AsyncPSIJClient(AsyncPluginClient):
         )
         return answer
 
+    async def start_worker(
+        self, job_spec: Mapping[str, Any] | JobSpec, executor: str = "local", tunnel: str = "auto"
+    ) -> dict[str, Any]:
+        """As `submit_tunneled`; with "auto" it takes what has worked with this executor before, else what the job finds."""
+        if tunnel != "auto":
+            check_mode(tunnel)
+        answer: dict[str, Any] = await self.call("start_worker", job_spec=_fields(job_spec), executor=executor, tunnel=tunnel)
+        return answer
+
     async def tunnel_status(self, endpoint_name: str) -> dict[str, Any]:
         """`{endpoint_name, status, port, pid, ssh_host, since, reason, hint}`; the status is no_tunnel, pending, active,
         reconnecting, failed or done. Needs no session."""
