@@ -39,7 +39,7 @@ def ssh_processes() -> list[psutil.Process]:
 def test_ssh_says_when_its_ports_are_forwarded_and_ends_with_who_started_it(site: SshLab) -> None:
     for side in ("L", "R"):
         (port,) = free_ports(1)
-        ssh = Ssh(side, "login", [Forward(port, "127.0.0.1", site.port)])  # type: ignore[arg-type]
+        ssh = Ssh(side, "login", [Forward(port, "127.0.0.1", site.port)])
         ssh.wait_until_up()
         assert not ssh.has_ended
         ssh.end()
