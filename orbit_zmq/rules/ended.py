@@ -5,46 +5,40 @@ A caller's ids rise, and it says below which all have ended; so one number for e
 
 from __future__ import annotations
 
+from array import array
 from collections import OrderedDict
-from dataclasses import dataclass, field
 
 CALLERS = 2_048  # that are remembered; who has called last counts
-ABOVE = 64  # ids beside the number, before it is looked which of them it covers by now
-
-
-@dataclass(slots=True)
-class _Caller:
-    below: int = 0  # these have ended
-    above: set[int] = field(default_factory=set)  # and these
-    tidy_at: int = ABOVE
+ABOVE = 64  # so many more ids, and it is looked which of them the number stands for by now
+BELOW, HIGHEST, FIRST = 0, 1, 2  # where in an array they are: Python's collector does not look at arrays
 
 
 class EndedRequests:
     """By caller and id."""
 
     def __init__(self) -> None:
-        self._callers: OrderedDict[bytes, _Caller] = OrderedDict()
+        self._callers: OrderedDict[bytes, array[int]] = OrderedDict()
 
     def add(self, caller: bytes, call_id: int) -> None:
         """This one is over."""
-        found = self._callers.get(caller)
-        if found is None:
-            found = self._callers[caller] = _Caller()
+        ids = self._callers.get(caller)
+        if ids is None:
+            self._callers[caller] = array("Q", (0, call_id, call_id))
             if len(self._callers) > CALLERS:
                 self._callers.popitem(last=False)
-        else:
-            self._callers.move_to_end(caller)
-        found.above.add(call_id)
-        if len(found.above) > found.tidy_at:
-            found.above = {one for one in found.above if one >= found.below}
-            found.tidy_at = 2 * len(found.above) + ABOVE
+            return
+        self._callers.move_to_end(caller)
+        ids.append(call_id)
+        ids[HIGHEST] = max(ids[HIGHEST], call_id)
+        if len(ids) % ABOVE == 0:
+            ids[FIRST:] = array("Q", [one for one in ids[FIRST:] if one >= ids[BELOW]])
 
     def settle(self, caller: bytes, below: int) -> None:
         """All requests of this caller with an id below this one are over."""
-        found = self._callers.get(caller)
-        if found is not None and below > found.below:
-            found.below = below
+        ids = self._callers.get(caller)
+        if ids is not None and below > ids[BELOW]:
+            ids[BELOW] = below
 
     def has(self, caller: bytes, call_id: int) -> bool:
-        found = self._callers.get(caller)
-        return found is not None and (call_id < found.below or call_id in found.above)
+        ids = self._callers.get(caller)
+        return ids is not None and (call_id < ids[BELOW] or (call_id <= ids[HIGHEST] and call_id in ids[FIRST:]))

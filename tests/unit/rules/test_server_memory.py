@@ -82,7 +82,7 @@ def test_what_is_over_is_known_by_a_number_for_each_caller_and_by_no_memory_for_
     for number in range(1, 100_000):
         ended.settle(CALLER, number)
         ended.add(CALLER, number)
-    assert len(ended._callers[CALLER].above) <= 2 * ABOVE
+    assert len(ended._callers[CALLER]) <= 2 * ABOVE
     assert all(ended.has(CALLER, number) for number in range(1, 100_000))
     assert not ended.has(CALLER, 100_000)
     assert not ended.has(b"d" * 16, 1)
