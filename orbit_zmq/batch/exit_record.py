@@ -52,8 +52,8 @@ ended() {
     write "\"exit_code\": $1, \"signal\": $signal, \"ended\": $(date +%s), \"problem\": \"$2\""
     exit "$1"
 }
-trap asked=129 HUP; trap asked=130 INT; trap asked=131 QUIT; trap asked=138 USR1; trap asked=140 USR2; trap asked=143 TERM
 asked=
+trap asked=129 HUP; trap asked=130 INT; trap asked=131 QUIT; trap asked=138 USR1; trap asked=140 USR2; trap asked=143 TERM
 write '"exit_code": null'
 (: <"$in") 2>/dev/null || ended 126 "stdin cannot be read"
 (: >"$out") 2>/dev/null || ended 126 "stdout cannot be written"

@@ -23,8 +23,8 @@ from orbit_jobs.models import Array, Issue, JobDryRun, JobHandle, JobSpec, JobSt
 from orbit_jobs.runner import Job, JobRunner
 from orbit_psij.models import Attributes, Resources
 from orbit_psij.rendering import launched, render, warnings_of
-from orbit_psij.schedulers import cancel as cancel_native
 from orbit_psij.schedulers import COMMANDS, submit_command, submit_script, why_not
+from orbit_psij.schedulers import cancel as cancel_native
 from orbit_psij.states import accounting, find_by_comment, states
 from orbit_zmq.batch import detect_batch_system
 from orbit_zmq.batch.exit_record import wrapped

@@ -55,7 +55,7 @@ def test_what_has_finished_is_neither_pending_nor_running() -> None:
 
 def test_every_word_of_a_scheduler_has_a_status() -> None:
     assert {*SLURM.values(), *PBS.values(), *LSF.values(), *FLUX.values()} <= set(STATUS_OF_STATE)
-    assert {status for status in STATUS_OF_PSIJ.values()} | {JobStatus.FINISHED_UNKNOWN} == set(JobStatus)
+    assert set(STATUS_OF_PSIJ.values()) | {JobStatus.FINISHED_UNKNOWN} == set(JobStatus)
 
 
 @pytest.mark.parametrize(
