@@ -195,7 +195,11 @@ def test_a_killed_endpoint_finds_its_jobs_again_also_the_one_that_it_was_submitt
 
         lab.start_endpoint("hpc2", plugins="psij")
         psij = lab.client().get_plugin("hpc2", "psij", sid="mine")
-        print(slurm.run("squeue","--states=all","--Format=JobArrayID:20,State:20,Comment:60"),psij.list_jobs(), lab.log_of("hpc2")[-3000:])
+        print(
+            slurm.run("squeue", "--states=all", "--Format=JobArrayID:20,State:20,Comment:60"),
+            psij.list_jobs(),
+            lab.log_of("hpc2")[-3000:],
+        )
         (found,) = [job["job_id"] for job in psij.list_jobs()["jobs"] if job["job_id"] != before]
         assert (ended(psij, before)["exit_code"], ended(psij, found)["exit_code"]) == (3, 5)
         assert psij.get_job_status(found)["stdout"] == "found\n"
@@ -204,14 +208,11 @@ def test_a_killed_endpoint_finds_its_jobs_again_also_the_one_that_it_was_submitt
 
 WRITER = """
 import sys, time
-text = "".join(chr(0x21 + 37 * number % 0x2000) + "ä€𝄞" for number in range(20_000)) + "\\n"
-part = text.encode("utf-8", "ignore") * 8
-written = 0
-while written < 100 << 20:
-    sys.stdout.buffer.write(part[: 999_983])
+line = "".join(chr(0x21 + 37 * number % 0x2000) + "ä€𝄞" for number in range(20_000)) + "\\n"
+all_of_it = line.encode() * ((100 << 20) // len(line.encode()) + 1)
+for begin in range(0, len(all_of_it), 999_983):  # which cuts characters
+    sys.stdout.buffer.write(all_of_it[begin : begin + 999_983])
     sys.stdout.buffer.flush()
-    written += 999_983
-    part = part[999_983:] + part[: 999_983]
     time.sleep(0.02)
 """
 
