@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
+import requests
 from lab import Lab, running_lab, wait_until
 
 from orbit_zmq.errors import InvalidArgument, NotFound, Unsupported
@@ -201,3 +202,28 @@ def is_zombie(native_id: str) -> bool:
         return psutil.Process(int(native_id.partition(".")[0])).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
+
+
+def test_the_routes_are_those_of_the_page(lab: Lab) -> None:
+    gateway = lab.start_gateway()
+    http = requests.Session()
+    http.headers["Authorization"] = f"Bearer {lab.token()}"
+    base = f"http://{gateway.ready['http'].removeprefix('http://')}/hpc1/psij"
+    sid = http.post(f"{base}/register_session", json={}, timeout=60).json()["sid"]
+    job = http.post(f"{base}/submit/{sid}", json={"job_spec": shell("echo häß")}, timeout=60).json()
+    http.get(f"{base}/wait/{sid}/{job['job_id']}", params={"wait_s": PATIENCE_S}, timeout=PATIENCE_S + 30)
+    path, offsets = f"{base}/status/{sid}/{job['job_id']}", {"stdout_offset": 1}
+    assert http.get(path, params=offsets, timeout=60).json()["stdout"] == "äß\n"
+    assert [one["job_id"] for one in http.get(f"{base}/list_jobs/{sid}", timeout=60).json()["jobs"]] == [job["job_id"]]
+    assert http.post(f"{base}/cancel/{sid}/{job['job_id']}", timeout=60).json()["status"] == "canceled"
+    refused = http.post(f"{base}/submit/{sid}", json={"job_spec": {"executable": "x", "nam": "y"}}, timeout=60)
+    assert refused.status_code == 400 and "did you mean 'name'?" in refused.text
+
+
+def test_why_says_what_a_job_does(lab: Lab, psij: Any) -> None:
+    client = lab.client()
+    running, done = psij.submit_job(shell("exec sleep 1000")), psij.submit_job(shell("exit 9"))
+    wait_until(lambda: psij.get_job_status(running["job_id"])["state"] == "ACTIVE", PATIENCE_S)
+    ended(psij, done)
+    assert (client.why(running["job_id"]).phase, client.why(running["job_id"]).kind) == ("running", "job")
+    assert "exit code 9" in client.why(done["job_id"]).reason
