@@ -52,14 +52,16 @@ ended() {
     write "\"exit_code\": $1, \"signal\": $signal, \"ended\": $(date +%s), \"problem\": \"$2\""
     exit "$1"
 }
-trap : HUP INT QUIT TERM USR1 USR2
+asked=
+trap asked=129 HUP; trap asked=130 INT; trap asked=131 QUIT; trap asked=138 USR1; trap asked=140 USR2; trap asked=143 TERM
 write '"exit_code": null'
 (: <"$in") 2>/dev/null || ended 126 "stdin cannot be read"
 (: >"$out") 2>/dev/null || ended 126 "stdout cannot be written"
+[ "$err" = "$out" ] || (: >"$err") 2>/dev/null || ended 126 "stderr cannot be written"
+[ -z "$asked" ] || ended "$asked" ""
 if [ "$err" = "$out" ]; then
     (exec "$@") 8>&1 9>&2 <"$in" >"$out" 2>&1 5<&0 6>&1 7>&1
 else
-    (: >"$err") 2>/dev/null || ended 126 "stderr cannot be written"
     (exec "$@") 8>&1 9>&2 <"$in" >"$out" 2>"$err" 5<&0 6>&1 7>&2
 fi
 ended $? ""

@@ -37,6 +37,7 @@ NOUNS = {
     "errors": ("orbit_zmq.cli.errors_command:errors", "Say what an error means and what to do about it."),
     "events": ("orbit_zmq.cli.events:events", "Show events as they happen."),
     "gateway": ("orbit_zmq.cli.gateway:gateway", "Serve REST and events over HTTP."),
+    "job": ("orbit_zmq.cli.job:job", "Submit, list, show, wait for and cancel batch jobs."),
     "logs": ("orbit_zmq.cli.logs:logs", "Show the log of the broker or of an endpoint in the background."),
     "plugin": ("orbit_zmq.cli.plugin:plugin", "Look at the plugins of the endpoints."),
     "queue": ("orbit_zmq.cli.queue:queue", "Look at the queues, jobs and allocations of batch systems."),

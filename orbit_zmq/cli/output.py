@@ -9,6 +9,7 @@ for one thing; a line of `--jsonl` is the latter. Nothing here talks to a broker
 from __future__ import annotations
 
 import base64
+import codecs
 import json
 import math
 import sys
@@ -17,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
@@ -194,6 +195,29 @@ class Output:
         return write
 
 
+class ByteStream:
+    """Writes bytes as they are; to a terminal, which would obey them, as text that does nothing."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace") if file.isatty() else None
+
+    def write(self, data: bytes) -> None:
+        """The next bytes, at once; a character may be cut in two between them."""
+        if self._decoder is not None:
+            self._file.write(readable(self._decoder.decode(data)))
+            self._file.flush()
+        else:
+            self._file.buffer.write(data)
+            self._file.buffer.flush()
+
+    def end(self) -> None:
+        """There is no more: half a character is shown as what it is."""
+        if self._decoder is not None:
+            self._file.write(self._decoder.decode(b"", final=True))
+            self._file.flush()
+
+
 def output_options(command: Command) -> Command:
     """--json, --jsonl and -q; the command gets an Output as `output`. Every command that lists or shows has them."""
     return _with_output(command, "One JSON value.")
@@ -273,6 +297,11 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def readable(text: str) -> str:
+    """The same for text of several lines, whose tabs and ends of lines stay."""
+    return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
 
 
 def escaped(value: Any) -> str:

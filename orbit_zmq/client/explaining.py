@@ -302,6 +302,12 @@ def _plugin_part(place: Place) -> PluginPart | None:
     )
 
 
+def with_session(place: Place, found: Iterable[Place]) -> Place:
+    """The same with what the session says of itself, into which its client has not been able to hand the thing."""
+    session = next((one for one in found if one.is_session), None)
+    return place if session is None else replace(place, explanation=session.explanation, session=session.session)
+
+
 def with_scheduler(place: Place, scheduler: SchedulerPart) -> Place:
     """The same with what the batch system says of the job; its reason counts while the job waits there."""
     said = place.explanation

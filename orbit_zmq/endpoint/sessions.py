@@ -74,7 +74,9 @@ class Sessions:
         self._clients: dict[str, AsyncClient] = {}  # of plugins, by the user that they act for
         self.unfinished_tasks = 0  # of all sessions, as of the last sweep
         self.tasks_by_state: dict[str, int] = {}  # the same
-        self._ended: OrderedDict[str, tuple[str, type[OrbitError]]] = OrderedDict()  # sid -> (user, what it answers)
+        self._ended: OrderedDict[str, tuple[str, type[OrbitError], Plugin]] = (
+            OrderedDict()
+        )  # sid -> (user, what it answers, ...)
         self._announce = announce
         self.publish: Publish | None = None  # set while the endpoint has a link
         self.keeping = Keeping()  # an endpoint that has a store sets another one before it serves
@@ -116,8 +118,8 @@ class Sessions:
 
     def ended_as(self, sid: str, plugin: Plugin, user: str) -> type[OrbitError] | None:
         """How a session of this user ended, as far as that is remembered."""
-        owner, kind = self._ended.get(key_of(sid, plugin, user), ("", None))
-        return kind if owner == user else None
+        owner, kind, of = self._ended.get(key_of(sid, plugin, user), ("", None, None))
+        return kind if owner == user and of is plugin else None
 
     async def why(self, plugin: Plugin, item: str, caller: Caller) -> Answer:
         """What is known of an id at a plugin."""
@@ -132,7 +134,7 @@ class Sessions:
         record = self._records.get(key)
         if record is not None and record.user == user and (plugin is None or record.plugin is plugin):
             return record
-        owner, kind = self._ended.get(key, ("", NotFound))
+        owner, kind, _ = self._ended.get(key, ("", NotFound, None))
         if record is None and kind is not NotFound and owner == user:
             raise kind(f"session {'expired' if kind is SessionExpired else 'closed'}: {sid}")
         raise NotFound(f"unknown session id: {sid}", hint="Open a session with register_session.")
@@ -443,7 +445,7 @@ class Sessions:
         self.keeping.end(record, for_good=kind is not ShuttingDown and record.status is not Status.FAILED)
         record.status = Status.ENDED
         record.changed.set()
-        self._ended[record.key] = (record.user, SessionClosed if kind is ShuttingDown else kind)
+        self._ended[record.key] = (record.user, SessionClosed if kind is ShuttingDown else kind, record.plugin)
         while len(self._ended) > ENDED_IDS:
             self._ended.popitem(last=False)
         if record.session is not None and record.sid != DEFAULT:

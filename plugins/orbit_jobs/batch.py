@@ -23,8 +23,8 @@ from orbit_jobs.models import Array, Issue, JobDryRun, JobHandle, JobSpec, JobSt
 from orbit_jobs.runner import Job, JobRunner
 from orbit_psij.models import Attributes, Resources
 from orbit_psij.rendering import launched, render, warnings_of
+from orbit_psij.schedulers import COMMANDS, submit_command, submit_script, why_not
 from orbit_psij.schedulers import cancel as cancel_native
-from orbit_psij.schedulers import submit_command, submit_script, why_not
 from orbit_psij.states import accounting, find_by_comment, states
 from orbit_zmq.batch import detect_batch_system
 from orbit_zmq.batch.exit_record import wrapped
@@ -89,8 +89,8 @@ class BatchRunner(JobRunner):
         said |= {"queue_name": spec.attributes.queue_name, "account": spec.account, "name": spec.name}
         try:
             command = shlex.join(submit_command(self.executor, files.script))
-        except OrbitError as error:
-            command = error.message
+        except OSError:  # one that looks at the script, which is not there
+            command = shlex.join([COMMANDS[self.executor][0], str(files.script)])
         return JobDryRun(command=command, script=script, details={name: str(value) for name, value in said.items() if value})
 
     def _taken(self, job: Job, native_id: str) -> JobHandle:

@@ -146,7 +146,11 @@ class Following:
             if not open_jobs:
                 await wake.wait()
                 continue
-            took_s = await self._round(executor, open_jobs)
+            took_s = 0.0
+            try:
+                took_s = await self._round(executor, open_jobs)
+            except Exception:  # of one round; without the next ones no job would ever end
+                log.exception("jobs-not-followed", executor=executor, jobs=len(open_jobs))
             if executor == LOCAL:
                 wait_s = LOCAL_S + LOCAL_SHARE_S * len(open_jobs)
             else:
@@ -155,18 +159,18 @@ class Following:
                 await asyncio.wait_for(wake.wait(), wait_s)
 
     async def _round(self, executor: str, open_jobs: Sequence[Job]) -> float:
+        """Ask once for these jobs; how many seconds that took."""
         ids = tuple(sorted(job.native_id for job in open_jobs if job.native_id))
         took_s = 0.0
         try:
             answered = await self._threads.ask(asked, executor, ids)
             states, took_s = answered.states, answered.took_s
+            await self._find_lost(executor, [job for job in open_jobs if job.native_id is None])
             self._say_fault(executor, "")
         except OrbitError as error:
             self._say_fault(executor, error.message)
             states = {job.native_id: said for job in open_jobs if job.native_id and (said := _as_last_seen(job)) is not None}
             open_jobs = [job for job in open_jobs if job.native_id in states]
-        else:
-            await self._find_lost(executor, [job for job in open_jobs if job.native_id is None])
         asked_for = [job for job in open_jobs if job.native_id in ids]
         seen = await self._look(executor, asked_for, states)
         for job in asked_for:

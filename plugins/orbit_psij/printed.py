@@ -12,7 +12,7 @@ from typing import Any
 from orbit_zmq.batch.outcome import NativeState
 from orbit_zmq.batch.pbs import epoch_of, parse_records
 from orbit_zmq.batch.quantities import number_of
-from orbit_zmq.batch.states import LSF, SLURM_WAITING, State, pbs_state, slurm_reason, slurm_state
+from orbit_zmq.batch.states import ENDED, LSF, SLURM_WAITING, State, pbs_state, slurm_reason, slurm_state
 
 States = dict[str, NativeState]
 
@@ -42,16 +42,16 @@ def squeue_states(printed: str) -> tuple[States, dict[str, str]]:
         began, ended = _moment(row["StartTime"]), _moment(row["EndTime"])
         state = slurm_state(raw, reason or "")
         code, by_signal = _slurm_exit(row["exit_code"])
-        has_ended = state in ("DONE", "FAILED", "CANCELLED")
+        has_ended, nodes = state in ENDED, _said(row["NodeList"])
         states[row["JobArrayID"]] = NativeState(
             state,
             raw,
             exit_code=code if has_ended else None,
             signal=by_signal if has_ended else None,
             reason=slurm_reason(raw, reason, code),
-            started=None if waits else began,
+            started=began if nodes and not waits else None,  # one that never ran has its end for a beginning
             ended=ended if has_ended else None,
-            node_list=_said(row["NodeList"]),
+            node_list=nodes,
             queue=_said(row["Partition"]),
             estimated_start=began if waits else None,
         )
@@ -66,16 +66,16 @@ def sacct_states(printed: str) -> States:
     for row in _rows(printed, SACCT):
         raw = row["State"]
         code, _, by_signal = row["ExitCode"].partition(":")
-        exit_code = number_of(code)
+        exit_code, nodes = number_of(code), _said(row["NodeList"])
         states[row["JobID"]] = NativeState(
             slurm_state(raw),
             raw,
             exit_code=exit_code,
             signal=number_of(by_signal) or None,
             reason=slurm_reason(raw, _said(row["Reason"]), exit_code),
-            started=_moment(row["Start"]),
+            started=_moment(row["Start"]) if nodes else None,
             ended=_moment(row["End"]),
-            node_list=_said(row["NodeList"]),
+            node_list=nodes,
             queue=_said(row["Partition"]),
         )
     return states

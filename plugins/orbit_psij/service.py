@@ -28,7 +28,7 @@ from orbit_psij.submission import Submission
 from orbit_psij.ui_config import UI_CONFIG
 from orbit_zmq.batch import detect_batch_system
 from orbit_zmq.batch.threads import Threads
-from orbit_zmq.errors import DeadlineExceeded, InvalidArgument, NotFound, OutcomeUnknown
+from orbit_zmq.errors import DeadlineExceeded, InvalidArgument, NotFound, OrbitError, OutcomeUnknown
 from orbit_zmq.log import get_logger
 from orbit_zmq.plugin import Caller, Explanation, Host, Plugin, PluginSession, operation
 from orbit_zmq.why import Phase
@@ -204,7 +204,7 @@ class PSIJSession(PluginSession):
                 f"{error.message}, so nobody knows yet whether the job {job.job_id} was submitted.",
                 hint="Ask for its state in a minute: it is looked for.",
             ) from None
-        except BaseException:
+        except (OrbitError, OSError):
             self._following.drop(job)
             raise
         self._following.submitted(job, native_id)

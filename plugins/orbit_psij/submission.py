@@ -15,7 +15,7 @@ from orbit_psij.defaults import with_defaults
 from orbit_psij.jobs import RECORD, SCRIPT, STDERR, STDOUT, folder_of, make_folder, remove_folder
 from orbit_psij.models import JobSpec
 from orbit_psij.rendering import launched, render, warnings_of
-from orbit_psij.schedulers import LOCAL, submit_script, why_not
+from orbit_psij.schedulers import LOCAL, submit_script
 from orbit_zmq.batch import detect_batch_system
 from orbit_zmq.batch.exit_record import wrapped
 from orbit_zmq.errors import DeadlineExceeded, InvalidArgument, OrbitError, Unsupported
@@ -36,10 +36,8 @@ class Submission:
 
     @classmethod
     def of(cls, job_id: str, executor: str, asked_for: JobSpec | Mapping[str, Any]) -> Submission:
-        """InvalidArgument for what is wrong with the job, Unsupported for an executor that cannot be used here."""
+        """InvalidArgument for what is wrong with the job. Whether the executor can be used here is seen later."""
         spec = with_defaults(JobSpec.of(asked_for), executor, detect_batch_system())
-        if reason := why_not(executor):
-            raise Unsupported(f"The executor {executor} cannot be used: {reason}.", hint="Ask for executors: they say why.")
         if array := next((name for name in ARRAYS if name in spec.attributes.custom_attributes), None):
             raise Unsupported(f"{array}: this plugin follows single jobs.", hint="The plugin jobs has arrays.")
         if spec.directory is not None and not os.path.isabs(spec.directory):

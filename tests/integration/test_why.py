@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pytest
 from lab import Lab, running_lab, wait_until
 from shell import Shell
 
-from orbit_rhapsody import engine, service
+from orbit_rhapsody import backends, engine, service
 from orbit_zmq import AsyncClient, Client
 from orbit_zmq.errors import Conflict, NotFound
 from orbit_zmq.plugin import Caller, Explanation, Host, Plugin, PluginSession, operation
@@ -25,6 +25,7 @@ from orbit_zmq.testing import serve
 from orbit_zmq.why import SchedulerPart, Why
 
 PATIENCE_S = 60.0
+TASKS = 100  # more than there are threads
 
 
 def wait_for_file(path: str) -> str:
@@ -69,19 +70,22 @@ def once(client: Client, uid: str, phase: str, **which: Any) -> Why:
 
 def test_a_task_waits_behind_others_at_the_limit_of_its_plugin(world, gate):
     with session_of(world, backends=["concurrent"]) as plugin, Client(url=world.url) as asking:
-        first = plugin.submit_tasks(waits_for(gate, 1))[0]["uid"]
-        limit = once(asking, first, "running") and 200
-        uids = [answer["uid"] for answer in plugin.submit_tasks(waits_for(gate, limit))]
+        uids = [answer["uid"] for answer in plugin.submit_tasks(waits_for(gate, TASKS))]
 
-        found = once(asking, uids[-1], "waiting")
+        def when_full() -> Why | None:
+            said = asking.why(uids[-1])
+            is_full = said.plugin is not None and said.plugin.running == said.plugin.limit
+            return said if is_full and said.plugin is not None and said.plugin.facts else None
 
+        found = wait_until(when_full, PATIENCE_S, "all threads are busy")
+
+        assert found is not None and found.plugin is not None and found.plugin.limit is not None
         assert (found.kind, found.at, found.phase, found.scheduler) == ("task", "plugin", "waiting", None)
-        assert found.plugin is not None and found.plugin.limit is not None and found.plugin.ahead is not None
-        wait_until(lambda: (at := asking.why(uids[-1]).plugin) is not None and at.running == found.plugin.limit)
-        assert found.plugin.facts == {"backend": "concurrent"}
-        assert "The backend concurrent has it and runs" in found.reason and "others are before it" in found.reason
-        last, before = (asking.why(uid).plugin for uid in (uids[-1], uids[-2]))
-        assert last is not None and before is not None and (last.ahead, before.ahead) == (limit - last.limit, last.ahead - 1)
+        assert (found.plugin.ahead, found.plugin.facts) == (TASKS - found.plugin.limit - 1, {"backend": "concurrent"})
+        assert found.reason.startswith("The backend concurrent has it and runs ") and found.reason.endswith(" are before it.")
+        before = asking.why(uids[-2]).plugin
+        assert before is not None and before.ahead == found.plugin.ahead - 1
+        assert asking.why(uids[0]).phase == "running"
         assert found.session is not None and (found.session.sid, found.session.state) == (plugin.sid, "ready")
         assert found.endpoint is not None and (found.endpoint.name, found.endpoint.state) == ("hpc1", "present")
         assert found.broker is not None and found.broker.state in ("ok", "queued")
@@ -199,7 +203,7 @@ def test_the_command_shows_sentences_to_people_and_the_model_to_programs(world):
 
 
 def test_a_session_whose_backend_is_being_started_says_which(monkeypatch):
-    may_start, start = threading.Event(), engine.start_backend
+    may_start, start = threading.Event(), backends.start_backend
 
     async def start_when_allowed(*arguments: Any) -> Any:
         await asyncio.to_thread(may_start.wait, PATIENCE_S)
@@ -224,27 +228,30 @@ def test_a_task_that_its_client_cannot_send_yet_waits_there_for_room(monkeypatch
     monkeypatch.setattr(engine, "FUNCTIONS_IN_FLIGHT", 1)
     with serve("rhapsody", backends=["concurrent"]) as running:
         plugin: Any = running.plugin
-        plugin.submit_tasks(waits_for(gate, 1))
-        large = [{"uid": f"large.{n}", "function": len, "args": [str(n) * 60_000]} for n in range(40)]
-        sending = threading.Thread(target=plugin.submit_tasks, args=(large,))
-        for task in large[:3]:
-            plugin.submit_tasks([task])
+        once(running.client, plugin.submit_tasks(waits_for(gate, 1))[0]["uid"], "running")
+        many = [{"uid": f"many.{n}", "function": "math:sqrt", "args": [n]} for n in range(1_000)]
+        plugin.submit_tasks(many[:-1])
+        wait_until(lambda: "it takes no more at present" in running.client.why(plugin.sid).reason, PATIENCE_S, "it is full")
+        sending = threading.Thread(target=plugin.submit_tasks, args=(many[-1:],))
         sending.start()
         try:
 
             def held_up() -> Why | None:
-                found = running.client.why("large.39")
-                return found if "bytes of tasks wait" in found.reason else None
+                with suppress(NotFound):
+                    said = running.client.why("many.999")
+                    return said if "bytes of tasks wait" in said.reason else None
+                return None
 
             found = wait_until(held_up, PATIENCE_S, "the client says what it waits for")
+            assert found is not None
             assert (found.kind, found.state, found.phase, found.at) == ("task", "unsent", "waiting", "client")
-            assert found.client is not None and found.client.is_here and found.client.unsent
+            assert found.client is not None and found.client.is_here and found.client.unsent == 1
             assert found.plugin is not None and "it takes no more at present" in found.plugin.reason
-            queued = once(running.client, "large.2", "waiting")
-            assert (queued.at, queued.plugin and queued.plugin.ahead) == ("plugin", 2)
+            queued = running.client.why("many.2")
+            assert (queued.phase, queued.at, queued.plugin and queued.plugin.ahead) == ("waiting", "plugin", 2)
             assert queued.reason == "1 of at most 1 functions are with the backends; 2 others are before it."
-            with Client(url=running.client._link.place.address) as other, pytest.raises(NotFound, match=r"large\.39"):
-                other.why("large.39")
+            with Client(url=running.client._link.place.address) as other, pytest.raises(NotFound, match=r"many\.999"):
+                other.why("many.999")
         finally:
             gate.touch()
             sending.join(PATIENCE_S)

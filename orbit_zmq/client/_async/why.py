@@ -23,6 +23,7 @@ from orbit_zmq.client.explaining import (
     the_one,
     why_not_asked,
     with_scheduler,
+    with_session,
     without_broker,
 )
 from orbit_zmq.client.facts import EndpointFacts
@@ -154,7 +155,7 @@ async def _completed(client: AsyncClient, place: Place, known: Known, asked: Que
         return place
     if place.is_away:
         found, _ = await _ask(client, facts, place.instance, place.sid, asked.deadline_s)
-        return merged([place, *(one for one in found if one.sid == place.sid)])[0]
+        return with_session(place, found)
     said = place.item
     if said is None or not said.native_id or said.scheduler is not None:
         return place

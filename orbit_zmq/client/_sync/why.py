@@ -24,6 +24,7 @@ from orbit_zmq.client.explaining import (
     the_one,
     why_not_asked,
     with_scheduler,
+    with_session,
     without_broker,
 )
 from orbit_zmq.client.facts import EndpointFacts
@@ -151,7 +152,7 @@ def _completed(client: Client, place: Place, known: Known, asked: Question) -> P
         return place
     if place.is_away:
         found, _ = _ask(client, facts, place.instance, place.sid, asked.deadline_s)
-        return merged([place, *(one for one in found if one.sid == place.sid)])[0]
+        return with_session(place, found)
     said = place.item
     if said is None or not said.native_id or said.scheduler is not None:
         return place

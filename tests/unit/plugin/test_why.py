@@ -88,7 +88,7 @@ def test_what_is_another_users_is_as_unknown_as_what_never_was():
     async def scenario() -> None:
         async with served(library()) as bench:
             sid = await bench.session("library", user="ann")
-            empty = {"found": [], "unanswered": []}
+            empty: dict[str, Any] = {"found": [], "unanswered": []}
 
             assert await asked(bench, sid, user="bob") == await asked(bench, "book", user="bob") == empty
             await bench.call("unregister_session", plugin="library", session=sid)

@@ -115,10 +115,10 @@ def test_importing_the_library_loads_none_of_its_dependencies() -> None:
     assert not roots & {"asyncio", "click", "cloudpickle", "msgpack", "psutil", "pydantic", "rich", "structlog", "zmq"}
 
 
-@pytest.mark.parametrize("plugin", ["math", "queue_info", "rhapsody", "sysinfo"])
+@pytest.mark.parametrize("plugin", ["jobs", "math", "queue_info", "rhapsody", "sysinfo"])
 def test_a_client_of_a_plugin_loads_none_of_the_endpoint_side(plugin: str) -> None:
     script = f"import orbit_{plugin}.client, sys; print('\\n'.join(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     modules = set(done.stdout.split())
 
-    assert not modules & {"rhapsody", f"orbit_{plugin}.service", "orbit_sysinfo.provider", "psutil", "dask", "dragon"}
+    assert not modules & {"rhapsody", f"orbit_{plugin}.service", "orbit_sysinfo.provider", "psutil", "psij", "dask", "dragon"}
