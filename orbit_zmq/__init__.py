@@ -30,6 +30,7 @@ _HOMES = {
     "AsyncEndpointHandle": "orbit_zmq.client._async.client",
     "AsyncPluginClient": "orbit_zmq.client._async.plugin",
     "Client": "orbit_zmq.client._sync.client",
+    "Executor": "orbit_rhapsody.executor",  # of a plugin: it is found by name, and not imported by the library
     "PluginClient": "orbit_zmq.client._sync.plugin",
     "Endpoint": "orbit_zmq.endpoint.endpoint",
     "OrbitError": "orbit_zmq.errors",
