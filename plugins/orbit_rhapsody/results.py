@@ -22,7 +22,7 @@ from orbit_rhapsody.journal import Journal, KeptResult, Record
 from orbit_rhapsody.output import OutputLines
 from orbit_rhapsody.preparation import PackedTask
 from orbit_rhapsody.records import expired_record
-from orbit_rhapsody.rules import KEPT_S, ResultLog, Spilled, TaskEntry, TaskTable
+from orbit_rhapsody.rules import KEPT_S, LASTING_RETENTION_S, ResultLog, Spilled, TaskEntry, TaskTable
 from orbit_rhapsody.spool import Spool
 from orbit_zmq.errors import Conflict, InternalError, InvalidArgument, SessionClosed
 
@@ -40,7 +40,8 @@ class Results:
 
     def __init__(self, log: ResultLog | None = None, journal: Journal | None = None) -> None:
         if log is None:
-            log = ResultLog() if journal is None else ResultLog(consumer_away_s=KEPT_S)
+            lasting = {"consumer_away_s": KEPT_S, "retention_s": LASTING_RETENTION_S}
+            log = ResultLog(**lasting) if journal is not None else ResultLog()
         self._log = log
         self._journal = journal
         self._being_kept: dict[str, int] = {}  # tasks that have ended, until that is on disk, with the size of their records
@@ -243,6 +244,18 @@ class Results:
         with self._lock:
             after = self._log.cursor_of(consumer)
             return after, [uid for uid, entry in self._tasks if entry.number == 0 or entry.number > after]
+
+    def from_now(self, consumer: str) -> int:
+        """Have a consumer go on behind the newest result, as if it had read all before; answers that one's number."""
+        with self._lock:
+            return self._read(consumer, self._log.last, 1).after
+
+    def leave(self, consumer: str) -> None:
+        """A consumer reads no more."""
+        with self._lock:
+            self._log.leave(consumer, time.monotonic())
+            if self._journal is not None:
+                self._journal.drop_cursor(consumer)
 
     async def describe(self, uid: str) -> dict[str, Any] | None:
         """Everything that is known of one task, or None."""

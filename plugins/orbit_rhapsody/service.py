@@ -217,6 +217,16 @@ class RhapsodySession(PluginSession):
         return {"after": after, "uids": uids}
 
     @operation(effect="read", method="POST")
+    async def from_now(self, consumer: Consumer) -> int:
+        """Let a consumer go on behind the newest result, as if it had read all before; the number to fetch after."""
+        return self._results.from_now(consumer)
+
+    @operation(effect="read", method="POST")
+    async def leave(self, consumer: Consumer) -> None:
+        """A consumer reads no more: no result is kept for it."""
+        self._results.leave(consumer)
+
+    @operation(effect="read", method="POST")
     async def wait(self, uids: Uids, timeout: float | None = None) -> list[dict[str, Any]]:
         """What is known of these tasks now, without waiting. Unknown ones are left out; `timeout` has no effect."""
         return self._results.snapshot(uids)

@@ -71,6 +71,21 @@ def test_a_fetch_without_results_ends_empty_when_its_wait_is_over():
     assert 0.04 <= time.monotonic() - started < 5
 
 
+def test_who_reads_from_now_on_gets_what_comes_and_leaves_the_rest_to_others():
+    results = results_with("before", "after")
+    finish(results, "before")
+
+    async def scenario() -> tuple[list[str], list[str]]:
+        after = results.from_now("late")
+        finish(results, "after")
+        late = await results.fetch("late", after, 1 << 20, 5.0)
+        results.leave("late")
+        return uids_of(late), uids_of(await results.fetch("other", 0, 1 << 20, 0.0))
+
+    assert asyncio.run(scenario()) == (["after"], ["before", "after"])
+    assert results.statistics()["consumers"] == 1
+
+
 def test_no_completion_is_missed_while_threads_and_fetches_race():
     uids = [f"t{number}" for number in range(2_000)]
     results = results_with(*uids)
