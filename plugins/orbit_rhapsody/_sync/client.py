@@ -51,6 +51,7 @@ class RhapsodyClient(ResultReader):
     there is none.
     """
 
+    submits_patiently = False  # it waits for an endpoint that is away as long as for results, and not SUBMIT_AWAY_S alone
     _leaves = False  # when it is closed, as it reads from now on
 
     def register_session(
