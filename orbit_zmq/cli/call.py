@@ -10,7 +10,7 @@ import click
 
 from orbit_zmq.cli.completion import endpoint_names, operation_names, plugin_names, session_ids
 from orbit_zmq.cli.connection import Where, broker_options, connected, find_endpoint
-from orbit_zmq.cli.output import VERSION, Output, echo_json, printable
+from orbit_zmq.cli.output import VERSION, Output, echo_json, readable
 from orbit_zmq.cli.parameters import DURATION, one_of
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _show(result: Any, output: Output) -> None:
         for chunk in [result] if isinstance(result, bytes) else result:
             _write(chunk)
     elif isinstance(result, str):
-        click.echo(_readable(result))
+        click.echo(readable(result))
     elif result is not None:
         echo_json(result, indent=2)
 
@@ -115,11 +115,7 @@ def _show(result: Any, output: Output) -> None:
 def _write(data: bytes) -> None:
     """Bytes as they are; on a terminal, which would obey them, as text that does nothing."""
     if sys.stdout.isatty():
-        click.echo(_readable(data.decode("utf-8", "backslashreplace")), nl=False)
+        click.echo(readable(data.decode("utf-8", "backslashreplace")), nl=False)
     else:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
-
-
-def _readable(text: str) -> str:
-    return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))

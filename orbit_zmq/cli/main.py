@@ -42,6 +42,7 @@ NOUNS = {
     "queue": ("orbit_zmq.cli.queue:queue", "Look at the queues, jobs and allocations of batch systems."),
     "session": ("orbit_zmq.cli.session:session", "List, show and close sessions."),
     "top": ("orbit_zmq.cli.top:top", "Watch the broker and its endpoints on one screen."),
+    "task": ("orbit_zmq.cli.task:task", "Submit, run, list, show, await, cancel and read tasks."),
     "invite": ("orbit_zmq.cli.invite:invite", "Admit another party, and print the join string for it."),
     "join": ("orbit_zmq.cli.join:join", "Store a join string on this machine."),
     "key": ("orbit_zmq.cli.key:key", "List the keys that the broker admits."),
@@ -184,7 +185,8 @@ def _wants_json(words: list[str]) -> bool:
     """Asked before anything is parsed, as the error may be that it could not be."""
     from orbit_zmq.settings import environment
 
-    return bool({"--json", "--jsonl"} & set(words)) or environment("ORBIT_OUTPUT") in ("json", "jsonl")
+    own = words[: words.index("--")] if "--" in words else words  # what follows is another program's
+    return bool({"--json", "--jsonl"} & set(own)) or environment("ORBIT_OUTPUT") in ("json", "jsonl")
 
 
 def _wants_traceback(words: list[str]) -> bool:

@@ -166,6 +166,13 @@ class Output:
             click.echo()
             self._section(section)
 
+    def text(self, title: str, lines: Iterable[str]) -> None:
+        """A titled text below the facts of one thing, for people."""
+        click.echo()
+        _echo_title(title)
+        for line in lines:
+            click.echo(readable(line))
+
     def _section(self, section: Section) -> None:
         if self.mode is Mode.TSV:
             _echo_tsv(section.columns, section.items)
@@ -273,6 +280,11 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def readable(text: str) -> str:
+    """The same for a text of several lines with tabs."""
+    return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
 
 
 def escaped(value: Any) -> str:
