@@ -11,10 +11,10 @@ import asyncio
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor
 from contextlib import suppress
-from itertools import count
+from itertools import count, islice
 from typing import Any, NamedTuple, Protocol
 
 from orbit_rhapsody._async.client import AsyncRhapsodyClient
@@ -117,6 +117,13 @@ class CallStream:
             future.cancel()
         self._wake()
 
+    def cancel_all(self) -> None:
+        """Cancel every call that has not ended."""
+        with self._lock:
+            futures = [*self._sent.values(), *(call.future for call in self._waiting.values())]
+        for future in futures:
+            future.cancel()
+
     def describe(self) -> str:
         """In a few words, for people."""
         with self._lock:
@@ -216,6 +223,7 @@ class CallStream:
             if isinstance(error, InitializerFailed) or (isinstance(error, _LOST) and not result["traceback"]):
                 error = self._break(session.endpoint, error)
             future.settle(result["return_value"], error)
+        results.clear()  # values belong to the futures alone
         self._changed.set()
 
     async def _cancel_unwanted(self, session: AsyncRhapsodyClient) -> None:
@@ -254,6 +262,14 @@ async def open_session(client: AsyncClient, endpoint: str, arguments: Mapping[st
         raise InvalidArgument(f"{session.plugin} on endpoint {session.endpoint} calls no functions")
     session.submits_patiently = True
     return session
+
+
+def chunks_of(arguments: Iterable[tuple[Any, ...]], size: int) -> Iterator[tuple[tuple[Any, ...], ...]]:
+    """So many sets of arguments at a time; ValueError for a size that is none."""
+    if size < 1:
+        raise ValueError("chunksize must be >= 1.")
+    left = iter(arguments)
+    return iter(lambda: tuple(islice(left, size)), ())
 
 
 def _task(uid: str, call: _Call, function: Callable[..., Any]) -> dict[str, Any]:

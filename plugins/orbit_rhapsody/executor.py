@@ -14,13 +14,13 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from functools import cache, partial
-from itertools import islice
 from typing import Any, ParamSpec, TypeVar
 
 from orbit_rhapsody.called import call_each
-from orbit_rhapsody.calls import BrokenEndpoint, CallStream, open_session
-from orbit_zmq.client._async.client import ANYWHERE, AsyncClient
+from orbit_rhapsody.calls import BrokenEndpoint, CallStream, chunks_of, open_session
+from orbit_zmq.client._async.client import ANYWHERE
 from orbit_zmq.client._sync.client import Client
+from orbit_zmq.client.beside import client_beside
 from orbit_zmq.log import get_logger
 
 __all__ = ["BrokenEndpoint", "CallFuture", "Executor"]
@@ -117,11 +117,9 @@ class Executor(concurrent.futures.Executor):
 
         `chunksize` sets of arguments make one task. TimeoutError where a value is missing after `timeout` seconds.
         """
-        if chunksize < 1:
-            raise ValueError("chunksize must be >= 1.")
         if chunksize == 1:
             return super().map(fn, *iterables, timeout=timeout)
-        chunks = _chunks(zip(*iterables, strict=False), chunksize)
+        chunks = chunks_of(zip(*iterables, strict=False), chunksize)
         return _each_of(super().map(partial(call_each, fn), chunks, timeout=timeout))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -182,11 +180,10 @@ class _Runner:
             _RUNNING.discard(self)
 
     async def _serve(self) -> None:
-        client = AsyncClient.over(self._client.link)
-        client.endpoint_away_s, client.broker_away_s = self._client.endpoint_away_s, self._client.broker_away_s
-        session = await open_session(client, self._endpoint, self._arguments)
-        self._opened.set_result(session.endpoint)
-        await self._stream.run(session)
+        async with client_beside(self._client) as client:
+            session = await open_session(client, self._endpoint, self._arguments)
+            self._opened.set_result(session.endpoint)
+            await self._stream.run(session)
 
     def _close_client(self) -> None:
         if self._owns_client:
@@ -208,11 +205,6 @@ def _wait_at_exit() -> None:
 def _end_all() -> None:
     for runner in tuple(_RUNNING):
         runner.end()
-
-
-def _chunks(arguments: Iterator[tuple[Any, ...]], size: int) -> Iterator[tuple[tuple[Any, ...], ...]]:
-    while chunk := tuple(islice(arguments, size)):
-        yield chunk
 
 
 def _each_of(chunks: Iterator[list[T]]) -> Iterator[T]:

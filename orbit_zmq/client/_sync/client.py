@@ -148,11 +148,6 @@ class Client:
         return self._link.name
 
     @property
-    def link(self) -> Link:
-        """The connection itself, for another client `over` it."""
-        return self._link
-
-    @property
     def is_connected(self) -> bool:
         """Whether the broker is there at this moment."""
         return self._link.is_up
