@@ -69,7 +69,7 @@ MONITORED = (
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 )
 DONTWAIT = int(zmq.DONTWAIT)  # a plain integer: pyzmq's flags cost a microsecond each time
-plain_send = zmq.backend.Socket.send  # what zmq.Socket's own `send` adds is not for our kinds of sockets, and costs as much again
+plain_send = zmq.backend.Socket.send  # what zmq.Socket's own adds is not for our kinds of sockets, and costs as much again
 
 
 class Sockets:
@@ -201,7 +201,7 @@ def has_arrived(socket: zmq.Socket[bytes]) -> bool:
 
 
 def next_frames(socket: zmq.Socket[bytes]) -> list[zmq.Frame]:
-    """The rest of a message whose first frame was received. A frame knows whether more follow; asking the socket takes longer."""
+    """The rest of a message whose first frame was received. A frame knows whether more follow; asking the socket is slower."""
     frames = [socket.recv(DONTWAIT, False)]
     while frames[-1].more:
         frames.append(socket.recv(DONTWAIT, False))

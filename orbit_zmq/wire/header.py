@@ -77,7 +77,7 @@ Incarnation = Annotated[bytes, Meta(min_length=16, max_length=16)]
 
 
 class Header(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, gc=False):
-    """One header. A field that is absent from the wire has the default given here; values are checked where they come from there.
+    """One header. A field that is absent from the wire has the default given here; values that come from there are checked.
 
     Fields stand in the order of the wire. gc: a header holds nothing that could hold it.
     """
@@ -100,7 +100,7 @@ class Header(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, gc=
     settled_below: Number = field(default=0, name="d")
     settled: Annotated[tuple[Number, ...], Meta(max_length=SETTLED_IDS)] = field(default=(), name="g")
     audience: Text = field(default="", name="w")  # event: who may hear it, a user or `all`
-    happened_at: Annotated[float, Meta(gt=0, lt=1e12)] = field(default=ABSENT, name="y")  # event: seconds since 1970, by the sender
+    happened_at: Annotated[float, Meta(gt=0, lt=1e12)] = field(default=ABSENT, name="y")  # event: seconds since 1970
     channel: Annotated[int, Meta(ge=0, le=3)] = field(default=0, name="a")
     chunk: Number = field(default=0, name="q")  # its number; credit, resent request, reply: the chunk wanted or sent next
     up_to: Number = field(default=0, name="m")  # credit: chunks below this number may be sent
