@@ -27,6 +27,7 @@ from orbit_zmq.errors import (
 )
 
 NOUNS = {
+    "bench": ("orbit_zmq.cli.bench:bench", "Measure the speed of your own deployment."),
     "broker": ("orbit_zmq.cli.broker:broker", "Start, stop and look at the broker."),
     "call": ("orbit_zmq.cli.call:call", "Call an operation of a plugin on an endpoint."),
     "completion": ("orbit_zmq.cli.completion:completion", "Print the script that completes commands and names in a shell."),
@@ -41,8 +42,8 @@ NOUNS = {
     "plugin": ("orbit_zmq.cli.plugin:plugin", "Look at the plugins of the endpoints."),
     "queue": ("orbit_zmq.cli.queue:queue", "Look at the queues, jobs and allocations of batch systems."),
     "session": ("orbit_zmq.cli.session:session", "List, show and close sessions."),
-    "top": ("orbit_zmq.cli.top:top", "Watch the broker and its endpoints on one screen."),
     "task": ("orbit_zmq.cli.task:task", "Submit, run, list, show, await, cancel and read tasks."),
+    "top": ("orbit_zmq.cli.top:top", "Watch the broker and its endpoints on one screen."),
     "invite": ("orbit_zmq.cli.invite:invite", "Admit another party, and print the join string for it."),
     "join": ("orbit_zmq.cli.join:join", "Store a join string on this machine."),
     "key": ("orbit_zmq.cli.key:key", "List the keys that the broker admits."),
