@@ -67,6 +67,7 @@ class CallStream:
             raise InvalidArgument("max_workers must be greater than 0", hint="Or leave it out.")
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
+        self._max_workers = max_workers
         self._most_sent = max_workers or MOST_SENT
         self._initializer = initializer
         self._initargs = tuple(initargs)
@@ -109,11 +110,15 @@ class CallStream:
         return True
 
     def end(self, *, cancel: bool) -> None:
-        """Take no more calls; `run` ends with the last one that is there. `cancel` withdraws those that have not been sent."""
+        """Take no more calls; `run` ends with the last one that is there.
+
+        `cancel` withdraws those that have not begun; one for which a worker is free counts as begun.
+        """
         with self._lock:
             self._is_ending = True
-            unsent = [call.future for call in self._waiting.values()] if cancel else []
-        for future in unsent:
+            free_workers = max(0, (self._max_workers or 0) - len(self._sent))
+            left_over = [call.future for call in islice(self._waiting.values(), free_workers, None)] if cancel else []
+        for future in left_over:
             future.cancel()
         self._wake()
 
