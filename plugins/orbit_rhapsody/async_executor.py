@@ -80,6 +80,7 @@ class AsyncExecutor:
         **session: Any,
     ) -> None:
         self.endpoint = endpoint
+        self.sid = ""  # of the session, by which its tasks are found on the command line
         self._stream = CallStream(max_workers, initializer, initargs)
         self._client = client if client is not None else AsyncClient()
         self._owns_client = client is None
@@ -110,7 +111,7 @@ class AsyncExecutor:
         except BaseException:
             await self._close_client()
             raise
-        self.endpoint = session.endpoint
+        self.endpoint, self.sid = session.endpoint, session.sid
         self._running = asyncio.get_running_loop().create_task(self._run(session))  # `shutdown` waits for it
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:

@@ -16,6 +16,7 @@ from concurrent.futures import Future, InvalidStateError
 from functools import cache, partial
 from typing import Any, ParamSpec, TypeVar
 
+from orbit_rhapsody._async.client import AsyncRhapsodyClient
 from orbit_rhapsody.called import call_each
 from orbit_rhapsody.calls import BrokenEndpoint, CallStream, chunks_of, open_session
 from orbit_zmq.client._async.client import ANYWHERE
@@ -102,7 +103,12 @@ class Executor(concurrent.futures.Executor):
     @property
     def endpoint(self) -> str:
         """The name of the endpoint."""
-        return self._runner.endpoint
+        return self._runner.opened.result().endpoint
+
+    @property
+    def sid(self) -> str:
+        """The id of the session, by which its tasks are found on the command line."""
+        return self._runner.opened.result().sid
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Have `fn(*args, **kwargs)` called there. BrokenEndpoint where the endpoint is lost, RuntimeError after `shutdown`."""
@@ -136,11 +142,10 @@ class _Runner:
     """The thread of an executor, which it must not refer to: an executor that nobody has any more is to end."""
 
     def __init__(self, stream: CallStream, client: Client | None) -> None:
-        self.endpoint = ""
+        self.opened: Future[AsyncRhapsodyClient] = Future()  # the session
         self._stream = stream
         self._client = client if client is not None else Client()
         self._owns_client = client is None
-        self._opened: Future[str] = Future()
         self._thread = threading.Thread(target=self._run, name="orbit-executor", daemon=True)
 
     def start(self, endpoint: str, arguments: dict[str, Any]) -> None:
@@ -151,7 +156,7 @@ class _Runner:
             _RUNNING.add(self)
             _wait_at_exit()
             self._thread.start()
-            self.endpoint = self._opened.result()
+            self.opened.result()
         except BaseException:
             self._stream.end(cancel=True)
             self._close_client()
@@ -171,10 +176,10 @@ class _Runner:
         try:
             asyncio.run(self._serve())
         except Exception as error:
-            if not self._opened.done():
-                self._opened.set_exception(error)  # raised where the executor is made
+            if not self.opened.done():
+                self.opened.set_exception(error)  # raised where the executor is made
             else:
-                log.exception("executor-failed", endpoint=self.endpoint)
+                log.exception("executor-failed", endpoint=self.opened.result().endpoint)
         finally:
             self._close_client()
             _RUNNING.discard(self)
@@ -182,7 +187,7 @@ class _Runner:
     async def _serve(self) -> None:
         async with client_beside(self._client) as client:
             session = await open_session(client, self._endpoint, self._arguments)
-            self._opened.set_result(session.endpoint)
+            self.opened.set_result(session)
             await self._stream.run(session)
 
     def _close_client(self) -> None:

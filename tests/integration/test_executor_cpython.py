@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from lab import running_lab
 
-from orbit_zmq import Executor
+from orbit_rhapsody.executor import Executor
 
 PLACES = {  # by class: its module from Python 3.12 on; before that all were in one
     "BaseTestCase": "util",
@@ -34,7 +34,7 @@ LEFT_OUT = {
     "ExecutorShutdownTest.test_hang_gh83386": BY_NAME,
     "ProcessPoolExecutorTest.test_max_workers_too_large": OF_POOLS,
     "ProcessPoolExecutorTest.test_killed_child": OF_POOLS,
-    "ProcessPoolExecutorTest.test_traceback": "asks for a private class of the process pool; test_executor.py has the traceback",
+    "ProcessPoolExecutorTest.test_traceback": "asks for a private class of the pool; test_executor.py has the traceback",
     "ProcessPoolExecutorTest.test_ressources_gced_in_workers": "needs objects that processes of one machine share",
     "ProcessPoolExecutorTest.test_saturation": OF_POOLS,
     "ProcessPoolExecutorTest.test_idle_process_reuse_one": OF_POOLS,
@@ -46,10 +46,9 @@ LEFT_OUT = {
     "ProcessPoolExecutorTest.test_process_pool_executor_terminate_workers": OF_POOLS,
     "ProcessPoolExecutorTest.test_process_pool_executor_kill_workers": OF_POOLS,
 }
-# Left out as a whole: ThreadPoolExecutorTest, ThreadPoolShutdownTest, ThreadPoolWaitTests and ProcessPoolShutdownTest (what they
-# add is about the threads and processes of a pool), ExecutorDeadlockTest (processes that crash), FailingInitializerResourcesTest
-# (semaphores of multiprocessing), FutureTests and PyFutureTests (the class Future, without an executor), and what later versions have
-# of interpreters.
+# Left out as a whole: ThreadPoolExecutorTest, ThreadPoolShutdownTest, ThreadPoolWaitTests, ProcessPoolShutdownTest (all that
+# they add is about the threads and processes of a pool), ExecutorDeadlockTest (processes that crash), FutureTests (the class
+# Future, without an executor), FailingInitializerResourcesTest (semaphores of multiprocessing), later versions' interpreters.
 
 
 def cpython(name: str) -> Any:
