@@ -23,6 +23,7 @@ DEFAULT = "default"  # the session that each user has at each plugin
 STREAMING = frozenset({"concurrent"})  # backends whose programs can be listened to while they run
 # All commands read under one name, so that they do not become many readers for whom results are kept.
 READING: dict[str, Any] = {"consumer": "orbit task", "from_now": True}
+RETENTION_S = 86_400.0  # of results that were read, as in the session `default`
 ANSWER_S = 10.0  # an endpoint that says nothing for so long is left out, and named
 AT_ONCE = 16
 PAGE_TASKS = 10_000  # in one answer
@@ -69,7 +70,8 @@ def session_for(client: Client, endpoint: str | None, session: str | None, backe
         return default
     owner = client.call(place.endpoint, place.plugin, "session_status", session=DEFAULT)["owner"]
     sid = f"{DEFAULT}-{backend}-{re.sub('[^A-Za-z0-9._-]', '_', owner)}"
-    made = client.get_plugin(*place[:2], sid=sid, lifetime="persistent", backends=[backend], **READING)
+    lasting = {"sid": sid, "lifetime": "persistent", "retention_s": RETENTION_S}
+    made = client.get_plugin(*place[:2], backends=[backend], **lasting, **READING)
     return cast(TaskSession, made)
 
 

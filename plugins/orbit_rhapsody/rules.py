@@ -22,7 +22,7 @@ CONSUMER_AWAY_S = 3_600.0  # a consumer that is silent for longer holds nothing 
 MAX_CONSUMERS = 1_024
 AGE_STEP_S = 60.0  # fine enough for days
 KEPT_S = 7 * 86_400.0  # results of lasting sessions that nobody has acknowledged
-LASTING_RETENTION_S = 86_400.0  # likewise those that everybody has: who comes back the next day sees what became of his tasks
+DEFAULT_RETENTION_S = 86_400.0  # of those that everybody has in a session `default`: shells come back to it the next day
 
 
 class Spilled(NamedTuple):

@@ -26,6 +26,7 @@ from orbit_rhapsody.news import News
 from orbit_rhapsody.preparation import Batch, Functions, PackedTask
 from orbit_rhapsody.restoring import restore
 from orbit_rhapsody.results import MAX_PORTION_BYTES, MAX_WAIT_S, Results
+from orbit_rhapsody.rules import DEFAULT_RETENTION_S, KEPT_S, RETENTION_S
 from orbit_rhapsody.spool import remove_leftovers
 from orbit_rhapsody.ui_config import UI_CONFIG
 from orbit_zmq.errors import Busy, InvalidArgument, NotFound, SessionClosed
@@ -35,6 +36,7 @@ from orbit_zmq.plugin import Host, Plugin, PluginSession, Raw, operation
 
 log = get_logger(__name__)
 
+DEFAULT = "default"  # the session that each user has at each plugin
 INLINE_BYTES = 32 << 10  # a smaller batch is taken in faster than a thread is woken
 MAX_UIDS = 10_000  # in one question about tasks
 QUEUED_BYTES = 32 << 20  # of tasks that wait for their turn, as they are in memory; past it the next batch waits
@@ -50,6 +52,7 @@ Consumer = Annotated[str, Field(min_length=1, max_length=64)]
 WaitSeconds = Annotated[float, Field(ge=0, le=MAX_WAIT_S, allow_inf_nan=False)]
 PortionBytes = Annotated[int, Field(ge=1, le=MAX_PORTION_BYTES)]
 BatchWindow = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+RetentionSeconds = Annotated[float, Field(ge=0, le=KEPT_S, allow_inf_nan=False)]
 InitTimeout = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 ArgumentsName = Annotated[str, Field(min_length=1, max_length=64)]
 Uids = Annotated[list[str], Field(max_length=MAX_UIDS)]
@@ -74,6 +77,7 @@ class RhapsodySession(PluginSession):
         on_unknown: OnUnknown = "fail",
         init_timeout_s: InitTimeout = 120.0,
         results: ResultsAs = "inline",
+        retention_s: RetentionSeconds | None = None,
     ) -> None:
         super().__init__(sid)
         self.results = results  # whether large return values come with the results, or references to them
@@ -83,6 +87,8 @@ class RhapsodySession(PluginSession):
         self.allow_pickled_tasks = allow_pickled_tasks  # narrows what the endpoint allows, and never widens it
         self.notify_batch_window = notify_batch_window  # upper bounds for events; fetching needs neither
         self.notify_batch_size = notify_batch_size
+        usual_s = DEFAULT_RETENTION_S if sid == DEFAULT else RETENTION_S
+        self.retention_s = usual_s if retention_s is None else retention_s  # of results that everybody has fetched
         self._functions = Functions()
         self._journal: Journal | None = None
         self._start_over()
@@ -90,7 +96,7 @@ class RhapsodySession(PluginSession):
     def _start_over(self) -> None:
         starting = self._journal.starting if self._journal is not None else None
         news = News(self.notify_packed, longest_wait_s=self.notify_batch_window, most_tasks=self.notify_batch_size)
-        self._results = Results(journal=self._journal)
+        self._results = Results(journal=self._journal, retention_s=self.retention_s)
         self._engine = Engine(self.backends, self._results, news, starting)
 
     async def initialize(self) -> None:
