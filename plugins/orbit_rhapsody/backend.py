@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,12 +25,13 @@ from orbit_rhapsody.codec import CANCELED, FAILED, FINAL_STATES, MAX_UID_CHARS, 
 from orbit_rhapsody.handed_in import checked_tasks
 from orbit_rhapsody.registration import NAME
 from orbit_zmq.client._async.client import ANYWHERE, AsyncClient
-from orbit_zmq.errors import InvalidArgument, NotFound, OrbitError, SessionClosed
+from orbit_zmq.errors import Canceled, InvalidArgument, NotFound, OrbitError, SessionClosed
 from orbit_zmq.log import get_logger
 
 log = get_logger(__name__)
 
 PLUGIN = "rhapsody"
+EARLY_STATES = 65_536  # kept for a callback that comes after the tasks
 CLOSE_S = 5.0  # for the session to end at an endpoint that may be away
 ABOUT_TO_BE_SENT_S = 0.001
 NOT_THERE_YET_S = 0.05  # between two attempts to cancel a task that is being sent
@@ -91,7 +93,8 @@ class OrbitZmqBackend(BaseBackend):  # type: ignore[misc]  # Rhapsody has no typ
         self._plugin: AsyncRhapsodyClient | None = None
         self._opening = asyncio.Lock()
         self._state = BackendMainStates.INITIALIZED
-        self._callback_func: Callback = lambda task, state: None
+        self._early: deque[tuple[Any, str]] = deque(maxlen=EARLY_STATES)
+        self._callback_func: Callback = lambda task, state: self._early.append((task, state))
         self._broken: OrbitError | None = None  # why no more results can be had
         self._open: dict[str, _Open] = {}  # by the uid sent
         self._uids: dict[str, str] = {}  # the uid sent by the caller's
@@ -166,8 +169,13 @@ class OrbitZmqBackend(BaseBackend):  # type: ignore[misc]  # Rhapsody has no typ
         return StateMapper(backend=self)
 
     def register_callback(self, func: Callback) -> None:
-        """Have `func(task, state)` called on the loop: with RUNNING at most once, and then once with a final state."""
+        """Have `func(task, state)` called on the loop: with RUNNING at most once, and then once with a final state.
+
+        The first one is told at once what was told to nobody yet, of the latest states.
+        """
         self._callback_func = func
+        while self._early:
+            self._tell(*self._early.popleft())
 
     def task_state_cb(self, task: Any, state: str) -> None:
         """Does nothing; states are told to the callback that is registered."""
@@ -301,6 +309,8 @@ class OrbitZmqBackend(BaseBackend):  # type: ignore[misc]  # Rhapsody has no typ
         entry = self._open.pop(uid, None)
         if entry is None:
             return
+        if isinstance(result.get("exception"), Canceled):  # its submission was interrupted
+            state = CANCELED
         task = entry.task
         if self._uids.get(task["uid"]) == uid:
             del self._uids[task["uid"]]
