@@ -48,8 +48,10 @@ class Driver:
         self._loop = asyncio.get_running_loop()
 
     @classmethod
-    def arguments(cls) -> dict[str, Any]:
-        """What the backend is made with."""
+    def arguments(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """What the backend is made with; InvalidArgument for options that it does not have."""
+        if options:
+            raise InvalidArgument(f"the backend has no option {', '.join(options)}", details={"field": "backend_options"})
         return {}
 
     def listen(self, on_state: OnState) -> None:
@@ -72,8 +74,11 @@ class ConcurrentDriver(Driver):
     """Functions in threads, executables as child processes of this process."""
 
     @classmethod
-    def arguments(cls) -> dict[str, Any]:
-        return {"executor": DaemonThreads()}
+    def arguments(cls, options: dict[str, Any]) -> dict[str, Any]:
+        threads = options.pop("threads", None)
+        if threads is not None and (type(threads) is not int or threads < 1):
+            raise InvalidArgument(f"threads is a number from 1 on, not {threads!r}", details={"field": "backend_options"})
+        return {**super().arguments(options), "executor": DaemonThreads(threads)}
 
     async def submit_tasks(self, tasks: list[dict[str, Any]]) -> None:
         if any("capture_stdio" in task for task in tasks):
@@ -165,7 +170,7 @@ class AwaitedDriver(Driver):
 
 
 class DaskDriver(AwaitedDriver):
-    """Dask workers: one for each core of this machine, or the cluster of DASK_SCHEDULER_ADDRESS.
+    """Dask workers: one for each core of this machine, or the cluster of an `address` or of DASK_SCHEDULER_ADDRESS.
 
     Workers of this machine get one task at a time, so that one that ends its worker takes no other along: Dask would give each
     of them a share of all that waits. An executable is a coroutine of our own in the worker, which can be ended there with
@@ -182,12 +187,12 @@ class DaskDriver(AwaitedDriver):
         self._ending: asyncio.Task[set[str]] | None = None
 
     @classmethod
-    def arguments(cls) -> dict[str, Any]:
+    def arguments(cls, options: dict[str, Any]) -> dict[str, Any]:
         resources: dict[str, Any] = {"set_as_default": False}
-        if importlib.import_module("dask.config").get("scheduler-address", None) is None:
+        if "address" not in options and importlib.import_module("dask.config").get("scheduler-address", None) is None:
             # Without TLS everybody on this machine could run code as this user; the dashboard would show them what runs.
             resources |= {"security": True, "dashboard_address": None, "threads_per_worker": 1}
-        return {"resources": resources}
+        return {"resources": resources | options}
 
     async def submit_tasks(self, tasks: list[dict[str, Any]]) -> None:
         for task in tasks:
@@ -253,6 +258,10 @@ class DaskDriver(AwaitedDriver):
 class DragonDriver(AwaitedDriver):
     """Dragon's Batch, in a process that the dragon launcher has started."""
 
+    @classmethod
+    def arguments(cls, options: dict[str, Any]) -> dict[str, Any]:
+        return {"batch_kwargs": options}
+
     def _settled(self, task: dict[str, Any], raw_state: Any) -> Any:
         error, value = task.get("exception"), task.get("return_value")
         if "executable" in task:
@@ -278,11 +287,11 @@ class PilotDriver(AwaitedDriver):
     """RADICAL-Pilot, with a pilot on this machine."""
 
     @classmethod
-    def arguments(cls) -> dict[str, Any]:
+    def arguments(cls, options: dict[str, Any]) -> dict[str, Any]:
         _show_environment()
         # Without exit_on_error=False a pilot that fails ends this whole process.
         pilot = {"resource": "local.localhost", "runtime": PILOT_MINUTES, "exit_on_error": False, "cores": os.cpu_count() or 1}
-        return {"resources": pilot}
+        return {"resources": pilot | options}
 
     async def submit_tasks(self, tasks: list[dict[str, Any]]) -> None:
         """One task that cannot be described would keep all others from being submitted."""

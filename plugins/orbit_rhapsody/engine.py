@@ -12,7 +12,7 @@ import resource
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -84,8 +84,10 @@ class Engine:
         results: Results,
         news: News | None = None,
         starting: Callable[[Sequence[str]], Awaitable[bool]] | None = None,  # asked before tasks start whether they may
+        options: Mapping[str, Mapping[str, Any]] | None = None,  # of the backends
     ) -> None:
         self._names = list(backends)
+        self._options = options or {}
         self._being_started = ""
         self._output_directory: Path | None = None
         self._results = results
@@ -223,7 +225,7 @@ class Engine:
 
     async def _start_backend(self, name: str) -> None:
         self._being_started = name
-        driver = await start_backend(name, self._output_directory)
+        driver = await start_backend(name, self._output_directory, self._options.get(name))
         driver.listen(self._on_state)
         self._backends[name] = _Backend(name, driver, driver.states, driver.held)
 

@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from orbit_rhapsody.backends import absent_backends, available_backends, chosen_backends
+from orbit_rhapsody.backends import absent_backends, available_backends, chosen_backends, chosen_options
 from orbit_rhapsody.codec import RUNNING, SUBMITTED, Acknowledgement, Portion, Reader, decode_batch
 from orbit_rhapsody.engine import Engine
 from orbit_rhapsody.journal import Journal
@@ -52,6 +52,7 @@ Consumer = Annotated[str, Field(min_length=1, max_length=64)]
 WaitSeconds = Annotated[float, Field(ge=0, le=MAX_WAIT_S, allow_inf_nan=False)]
 PortionBytes = Annotated[int, Field(ge=1, le=MAX_PORTION_BYTES)]
 BatchWindow = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+BackendOptions = dict[str, dict[str, Any]]  # what each is made with, in its own words
 RetentionSeconds = Annotated[float, Field(ge=0, le=KEPT_S, allow_inf_nan=False)]
 InitTimeout = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 ArgumentsName = Annotated[str, Field(min_length=1, max_length=64)]
@@ -78,12 +79,14 @@ class RhapsodySession(PluginSession):
         init_timeout_s: InitTimeout = 120.0,
         results: ResultsAs = "inline",
         retention_s: RetentionSeconds | None = None,
+        backend_options: BackendOptions | None = None,
     ) -> None:
         super().__init__(sid)
         self.results = results  # whether large return values come with the results, or references to them
         self.init_timeout_s = init_timeout_s  # in which all backends have to be there
         self.on_unknown = on_unknown  # what becomes of tasks that had been started when the endpoint ended
         self.backends = chosen_backends(backends)
+        self.backend_options = chosen_options(backend_options, self.backends)
         self.allow_pickled_tasks = allow_pickled_tasks  # narrows what the endpoint allows, and never widens it
         self.notify_batch_window = notify_batch_window  # upper bounds for events; fetching needs neither
         self.notify_batch_size = notify_batch_size
@@ -97,7 +100,7 @@ class RhapsodySession(PluginSession):
         starting = self._journal.starting if self._journal is not None else None
         news = News(self.notify_packed, longest_wait_s=self.notify_batch_window, most_tasks=self.notify_batch_size)
         self._results = Results(journal=self._journal, retention_s=self.retention_s)
-        self._engine = Engine(self.backends, self._results, news, starting)
+        self._engine = Engine(self.backends, self._results, news, starting, self.backend_options)
 
     async def initialize(self) -> None:
         """Start the backends; Dragon takes many seconds. A lasting session goes on from its journal."""
