@@ -30,6 +30,7 @@ SELECTING = """A TASK is a uid or its beginning; 3fa9c1d2 for 3fa9c1d2.1, 3fa9c1
 MOST_TASKS = 1_000_000
 CANCEL_S = 60.0  # a process has some seconds after each of three signals
 EVERY_TASK = "all"
+STANDARD_INPUT = "<stdin>"  # as Python calls it
 SHOWN_LINES = 20  # of what a task wrote, for people
 
 
@@ -289,7 +290,8 @@ def _tasks(program: Sequence[str], count: int, file: IO[bytes] | None, options: 
         raise click.UsageError("There is no command to run: orbit task run -- hostname")
     if program or count != 1:
         raise click.UsageError("--from-json says what runs: leave the command and -n out.")
-    return tasks_of_file(file, "standard input" if file.name == "<stdin>" else str(file.name), options)
+    name = getattr(file, "name", STANDARD_INPUT)
+    return tasks_of_file(file, "standard input" if name == STANDARD_INPUT else str(name), options)
 
 
 def _say_refused(errors: Sequence[Exception], total: int) -> None:
