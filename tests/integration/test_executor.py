@@ -184,11 +184,21 @@ def test_an_executor_without_an_endpoint_takes_one_that_has_the_plugin(
         assert executor.submit(add, 1, 2).result(PATIENCE_S) == 3
 
 
-def test_an_initializer_runs_once_before_the_first_call(client: Client, tmp_path: Path) -> None:
-    log = str(tmp_path / "log")
-    with Executor("hpc1", client=client, initializer=note, initargs=(log, "first")) as executor:
-        list(executor.map(note, [log] * 50, ["call"] * 50))
-    assert Path(log).read_text().split() == ["first", *["call"] * 50]
+def test_an_initializer_of_a_module_runs_once_before_the_first_call(client: Client, tmp_path: Path) -> None:
+    place = str(tmp_path / "place")
+    with Executor("hpc1", client=client, initializer=os.mkdir, initargs=(place,)) as executor:
+        list(executor.map(note, [f"{place}/log"] * 50, ["call"] * 50))
+        assert executor.submit(os.listdir, place).result(PATIENCE_S) == ["log"]  # a second time it would have failed
+
+
+def test_what_an_initializer_of_a_script_sets_is_seen_by_each_function_of_the_script(client: Client) -> None:
+    names: dict[str, Any] = {"__name__": "__main__"}
+    code = (
+        "def start(word):\n    global said\n    said = word\n\ndef one():\n    return said\n\ndef two():\n    return said * 2\n"
+    )
+    exec(code, names)
+    with Executor("hpc1", client=client, initializer=names["start"], initargs=("hey",)) as executor:
+        assert [executor.submit(names[name]).result(PATIENCE_S) for name in ("one", "two", "one")] == ["hey", "heyhey", "hey"]
 
 
 def test_an_initializer_that_fails_breaks_the_executor(client: Client) -> None:
