@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from orbit_zmq.cli.output import VERSION, echo_json, readable
+from orbit_zmq.cli.task_selectors import ENDED
 from orbit_zmq.cli.task_sessions import TaskSession
 
 if TYPE_CHECKING:
@@ -116,12 +117,13 @@ def lines_of(result: Mapping[str, Any]) -> Iterator[WrittenLine]:
 
 
 def lines_so_far(client: Client, task: Mapping[str, Any]) -> Iterator[Any]:
-    """What a program has written until now. InvalidArgument where that cannot be read while it runs."""
+    """What a program has written until now; where that cannot be read while it runs, this is said."""
+    from orbit_zmq.cli.main import complain
     from orbit_zmq.errors import InvalidArgument
 
     place, session = (task["endpoint"], task["plugin"]), task["session"]
     after, missed = 0, 0
-    with suppress(InvalidArgument):
+    try:
         while True:
             found = client.call(*place, "output", {"uid": task["uid"], "after": after}, session=session)
             missed += found["cut"]
@@ -131,6 +133,9 @@ def lines_so_far(client: Client, task: Mapping[str, Any]) -> Iterator[Any]:
             after = found["after"]
             if not found["lines"]:
                 break
+    except InvalidArgument:  # it is not streamed, or not any more
+        if task["state"] not in ENDED:
+            complain(f"What task {task['uid']} writes can be read once it has ended.")
     if after == 0:
         yield from lines_of(client.call(*place, "task", {"uid": task["uid"]}, session=session))
 

@@ -60,6 +60,9 @@ def run_tasks(client: Client, session: TaskSession, tasks: Sequence[dict[str, An
             _cancel(client, session, run.left)
             run.show(LAST_S)
             return SIGNAL_BASE + number()
+        except BrokenPipeError:  # who read what it writes has left, as in `| head`
+            _cancel(client, session, run.left)
+            raise
     return run.exit_code
 
 

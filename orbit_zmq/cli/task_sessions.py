@@ -60,6 +60,8 @@ def session_for(client: Client, endpoint: str | None, session: str | None, backe
 
     Without an endpoint it is one that has the plugin, whichever has less to do.
     """
+    from orbit_zmq.errors import NotFound, SessionClosed, SessionExpired
+
     if session is not None:
         (place,) = _named(client, endpoint, session)
         return attached(client, place)
@@ -70,9 +72,13 @@ def session_for(client: Client, endpoint: str | None, session: str | None, backe
         return default
     owner = client.call(place.endpoint, place.plugin, "session_status", session=DEFAULT)["owner"]
     sid = f"{DEFAULT}-{backend}-{re.sub('[^A-Za-z0-9._-]', '_', owner)}"
-    lasting = {"sid": sid, "lifetime": "persistent", "retention_s": RETENTION_S}
-    made = client.get_plugin(*place[:2], backends=[backend], **lasting, **READING)
-    return cast(TaskSession, made)
+    try:
+        return attached(client, place._replace(session=sid))
+    except (NotFound, SessionClosed, SessionExpired):
+        made = client.get_plugin(
+            *place[:2], sid=sid, lifetime="persistent", backends=[backend], retention_s=RETENTION_S, **READING
+        )
+        return cast(TaskSession, made)
 
 
 def attached(client: Client, place: Place) -> TaskSession:

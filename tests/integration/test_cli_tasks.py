@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from lab import Lab, running_lab, wait_until
-from shell import ORBIT, Shell
+from shell import ORBIT, Shell, terminal
 
 from orbit_zmq import Client
 from orbit_zmq.cli.main import main
@@ -199,6 +199,37 @@ def test_an_interrupt_of_run_cancels_its_task_and_says_so(shell: Tasks, number: 
     assert (task["state"], task["uid"] in said) == ("CANCELED", True)
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
+
+
+def test_a_task_ends_when_nobody_reads_what_it_writes_any_more(shell: Tasks) -> None:
+    running = shell.begin("run", "--", "sh", "-c", "exec yes $$")
+    assert running.stdout is not None
+    process = int(running.stdout.readline())
+
+    running.stdout.close()
+
+    assert running.wait(PATIENCE_S) == 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+
+
+def test_on_a_terminal_a_task_says_nothing_that_is_obeyed_and_ctrl_c_ends_it(shell: Tasks) -> None:
+    with terminal(shell.environment, "task", "run", "--", "sh", "-c", r"printf 'red\033[31m\tx\n'; exec sleep 600") as screen:
+        assert r"red\x1b[31m" in screen.wait_for("x\r\n", PATIENCE_S)
+
+        screen.press("\x03")
+
+        assert screen.wait(PATIENCE_S) == 130
+        assert "was canceled" in screen.seen
+
+
+def test_shells_that_run_tasks_at_the_same_time_get_their_own_ones(shell: Tasks) -> None:
+    started = [shell.begin("run", "-n", "10", "--", "sh", "-c", f"sleep 0.2; echo {number}") for number in range(3)]
+
+    for number, running in enumerate(started):
+        said, _ = running.communicate(timeout=PATIENCE_S)
+        assert running.returncode == 0
+        assert [line.partition(": ")[2] for line in said.splitlines()] == [str(number)] * 10
 
 
 @pytest.mark.parametrize("command", ["logs -f", "wait"])
