@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
+import secrets
 import shutil
 import sys
 import threading
@@ -180,6 +181,7 @@ class DaskDriver(AwaitedDriver):
     def __init__(self, name: str, backend: Any, output_directory: Path | None = None) -> None:
         super().__init__(name, backend, output_directory)
         cluster = backend._client.cluster
+        self._mark = secrets.token_hex(4)
         self._room = cluster.scheduler.total_nthreads if cluster is not None else sys.maxsize
         self._waiting: dict[str, dict[str, Any]] = {}
         self._submitting: set[asyncio.Task[None]] = set()
@@ -196,13 +198,20 @@ class DaskDriver(AwaitedDriver):
 
     async def submit_tasks(self, tasks: list[dict[str, Any]]) -> None:
         for task in tasks:
+            uid = task["uid"]
+            options = task["task_backend_specific_kwargs"]  # of all tasks that say the same
+            task["task_backend_specific_kwargs"] = {**options, "key": self._key_of(uid)}
             if "executable" in task:
                 program = {key: task.pop(key) for key in ("executable", "arguments")} | task.pop("program", {})
                 if "capture_stdio" in task:
-                    program["directory"] = self.backend._work_dir
-                task.update(function=run_program, args=(task["uid"], program), kwargs={})
+                    program |= {"directory": self.backend._work_dir, "uid": uid}
+                task.update(function=run_program, args=(self._key_of(uid), program), kwargs={})
             self._tasks[task["uid"]] = self._waiting[task["uid"]] = task
         self._fill()
+
+    def _key_of(self, uid: str) -> str:
+        """Of a task, for Dask: other sessions may have the same uids on the same cluster, where a key is one task for all."""
+        return f"{uid}.{self._mark}"
 
     def _fill(self) -> None:
         """Give Dask as many tasks as it has room for."""
@@ -241,18 +250,18 @@ class DaskDriver(AwaitedDriver):
             self._tell(uid, "CANCELED")
             return False
         await self.backend.cancel_task(uid)
-        self._to_end.append(uid)
+        self._to_end.append(self._key_of(uid))
         if self._ending is None:
             self._ending = self._loop.create_task(self._end())
-        return uid in await asyncio.shield(self._ending)
+        return self._key_of(uid) in await asyncio.shield(self._ending)
 
     async def _end(self) -> set[str]:
         """End programs in their workers, all that were named in one turn of the loop; the functions that run."""
         await asyncio.sleep(0)
-        uids, self._to_end, self._ending = self._to_end, [], None
+        keys, self._to_end, self._ending = self._to_end, [], None
         client = self.backend._client  # Rhapsody has no way to ask the workers
-        answers = await client.run(end_programs, uids, on_error="return")
-        return {uid for answer in answers.values() if isinstance(answer, list) for uid in answer}
+        answers = await client.run(end_programs, keys, on_error="return")
+        return {key for answer in answers.values() if isinstance(answer, list) for key in answer}
 
 
 class DragonDriver(AwaitedDriver):
