@@ -62,6 +62,10 @@ class Driver:
     async def submit_tasks(self, tasks: list[dict[str, Any]]) -> None:
         await self.backend.submit_tasks(tasks)
 
+    def has_begun(self, task: Mapping[str, Any], is_told: bool) -> bool:
+        """Whether a task is being run; `is_told` says that the backend has called it running."""
+        return is_told
+
     async def cancel_task(self, uid: str) -> bool:
         """End a task; whether what it runs goes on nevertheless, though its task is canceled."""
         await self.backend.cancel_task(uid)
@@ -94,6 +98,10 @@ class ConcurrentDriver(Driver):
             if "timeout" in task:  # the backend has none; an executable starts at once
                 timer = self._loop.call_later(task["timeout"], self._end_overdue, task)
                 task["future"].add_done_callback(lambda _, timer=timer: timer.cancel())
+
+    def has_begun(self, task: Mapping[str, Any], is_told: bool) -> bool:
+        function = task.get("function")  # it is called running while it waits for a thread
+        return function.has_begun if isinstance(function, Invocation) else is_told
 
     def _end_overdue(self, task: dict[str, Any]) -> None:
         task["overdue"] = overdue(task)

@@ -65,6 +65,9 @@ class _Flight:
     reason: str = ""  # why it is canceled
     ended: asyncio.Task[None] | None = None  # while the processes of a canceled task are being ended
 
+    def has_begun(self) -> bool:
+        return self.backend.driver.has_begun(self.task, self.times["started"] is not None)
+
 
 @dataclass(slots=True)
 class _Backend:
@@ -151,9 +154,9 @@ class Engine:
         """
         return await self._ask(self._cancel(uid, reason))
 
-    async def cancel_all(self, reason: str = "") -> dict[str, int]:
-        """End all tasks; `{canceled, requested, unstoppable}`."""
-        return await self._ask(self._cancel_all(reason))
+    async def cancel_all(self, reason: str = "", *, begun: bool = True) -> dict[str, int]:
+        """End all tasks, or those that have not begun; `{canceled, requested, unstoppable}`."""
+        return await self._ask(self._cancel_all(reason, begun=begun))
 
     async def close(self) -> None:
         """End everything within CLOSE_S, whatever the tasks do."""
@@ -460,11 +463,11 @@ class Engine:
         times = {"submitted": packed.part.batch.submitted, "started": None, "finished": time.time()}
         self._finish(packed.uid, *finished_task(packed.uid, CANCELED, CANCELED, {"reason": reason}, times))
 
-    async def _cancel_all(self, reason: str) -> dict[str, int]:
+    async def _cancel_all(self, reason: str, *, begun: bool = True) -> dict[str, int]:
         waiting = [uid for queue in (*self._queued, self._about_to_start) for uid in queue]
         for uid in waiting:
             self._cancel_waiting(uid, reason)
-        flying = list(self._flights)
+        flying = [uid for uid, flight in self._flights.items() if begun or not flight.has_begun()]
         ended = await asyncio.gather(*(self._cancel(uid, reason) for uid in flying), return_exceptions=True)
         answers = [answer for answer in ended if isinstance(answer, dict)]
         self._flush()

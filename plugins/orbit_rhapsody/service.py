@@ -311,12 +311,13 @@ class RhapsodySession(PluginSession):
         return {"uid": uid, "status": status, **answer}
 
     @operation(effect="run", idempotent=True, deadline_s=CANCEL_S)
-    async def cancel_all(self, reason: Reason = "") -> dict[str, int]:
-        """End all tasks: how many were `requested` to end, and how many have: `canceled`.
+    async def cancel_all(self, reason: Reason = "", begun: bool = True) -> dict[str, int]:
+        """End all tasks: how many were `requested` to end, and how many have: `canceled`. Without `begun`, those alone that have
+        not begun.
 
         `unstoppable` counts functions that run on in their thread, though their task is canceled, for a thread cannot be ended.
         """
-        return await self._engine.cancel_all(reason)
+        return await self._engine.cancel_all(reason, begun=begun)
 
     async def cancel_work(self, reason: str) -> dict[str, int]:
         return await self._engine.cancel_all(reason)

@@ -218,10 +218,10 @@ class AsyncRhapsodyClient(AsyncResultReader):
         answer: dict[str, Any] = await self.call("cancel", uid=uid, reason=reason)
         return answer
 
-    async def cancel_all_tasks(self, reason: str = "") -> dict[str, Any]:
-        """End all tasks of the session: how many were `requested` to end, how many are `canceled`, and of how many of these the
+    async def cancel_all_tasks(self, reason: str = "", *, begun: bool = True) -> dict[str, Any]:
+        """End all tasks of the session, or without `begun` those that have not begun: how many were `requested` to end, how many are `canceled`, and of how many of these the
         function runs on because threads cannot be ended: `unstoppable`."""
-        answer: dict[str, Any] = await self.call("cancel_all", reason=reason)
+        answer: dict[str, Any] = await self.call("cancel_all", reason=reason, begun=begun)
         return answer
 
     async def get_statistics(self) -> dict[str, Any]:
