@@ -79,6 +79,7 @@ class CallStream:
         self._unwanted: list[str] = []  # withdrawn after they had been sent
         self._broken: BrokenEndpoint | None = None
         self._is_ending = False
+        self._drops_waiting = False  # the calls that wait over there are to be canceled
         self._is_woken = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()  # there may be calls to send, or nothing may be left to do
@@ -112,10 +113,11 @@ class CallStream:
     def end(self, *, cancel: bool) -> None:
         """Take no more calls; `run` ends with the last one that is there.
 
-        `cancel` withdraws those that have not begun; one for which a worker is free counts as begun.
+        `cancel` withdraws those that have not begun; where there are `max_workers`, all count as begun that have a worker.
         """
         with self._lock:
             self._is_ending = True
+            self._drops_waiting = cancel and self._max_workers is None  # else what has been sent has its worker
             free_workers = max(0, (self._max_workers or 0) - len(self._sent))
             left_over = [call.future for call in islice(self._waiting.values(), free_workers, None)] if cancel else []
         for future in left_over:
@@ -162,7 +164,7 @@ class CallStream:
     def _on_woken(self) -> None:
         self._is_woken = False
         self._changed.set()
-        if self._unwanted:
+        if self._unwanted or self._drops_waiting:
             self._withdrawing.set()
 
     async def _send_calls(self, session: AsyncRhapsodyClient) -> None:
@@ -241,6 +243,10 @@ class CallStream:
             for start in range(0, len(unwanted), CANCELS_AT_ONCE):
                 some = unwanted[start : start + CANCELS_AT_ONCE]
                 await asyncio.gather(*(self._cancel(session, uid) for uid in some))
+            if self._drops_waiting:
+                self._drops_waiting = False
+                with suppress(OrbitError):  # nobody is there: they end with the session
+                    await session.cancel_all_tasks("the executor was shut down", begun=False)
 
     async def _cancel(self, session: AsyncRhapsodyClient, uid: str) -> None:
         with suppress(OrbitError):  # it has ended, or nobody is there: its result is not wanted in any case

@@ -106,7 +106,10 @@ class Invocation:
     `keep` puts a large value where it is streamed from; in another process the value goes back to this one first.
     """
 
-    __slots__ = ("_args", "_by_reference", "_function", "_keep", "_kwargs", "_load", "_pickled", "_python", "has_begun", "running")
+    __slots__ = (
+        "_args", "_by_reference", "_function", "_keep", "_kwargs", "_load", "_pickled", "_python",
+        "has_begun", "running",
+    )  # fmt: skip
 
     def __init__(
         self,

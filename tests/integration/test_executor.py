@@ -154,6 +154,24 @@ def test_the_end_waits_for_calls_or_cancels_those_that_have_not_begun(client: Cl
     assert client.is_connected  # it belongs to who made it
 
 
+def test_calls_that_wait_for_a_thread_over_there_are_canceled_at_the_end_and_those_that_have_one_are_not(
+    client: Client, tmp_path: Path
+) -> None:
+    gate, log = str(tmp_path / "gate"), tmp_path / "log"
+    executor = Executor("hpc1", client=client, backend_options={"concurrent": {"threads": 3}})
+    holding = [executor.submit(held_until, gate) for _ in range(3)]
+    waiting = [executor.submit(note, str(log), "ran") for _ in range(50)]
+    session = client.attach(executor.sid, hold=False)
+    wait_until(lambda: session.get_statistics()["states"]["RUNNING"] == 53, PATIENCE_S)  # for their backend
+    executor.shutdown(wait=False, cancel_futures=True)
+    assert concurrent.futures.wait(waiting, PATIENCE_S).not_done == set()
+    assert all(future.cancelled() for future in waiting) and not any(future.done() for future in holding)
+    Path(gate).touch()
+    executor.shutdown()
+    assert [future.result() for future in holding] == [gate] * 3
+    assert not log.exists()
+
+
 def test_what_cannot_be_is_said_when_the_executor_is_made(client: Client) -> None:
     with pytest.raises(NotFound, match="hpc9"):
         Executor("hpc9", client=client)

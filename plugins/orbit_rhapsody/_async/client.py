@@ -219,8 +219,11 @@ class AsyncRhapsodyClient(AsyncResultReader):
         return answer
 
     async def cancel_all_tasks(self, reason: str = "", *, begun: bool = True) -> dict[str, Any]:
-        """End all tasks of the session, or without `begun` those that have not begun: how many were `requested` to end, how many are `canceled`, and of how many of these the
-        function runs on because threads cannot be ended: `unstoppable`."""
+        """End all tasks of the session, or without `begun` those that have not begun.
+
+        How many were `requested` to end, how many are `canceled`, and of how many of these the function runs on because threads
+        cannot be ended: `unstoppable`.
+        """
         answer: dict[str, Any] = await self.call("cancel_all", reason=reason, begun=begun)
         return answer
 

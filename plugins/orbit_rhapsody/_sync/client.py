@@ -219,10 +219,13 @@ class RhapsodyClient(ResultReader):
         answer: dict[str, Any] = self.call("cancel", uid=uid, reason=reason)
         return answer
 
-    def cancel_all_tasks(self, reason: str = "") -> dict[str, Any]:
-        """End all tasks of the session: how many were `requested` to end, how many are `canceled`, and of how many of these the
-        function runs on because threads cannot be ended: `unstoppable`."""
-        answer: dict[str, Any] = self.call("cancel_all", reason=reason)
+    def cancel_all_tasks(self, reason: str = "", *, begun: bool = True) -> dict[str, Any]:
+        """End all tasks of the session, or without `begun` those that have not begun.
+
+        How many were `requested` to end, how many are `canceled`, and of how many of these the function runs on because threads
+        cannot be ended: `unstoppable`.
+        """
+        answer: dict[str, Any] = self.call("cancel_all", reason=reason, begun=begun)
         return answer
 
     def get_statistics(self) -> dict[str, Any]:
