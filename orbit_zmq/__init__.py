@@ -29,7 +29,9 @@ _HOMES = {
     "AsyncClient": "orbit_zmq.client._async.client",
     "AsyncEndpointHandle": "orbit_zmq.client._async.client",
     "AsyncPluginClient": "orbit_zmq.client._async.plugin",
+    "AsyncExecutor": "orbit_rhapsody.async_executor",  # of a plugin: found by name, for the library imports none
     "Client": "orbit_zmq.client._sync.client",
+    "Executor": "orbit_rhapsody.executor",  # likewise
     "PluginClient": "orbit_zmq.client._sync.plugin",
     "Endpoint": "orbit_zmq.endpoint.endpoint",
     "OrbitError": "orbit_zmq.errors",

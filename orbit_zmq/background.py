@@ -145,7 +145,7 @@ def check_no_secret(join: str | None) -> None:
     """Refuse a join string where it would stand in the list of processes for as long as this one runs."""
     if join and not Path(join).expanduser().exists():
         raise NotPermitted(
-            "With --detach, --join names a file, for everybody on this machine can read command lines.",
+            "With --detach or --launcher, --join names a file, for everybody on this machine can read command lines.",
             hint="Write the join string to a file (chmod 600) and name that.",
         )
 

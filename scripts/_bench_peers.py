@@ -1,15 +1,14 @@
 """The product beside others that run tasks somewhere else, in one run.
 
 Each peer has an environment of its own, made once below the user's cache directory, a HOME of its own, and a script of ours
-that drives it. Blocks of the peer and of the product alternate, so that what else the machine does falls on both: many no-op
-tasks at once, and one after the other. Both ways of the product are measured as the peer's are: through its own client, and
-with Rhapsody's task objects where the peer is a backend of Rhapsody.
+that drives it. Many tasks at once, and one after the other: functions that return their argument beside those with two
+workers, through our `Executor.map` with a chunk size of 1; beside radical.orbit tasks of the backend noop, through both sides'
+own client and with Rhapsody's task objects. A peer that cannot be installed or does not answer is a line with the reason.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import queue
 import statistics
@@ -17,45 +16,57 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import venv
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from _bench import product, quartiles
-from _bench_stream import dicts, programs, stream
+from _bench_bare import product
+from _bench_stream import dicts, programs, same, stream
+
+from orbit_zmq.measuring import Comparison, Report
 
 SINGLES = 5  # one task at a time, in each pair
 BLOCK_S = 120.0  # a peer that takes longer for a block hangs
 SETUP_S = 600.0
+END_S = 30.0
+
+Run = Callable[[int], float]  # number of tasks; seconds
 
 
 @dataclass(frozen=True)
 class Peer:
-    """Another product: what to install, what drives it, the ways to do so, and what the product has to reach beside it."""
+    """Another product: what to install, what drives it, the ways to do so with ours for each, and what ours has to reach."""
 
     requirements: tuple[str, ...]
     script: str
-    ways: dict[str, Callable[[int], list[Any]]]  # each with the product's tasks for the same
+    ways: dict[str, str]
     tasks: int  # at once
     rate_at_least: float
-    latency_at_most: float
+    latency_at_most: float | None = None
 
 
 PEERS = {
     "radical.orbit": Peer(
         ("radical.orbit==0.7.0", "rhapsody-py", "psij-python", "opentelemetry-sdk"),
         "_peer_radical_orbit.py",
-        {"client": dicts, "rhapsody": programs},
+        {"client": "dicts", "rhapsody": "objects"},
         tasks=4_096,  # with 16,384 it never returns
         rate_at_least=4.0,
         latency_at_most=0.01,
     ),
+    "distributed": Peer(
+        ("distributed",), "_peer_dask.py", {"map": "executor", "executor": "executor"}, tasks=10_000, rate_at_least=5.0
+    ),
+    "parsl": Peer(("parsl",), "_peer_parsl.py", {"map": "executor"}, tasks=10_000, rate_at_least=5.0),
+    "ipyparallel": Peer(("ipyparallel",), "_peer_ipyparallel.py", {"map": "executor"}, tasks=10_000, rate_at_least=5.0),
 }
 
-Run = Callable[[str, int], float]  # way, number of tasks; seconds
+
+class PeerFailed(Exception):
+    """Why a peer cannot be measured."""
 
 
 def environment_of(name: str, peer: Peer) -> Path:
@@ -66,114 +77,160 @@ def environment_of(name: str, peer: Peer) -> Path:
     wanted = "\n".join(peer.requirements)
     if not stamp.exists() or stamp.read_text() != wanted:
         print(f"Setting up {place} (once) ...", file=sys.stderr)
-        venv.create(place, clear=True, with_pip=True)
         command = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", *peer.requirements]
-        subprocess.run(command, check=True, timeout=SETUP_S)
-        stamp.write_text(wanted)
+        try:
+            venv.create(place, clear=True, with_pip=True)
+            subprocess.run(command, check=True, timeout=SETUP_S, capture_output=True, text=True)
+            stamp.write_text(wanted)
+        except subprocess.CalledProcessError as error:
+            said = (error.stderr or error.stdout or b"") or str(error)
+            text = said if isinstance(said, str) else said.decode(errors="replace")
+            raise PeerFailed(f"cannot be installed: {text.strip().splitlines()[-1]}") from None
+        except (subprocess.TimeoutExpired, OSError) as error:
+            raise PeerFailed(f"cannot be installed: {error}") from None
     return python
 
 
-@contextmanager
-def running(name: str, peer: Peer) -> Iterator[Run]:
-    """A peer that waits for blocks; TimeoutError where it hangs."""
-    python = environment_of(name, peer)
-    with tempfile.TemporaryDirectory(prefix="orbit-peer-") as home, ExitStack() as stack:
-        command = [str(python), str(Path(__file__).with_name(peer.script)), home]
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=home
-        )
-        stack.callback(process.wait)
-        asks, said = process.stdin, process.stdout
-        assert asks is not None and said is not None
-        stack.callback(asks.close)  # it ends its own processes then
-        answers: queue.SimpleQueue[str] = queue.SimpleQueue()
-        threading.Thread(target=_read, args=(said, answers), daemon=True).start()
+def version_of(name: str, python: Path) -> str:
+    command = [str(python), "-c", f"from importlib.metadata import version; print(version({name!r}))"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
-        def answer() -> str:
-            try:
-                line = answers.get(timeout=BLOCK_S)
-            except queue.Empty:
-                process.terminate()
-                raise TimeoutError(f"{name} does not answer within {BLOCK_S:g} s") from None
-            if not line:
-                raise RuntimeError(f"{name} has ended")
-            return line
 
-        def run(way: str, tasks: int) -> float:
-            asks.write(f"{way} {tasks}\n")
-            asks.flush()
-            return float(answer())
+class Driven:
+    """The script of a peer, which waits for blocks; PeerFailed where it hangs or has ended."""
 
-        while answer() != "ready\n":
+    def __init__(self, python: Path, script: str, home: str, log: Path) -> None:
+        with log.open("wb") as written:
+            self._process = subprocess.Popen(
+                [str(python), str(Path(__file__).with_name(script)), home],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=written,
+                text=True,
+                cwd=home,
+                env={**os.environ, "HOME": home},
+            )
+        self._log = log
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def run(self, way: str, tasks: int) -> float:
+        assert self._process.stdin is not None
+        try:
+            print(way, tasks, file=self._process.stdin, flush=True)
+        except BrokenPipeError:
+            raise PeerFailed(f"has ended: {self._last_words()}") from None
+        return float(self._answer())
+
+    def wait_until_ready(self) -> None:
+        while self._answer() != "ready\n":
             pass
-        yield run
+
+    def end(self) -> None:
+        """It ends its own processes when its input is closed."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _answer(self) -> str:
+        try:
+            line = self._lines.get(timeout=BLOCK_S)
+        except queue.Empty:
+            self._process.terminate()
+            raise PeerFailed(f"does not answer within {BLOCK_S:g} s") from None
+        if not line:
+            raise PeerFailed(f"has ended: {self._last_words()}")
+        return line
+
+    def _last_words(self) -> str:
+        return next(iter(self._log.read_text(errors="replace").strip().splitlines()[-1:]), "it said nothing")
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as said:
+            for line in said:
+                self._lines.put(line)
+        self._lines.put("")
 
 
-def _read(said: Any, answers: queue.SimpleQueue[str]) -> None:
-    for line in said:
-        answers.put(line)
-    answers.put("")
+@contextmanager
+def running(name: str, peer: Peer, python: Path) -> Iterator[Driven]:
+    with tempfile.TemporaryDirectory(prefix="orbit-peer-", ignore_cleanup_errors=True) as home, ExitStack() as stack:
+        driven = Driven(python, peer.script, home, Path(home) / "bench.log")
+        stack.callback(driven.end)
+        driven.wait_until_ready()
+        yield driven
 
 
-def compare(peer: Peer, way: str, theirs: Run, plugin: Any, pairs: int) -> dict[str, Any]:
+@contextmanager
+def our_ways() -> Iterator[dict[str, Run]]:
+    """The product's ways to do the same."""
+    from orbit_zmq import Executor
+
+    with product("rhapsody") as client, ExitStack() as stack:
+        plugin = stack.enter_context(client.get_plugin("bench", "rhapsody", backends=["noop"]))
+        executor = stack.enter_context(Executor("bench", client=client))
+
+        def mapped(count: int) -> float:
+            began = time.perf_counter()
+            values = list(executor.map(same, range(count)))
+            took_s = time.perf_counter() - began
+            assert values == list(range(count))
+            return took_s
+
+        yield {
+            "dicts": lambda count: stream(plugin, dicts(count)),
+            "objects": lambda count: stream(plugin, programs(count)),
+            "executor": mapped,
+        }
+
+
+def compare(name: str, peer: Peer, way: str, theirs: Run, ours: Run, pairs: int, tasks: int) -> list[Comparison]:
     """Alternating blocks, of many tasks at once and of one at a time."""
-    make = peer.ways[way]
-    for count in (1, peer.tasks):
-        theirs(way, count)
-        stream(plugin, make(count))
+    for count in (1, tasks):
+        theirs(count)
+        ours(count)
     many: list[tuple[float, float]] = []
     one: list[tuple[float, float]] = []
     for _ in range(pairs):
-        many.append((theirs(way, peer.tasks), stream(plugin, make(peer.tasks))))
-        their_s = statistics.median(theirs(way, 1) for _ in range(SINGLES))
-        one.append((their_s, statistics.median(stream(plugin, make(1)) for _ in range(SINGLES))))
-    rate = quartiles([their_s / our_s for their_s, our_s in many])
-    latency = quartiles([our_s / their_s for their_s, our_s in one])
-    return {
-        "tasks": peer.tasks,
-        "rate": {**rate, "at_least": peer.rate_at_least},
-        "latency": {**latency, "at_most": peer.latency_at_most},
-        "met": rate["lower_quartile"] >= peer.rate_at_least and latency["upper_quartile"] <= peer.latency_at_most,
-        "their_per_s": peer.tasks / statistics.median(their_s for their_s, _ in many),
-        "our_per_s": peer.tasks / statistics.median(our_s for _, our_s in many),
-        "their_latency_ms": statistics.median(their_s for their_s, _ in one) * 1e3,
-        "our_latency_ms": statistics.median(our_s for _, our_s in one) * 1e3,
-    }
+        many.append((tasks / theirs(tasks), tasks / ours(tasks)))
+        their_s = statistics.median(theirs(1) for _ in range(SINGLES))
+        one.append((their_s * 1e3, statistics.median(ours(1) for _ in range(SINGLES)) * 1e3))
+    rates, times = [list(zip(*found, strict=True)) for found in (many, one)]
+    what = f"{tasks:,} tasks, {peer.ways[way]}"
+    beside = f"{name}, {way}"
+    return [
+        Comparison(what, "tasks/s", rates[1], rates[0], beside, at_least=peer.rate_at_least),
+        Comparison(f"one task, {peer.ways[way]}", "ms", times[1], times[0], beside, at_most=peer.latency_at_most),
+    ]
 
 
-def show(found: dict[str, Any]) -> str:
-    """The same for people."""
-    lines = []
-    for name, ways in found["peers"].items():
-        for way, one in ways.items():
-            rate, latency = one["rate"], one["latency"]
-            lines.append(
-                f"{name}, {way}: {rate['median']:.1f} times its rate (lower quartile {rate['lower_quartile']:.1f}, at least "
-                f"{rate['at_least']:g}) at {one['tasks']} tasks, {one['our_per_s']:.0f}/s beside {one['their_per_s']:.0f}/s; "
-                f"{latency['median']:.4f} of its latency (upper quartile {latency['upper_quartile']:.4f}, at most "
-                f"{latency['at_most']:g}), {one['our_latency_ms']:.2f} ms beside {one['their_latency_ms']:.0f} ms"
-            )
-    return "\n".join(lines)
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--peer", choices=sorted(PEERS), action="append", help="this one alone; may be repeated")
-    parser.add_argument("--pairs", type=int, default=11, help="pairs of blocks, two at least (11)")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
-    options = parser.parse_args()
-    found: dict[str, Any] = {"measure": "peers", "pairs": options.pairs, "peers": {}}
-    with product("rhapsody") as client:
-        plugin = client.get_plugin("bench", "rhapsody", backends=["noop"])
+    parser.add_argument("--tasks", type=int, help="at once (4,096 beside radical.orbit, 10,000 beside others)")
+
+
+def measure(options: argparse.Namespace) -> Report:
+    report = Report("peers")
+    with our_ways() as ours:
         for name in options.peer or PEERS:
             peer = PEERS[name]
-            with running(name, peer) as theirs:
-                found["peers"][name] = {way: compare(peer, way, theirs, plugin, options.pairs) for way in peer.ways}
-        plugin.close()
-    found["met"] = all(one["met"] for ways in found["peers"].values() for one in ways.values())
-    print(json.dumps({**found, "cpus": os.cpu_count()}) if options.json else show(found))
-    return 0 if found["met"] else 1
+            try:
+                python = environment_of(name, peer)
+                with running(name, peer, python) as driven:
+                    for way, our_way in peer.ways.items():
+                        theirs = _run(driven, way)
+                        found = compare(name, peer, way, theirs, ours[our_way], options.pairs, options.tasks or peer.tasks)
+                        report.comparisons += found
+                report.notes.append(f"{name} {version_of(name, python)}")
+            except PeerFailed as error:
+                report.notes.append(f"{name} {error}")
+    return report
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _run(driven: Driven, way: str) -> Run:
+    return lambda count: driven.run(way, count)

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import argparse
 import http.client
-import json
-import os
-import statistics
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 from urllib.parse import urlsplit
 
-from _bench import WARM_UP, block, p99, product, quartiles
+from _bench_bare import WARM_UP, product
+
+from orbit_zmq.measuring import Comparison, Report, alternate, block, p50_ms
 
 AT_MOST = 5.0
 
@@ -55,47 +52,15 @@ def both() -> Iterator[tuple[Callable[[], None], Callable[[], None]]]:
             gateway.end()
 
 
-def compare(pairs: int, turns: int) -> dict[str, Any]:
-    """Alternating blocks of both."""
-    ratios, natives, rests, tails = [], [], [], []
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--calls", type=int, default=500, help="in each block (500)")
+
+
+def measure(options: argparse.Namespace) -> Report:
+    report = Report("rest")
     with both() as (call, ask):
-        block(call, WARM_UP)
-        block(ask, WARM_UP)
-        for _ in range(pairs):
-            native, rest = block(call, turns), block(ask, turns)
-            natives.append(statistics.median(native))
-            rests.append(statistics.median(rest))
-            tails.append(p99(rest))
-            ratios.append(rests[-1] / natives[-1])
-    ratio = quartiles(ratios)
-    return {
-        "measure": "rest",
-        "pairs": pairs,
-        "turns": turns,
-        "ratio": {**ratio, "at_most": AT_MOST},
-        "met": ratio["upper_quartile"] <= AT_MOST,
-        "native_p50_ms": statistics.median(natives) * 1e3,
-        "rest_p50_ms": statistics.median(rests) * 1e3,
-        "rest_p99_ms": statistics.median(tails) * 1e3,
-        "cpus": os.cpu_count(),
-    }
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=11, help="pairs of blocks (11)")
-    parser.add_argument("--calls", type=int, default=500, help="turns in each block (500)")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
-    options = parser.parse_args()
-    found = compare(options.pairs, options.calls)
-    ratio = found["ratio"]
-    text = (
-        f"rest: {ratio['median']:.2f} native calls (quartiles {ratio['lower_quartile']:.2f} to {ratio['upper_quartile']:.2f}, "
-        f"at most {ratio['at_most']:g}); p50 {found['rest_p50_ms']:.3f} ms beside {found['native_p50_ms']:.3f} ms"
-    )
-    print(json.dumps(found) if options.json else text)
-    return 0 if found["met"] else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        for turn in (call, ask):
+            block(turn, min(WARM_UP, options.calls))
+        found = alternate(options.pairs, p50_ms(ask, options.calls), p50_ms(call, options.calls))
+    report.comparisons.append(Comparison("call by HTTP, p50", "ms", *found, "native call", at_most=AT_MOST))
+    return report

@@ -2,35 +2,30 @@
 
 The base is `rhapsody.Session` with the backend `noop` and Rhapsody's task objects. The product is a client, a broker and an
 endpoint in processes of their own, over TCP with CURVE, with the same backend. Each block is a new process, of the base or of
-the client, as a script is; blocks alternate, so that what else the machine does falls on both. The time is from the submission
-of all tasks of a block to the last result. A ratio is that of the rates of one pair of blocks. At the end many tasks go out in
-one call, and what broker and endpoint grow meanwhile is compared with what they were after some.
+the client, as a script is. The time is from the submission of all tasks of a block to the last result. Then the same for 1, 10,
+100 ... tasks in one call. At the end many go out in one call, and what broker and endpoint grow meanwhile is compared with what
+they were after some.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from _bench import deployment, quartiles
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers"))
-
+from _bench_bare import deployment
 from growth import Growth
+
+from orbit_zmq.measuring import Comparison, Report, alternate
 
 TASKS = 65_536
 SOME, MANY = 50_000, 1_000_000
-GROWTH_BYTES = {"broker": 30 << 20, "endpoint": 150 << 20}
+GROWTH_MB = {"broker": 31.5, "endpoint": 157.3}  # 30 and 150 MiB
 PROGRAM = "/bin/true"
 
 
@@ -87,11 +82,11 @@ def ours(case: str, count: int) -> float:
         return stream(plugin, CASES[case][0](count))
 
 
-def block(whose: str, case: str, count: int) -> float:
-    """The rate of one block, in a process of its own: in one that has had many objects before, Python's collector may take
-    half of the time or none."""
-    arguments = [sys.executable, __file__, "block", whose, case, str(count)]
-    return count / float(subprocess.run(arguments, check=True, capture_output=True, text=True, timeout=600).stdout)
+def rate(whose: str, case: str, count: int) -> float:
+    """Tasks per second of one block, in a process of its own: in one that has had many objects before, Python's collector may
+    take half of the time or none."""
+    arguments = [sys.executable, __file__, whose, case, str(count)]
+    return count / float(subprocess.run(arguments, check=True, stdout=subprocess.PIPE, text=True, timeout=600).stdout)
 
 
 def stream(plugin: Any, tasks: list[Any]) -> float:
@@ -106,77 +101,58 @@ def stream(plugin: Any, tasks: list[Any]) -> float:
     return took_s
 
 
-def compare(case: str, pairs: int, count: int) -> dict[str, Any]:
+def compare(what: str, case: str, pairs: int, count: int, at_least: float | None) -> Comparison:
     """Alternating blocks of the base and of the product."""
-    at_least = CASES[case][2]
-    rates = [(block("alone", case, count), block("ours", case, count)) for _ in range(pairs)]
-    ratio = quartiles([our / base for base, our in rates])
-    return {
-        "ratio": {**ratio, "at_least": at_least},
-        "met": ratio["lower_quartile"] >= at_least,
-        "base_per_s": statistics.median(base for base, _ in rates),
-        "ours_per_s": statistics.median(our for _, our in rates),
-    }
+    found = alternate(pairs, lambda: rate("ours", case, count), lambda: rate("alone", case, count))
+    return Comparison(what, "tasks/s", *found, "Rhapsody alone", at_least=at_least)
 
 
-def measure_growth(plugin: Any, pids: dict[str, int], many: int) -> dict[str, Any]:
+def growth(plugin: Any, pids: dict[str, int], many: int) -> list[Comparison]:
     """What broker and endpoint grow while many tasks go out in one call, beyond what they were after some."""
-    stream(plugin, dicts(SOME))
-    growth = Growth(**pids)
+    stream(plugin, dicts(min(SOME, many)))
+    grown = Growth(**pids)
     took_s = stream(plugin, dicts(many))
-    grown = growth.bytes()
-    return {
-        "tasks": many,
-        "per_s": many / took_s,
-        "before_bytes": growth.before,
-        "grown_bytes": grown,
-        "at_most_bytes": GROWTH_BYTES,
-        "met": all(grown[name] <= bound for name, bound in GROWTH_BYTES.items()),
-    }
-
-
-def show(found: dict[str, Any]) -> str:
-    """The same for people."""
-    lines = []
-    for case, one in found["cases"].items():
-        ratio = one["ratio"]
-        lines.append(
-            f"{case}: {ratio['median']:.2f} times Rhapsody alone (quartiles {ratio['lower_quartile']:.2f} to "
-            f"{ratio['upper_quartile']:.2f}, at least {ratio['at_least']:g}); {one['ours_per_s']:.0f} tasks/s beside "
-            f"{one['base_per_s']:.0f}"
+    rows = [Comparison(f"{many:,} tasks in one call", "tasks/s", [many / took_s])]
+    for name, size in grown.bytes().items():
+        bound = GROWTH_MB[name]
+        rows.append(
+            Comparison(f"{name} grows by then, from {grown.before[name] / 1e6:.0f} MB", "MB", [size / 1e6], at_most=bound)
         )
-    if "growth" in found:
-        growth = found["growth"]
-        grown = ", ".join(
-            f"{name} {grown / 1e6:.0f} MB (at most {growth['at_most_bytes'][name] / 1e6:.0f}) from "
-            f"{growth['before_bytes'][name] / 1e6:.0f} MB"
-            for name, grown in growth["grown_bytes"].items()
-        )
-        lines.append(f"{growth['tasks']} tasks in one call: {growth['per_s']:.0f} tasks/s; grown: {grown}")
-    return "\n".join(lines)
+    return rows
 
 
-def main() -> int:
-    if sys.argv[1:2] == ["block"]:
-        whose, case, count = sys.argv[2:]
-        print(asyncio.run(alone(case, int(count))) if whose == "alone" else ours(case, int(count)))
-        return 0
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def sizes(largest: int) -> list[int]:
+    """1, 10, 100 ... up to the largest."""
+    found = [1]
+    while found[-1] * 10 <= largest:
+        found.append(found[-1] * 10)
+    return found
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tasks", type=int, default=TASKS, help=f"in each block ({TASKS})")
-    parser.add_argument("--pairs", type=int, default=11, help="pairs of blocks, two at least (11); 0: only the many")
+    parser.add_argument("--case", choices=sorted(CASES), action="append", help="these tasks alone; may be repeated")
+    parser.add_argument(
+        "--sweep", type=int, default=MANY, help=f"the most of 1, 10, 100 ... tasks in one call ({MANY}); 0: none"
+    )
+    parser.add_argument("--sweep-pairs", type=int, default=3, help="pairs of blocks for each of these (3)")
     parser.add_argument("--many", type=int, default=MANY, help=f"tasks in one call at the end ({MANY}); 0: none")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
-    options = parser.parse_args()
-    found: dict[str, Any] = {"measure": "stream", "tasks": options.tasks, "pairs": options.pairs, "cases": {}}
+
+
+def measure(options: argparse.Namespace) -> Report:
+    report = Report("stream")
     with deployment("rhapsody") as (client, pids):
-        for case in CASES if options.pairs else ():
-            found["cases"][case] = compare(case, options.pairs, options.tasks)
+        for case in options.case or CASES:
+            what, at_least = f"{options.tasks:,} {case}", CASES[case][2]
+            report.comparisons.append(compare(what, case, options.pairs, options.tasks, at_least))
+        for count in sizes(options.sweep) if options.sweep else ():
+            report.comparisons.append(compare(f"sweep: {count:,} dicts", "dicts", options.sweep_pairs, count, None))
         if options.many:
-            found["growth"] = measure_growth(client.get_plugin("bench", "rhapsody", backends=["noop"]), pids, options.many)
-    found["met"] = all(one["met"] for one in (*found["cases"].values(), found.get("growth", {"met": True})))
-    print(json.dumps({**found, "cpus": os.cpu_count()}) if options.json else show(found))
-    return 0 if found["met"] else 1
+            plugin = client.get_plugin("bench", "rhapsody", backends=["noop"])
+            report.comparisons += growth(plugin, pids, options.many)
+    return report
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    whose, case, count = sys.argv[1:]
+    print(asyncio.run(alone(case, int(count))) if whose == "alone" else ours(case, int(count)))

@@ -7,20 +7,19 @@ share stands beside them. Figures are of processor time, so that a busy machine 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import pty
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import Any
 
 import psutil
+from _bench_bare import child, own_place, said
+
+from orbit_zmq.measuring import Comparison, Report
 
 WARM_UP_S = 5.0
 PROCESSES = 4
@@ -41,24 +40,14 @@ def serve(url: str, first: str, count: str) -> None:
 @contextmanager
 def endpoints(url: str, count: int, processes: int) -> Iterator[None]:
     share = -(-count // processes)
-    started = [
-        subprocess.Popen(
-            [sys.executable, __file__, "serve", url, str(first), str(min(share, count - first))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for first in range(0, count, share)
-    ]
-    try:
+    with ExitStack() as stack:
+        started = [
+            stack.enter_context(child("serve", url, str(first), str(min(share, count - first)), script=__file__))
+            for first in range(0, count, share)
+        ]
         for one in started:
-            assert one.stdout is not None
-            one.stdout.readline()
+            said(one)
         yield
-    finally:
-        for one in started:
-            one.kill()
-            one.communicate()
 
 
 @contextmanager
@@ -90,13 +79,11 @@ def used_s(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def measure(count: int, processes: int, seconds: float) -> dict[str, float]:
+def shares(count: int, processes: int, seconds: float) -> dict[str, float]:
     """The shares of `orbit top` and of the broker over so many seconds."""
     from orbit_zmq.children import environment_of_child, start_broker
 
-    with tempfile.TemporaryDirectory(prefix="orbit-bench-") as place, ExitStack() as stack:
-        for name in ("STATE", "RUNTIME", "CONFIG"):
-            os.environ[f"ORBIT_{name}_DIR"] = str(Path(place) / name.lower())
+    with own_place(), ExitStack() as stack:
         environment = environment_of_child(ORBIT_LOG_LEVEL="error")
         broker = start_broker(environment=environment)
         stack.callback(broker.end)
@@ -113,27 +100,22 @@ def measure(count: int, processes: int, seconds: float) -> dict[str, float]:
         return {name: (used_s(process) - before[name]) / elapsed_s for name, process in watched.items()}
 
 
-def main() -> int:
-    if sys.argv[1:2] == ["serve"]:
-        serve(*sys.argv[2:])
-        return 0
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--endpoints", type=int, default=300, help="how many are many (300)")
-    parser.add_argument("--seconds", type=float, default=20.0, help="how long each is measured (20)")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
-    options = parser.parse_args()
-    found: dict[str, Any] = {
-        "idle": measure(1, 1, options.seconds),
-        "many": measure(options.endpoints, PROCESSES, options.seconds),
-    }
-    met = all(found[name]["top"] <= bound for name, bound in BOUNDS.items())
-    if options.json:
-        print(json.dumps({**found, "endpoints": options.endpoints, "met": met, "cpus": os.cpu_count()}))
-    else:
-        for name, shares in found.items():
-            print(f"{name}: top {shares['top']:.2%} of a core (at most {BOUNDS[name]:.0%}), broker {shares['broker']:.2%}")
-    return 0 if met else 1
+    parser.add_argument(
+        "--seconds", type=float, default=20.0, help="how long each is measured (20); --pairs has no meaning here"
+    )
+
+
+def measure(options: argparse.Namespace) -> Report:
+    report = Report("top")
+    for name, count, processes in (("idle", 1, 1), ("many", options.endpoints, PROCESSES)):
+        found = shares(count, processes, options.seconds)
+        of = f"of a core, {count} endpoint{'s' * (count > 1)}"
+        report.comparisons.append(Comparison("orbit top", of, [found["top"]], at_most=BOUNDS[name]))
+        report.comparisons.append(Comparison("the broker meanwhile", of, [found["broker"]]))
+    return report
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    serve(*sys.argv[2:])

@@ -1,9 +1,10 @@
-"""A plugin that tells events as fast as it can, for `scripts/bench flood`. Not part of the product."""
+"""A plugin that tells events, as fast as it can or at a pace, for scripts/bench. Not part of the product."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 from orbit_zmq.plugin import Plugin, PluginSession, operation
 
@@ -33,6 +34,19 @@ class FloodSession(PluginSession):
         if self._flooding is not None:
             await self._flooding
         return self._told
+
+    @operation(effect="run", deadline_s=300)
+    async def tell(self, count: int, per_s: float) -> None:
+        """Tell so many; 0 per second is as fast as it goes."""
+        await asyncio.to_thread(self._tell_at, count, per_s)
+
+    def _tell_at(self, count: int, per_s: float) -> None:
+        due = time.monotonic()
+        for _ in range(count):
+            self._tell()
+            if per_s:
+                due += 1 / per_s
+                time.sleep(max(0.0, due - time.monotonic()))
 
     def _from_thread(self) -> None:
         while not self._stop.is_set():

@@ -22,7 +22,7 @@ from orbit_broker.out import Out, next_message, was_sent
 from orbit_broker.state import Participant, State
 from orbit_zmq import faultpoint
 from orbit_zmq.log import get_logger
-from orbit_zmq.transport.sockets import has_arrived
+from orbit_zmq.transport.sockets import next_frames, plain_send
 from orbit_zmq.transport.zap import ZapHandler
 from orbit_zmq.wire.header import FINAL, Kind
 
@@ -144,16 +144,19 @@ class Loop:
         router, peers, state, out = self._router, self.state.peers, self.state, self.out
         ends_at = time.monotonic() + BATCH_S
         for _ in range(BATCH):
-            routing_id = router.recv(LAST_FRAME)
+            try:
+                routing_id = router.recv(LAST_FRAME)
+            except zmq.Again:
+                return
+            frames = next_frames(router)
             peer = peers.get(routing_id)
             if faultpoint.is_armed:
                 faultpoint.reach("broker.received")
             now = time.monotonic()
             try:
                 if peer is not None:
-                    dispatch.on_message(state, out, peer, router.recv_multipart(LAST_FRAME), now)
+                    dispatch.on_message(state, out, peer, [frame.bytes for frame in frames], now)
                 else:
-                    frames = router.recv_multipart(zmq.DONTWAIT, copy=False)
                     identity = self._keys.identify(user_id_of(frames[-1]))
                     self._connections.note(routing_id, frames[-1])
                     dispatch.on_first_words(state, out, routing_id, identity, [frame.bytes for frame in frames], now)
@@ -162,7 +165,7 @@ class Loop:
                 log.exception("rule-failed", participant=peer.name if peer is not None else "")
             if out.dirty or out.strangers or out.events or out.publications or out.audits:
                 self._flush(now)
-            if now > ends_at or not has_arrived(router):
+            if now > ends_at:
                 return
 
     def _flush(self, now: float) -> None:
@@ -200,9 +203,9 @@ class Loop:
             if faultpoint.is_armed:
                 faultpoint.reach("broker.sending")
             try:
-                router.send(peer.routing_id, FIRST_FRAMES)
-                router.send(message.frame, FIRST_FRAMES)
-                router.send(message.body, LAST_FRAME)
+                plain_send(router, peer.routing_id, FIRST_FRAMES)
+                plain_send(router, message.frame, FIRST_FRAMES)
+                plain_send(router, message.body, LAST_FRAME)
             except zmq.Again:
                 self._blocked[peer] = None
                 return

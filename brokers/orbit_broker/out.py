@@ -94,10 +94,11 @@ class Out:
 
 def next_message(peer: Participant, now: float) -> Message | None:
     """The message that has to be sent next, its header up to date; None while there is nothing, or it has to wait."""
-    if not peer.routing_id:
+    outbox = peer.outbox
+    if not outbox or not peer.routing_id:
         return None
-    lowest = _lowest_priority(peer)
-    while (message := peer.outbox.peek(lowest)) is not None:
+    lowest = BULK if peer.takes_requests or not peer.is_endpoint else CONTROL  # a suspect endpoint gets nothing but control:
+    while (message := outbox.peek(lowest)) is not None:  # what has not been handed over can be said to be safe to repeat
         flight = message.flight
         if flight is None:
             return message
@@ -106,19 +107,14 @@ def next_message(peer: Participant, now: float) -> Message | None:
                 message.header.left_s = max(flight.deadline - now, LEAST_LEFT_S)
                 message.frame = encode_header(message.header)
             return message
-        peer.outbox.pop(lowest)
+        outbox.pop()
     return None
 
 
 def was_sent(peer: Participant, now: float) -> None:
     """The socket has accepted the message that `next_message` gave."""
-    message = peer.outbox.pop(_lowest_priority(peer))
+    message = peer.outbox.pop()
     peer.sent_at = now
     if message is not None and message.flight is not None:
         message.flight.is_queued = False
         message.flight.was_handed_over = True
-
-
-def _lowest_priority(peer: Participant) -> int:
-    """A suspect endpoint gets nothing but control: what has not been handed over can be said to be safe to repeat."""
-    return BULK if peer.takes_requests or not peer.is_endpoint else CONTROL

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from contextlib import redirect_stderr
+from io import StringIO
 from typing import TYPE_CHECKING
 
 import click
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 CONNECT_S = 0.5
 ANSWER_S = 0.3
+COMPLETED_TASKS = 1_000  # the newest
 VARIABLE = "_ORBIT_COMPLETE"
 HARMLESS = re.compile(r"[\w.@-]+", re.ASCII)  # what a shell takes as it is
 
@@ -82,6 +85,24 @@ def _sessions(client: Client, ctx: click.Context) -> Iterable[str]:
     return (session["sid"] for session in found)
 
 
+def _tasks(client: Client, ctx: click.Context) -> Iterable[str]:
+    from orbit_zmq.cli.task_selectors import WORDS
+    from orbit_zmq.cli.task_sessions import tasks_at
+
+    yield from WORDS
+    with redirect_stderr(StringIO()):  # who does not answer is not named here
+        tasks = tasks_at(client, ctx.params.get("endpoint"), ctx.params.get("session"), ANSWER_S)
+    yield from (task["uid"] for task in tasks[-COMPLETED_TASKS:])
+
+
+def _backends(client: Client, ctx: click.Context) -> Iterable[str]:
+    from orbit_zmq.cli.task_sessions import PLUGIN
+
+    for facts in _endpoints(client, ctx):
+        if facts.has(PLUGIN):
+            yield from client.call(facts.name, facts.instance(PLUGIN), "backends", deadline_s=ANSWER_S)["available"]
+
+
 def stored_contexts(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """The names of the stored contexts."""
     from orbit_zmq.contexts import context_names
@@ -97,3 +118,5 @@ endpoint_names = _completer(lambda client, ctx: (handle.name for handle in clien
 plugin_names = _completer(_plugins)
 operation_names = _completer(_operations)
 session_ids = _completer(_sessions)
+task_selectors = _completer(_tasks)
+backend_names = _completer(_backends)

@@ -30,6 +30,9 @@ TUNNEL_HELP = "Reach the broker by ssh: from here to the login node, by the logi
 PICKLE_HELP = "Whether callers who may run code may send functions and values as pickles."
 USAGE_HINT = "--help shows how it is used."
 LEAST_S = 0.5  # for the broker to answer once it is found
+LAUNCHERS = ("dragon",)
+TUNNEL_S = 240.0  # to open the first tunnel
+LAUNCHED_S = 120.0  # for a launcher to start its runtime, before the endpoint
 DETACHED_S = 10.0  # beside the time for the broker: a cold import over a slow shared file system takes most of it
 
 
@@ -49,20 +52,36 @@ DETACHED_S = 10.0  # beside the time for the broker: a cold import over a slow s
 @click.option(
     "--tunnel-via", metavar="HOST", help="Where ssh logs in to; the host that the job was submitted from if left out."
 )
+@click.option("--launcher", type=click.Choice(LAUNCHERS), help="Start it under this, as Rhapsody's backend dragon wants it.")
 @click.option("--detach", is_flag=True, help="Leave it running in the background; its log is in the state directory.")
 @click.option("--exit-with-parent", is_flag=True, hidden=True, help="End when standard input is closed.")
 @log_options
 @broker_options
-def start(detach: bool, name: str | None, **options: Any) -> None:
+def start(detach: bool, launcher: str | None, name: str | None, **options: Any) -> None:
     """Serve this machine to the broker until Ctrl-C or SIGTERM. A broker that goes away later is waited for."""
     if detach:
-        _detach(name, options)
+        _detach(name, launcher, options)
+    elif launcher:
+        _launch(name, options)
     else:
         _serve(name, **options)
 
 
-def _detach(name: str | None, options: dict[str, Any]) -> None:
+def _launch(name: str | None, options: dict[str, Any]) -> None:
+    """Become the launcher."""
+    from orbit_zmq.background import check_no_secret
+    from orbit_zmq.children import command_of
+    from orbit_zmq.cli.launching import launched
+
+    check_no_secret(options["where"].join)
+    command = launched([*command_of("orbit_zmq.cli"), "endpoint", "start", *_arguments(name, options)])
+    sys.stdout.flush()
+    os.execv(command[0], command)
+
+
+def _detach(name: str | None, launcher: str | None, options: dict[str, Any]) -> None:
     from orbit_zmq.background import check_no_secret, log_path, refuse_second, start_in_background
+    from orbit_zmq.cli.launching import launched
     from orbit_zmq.endpoint.endpoint import check_name, default_name
     from orbit_zmq.place import find_broker
     from orbit_zmq.process_record import ENDPOINT, believed_record
@@ -75,19 +94,32 @@ def _detach(name: str | None, options: dict[str, Any]) -> None:
     check_name(name)
     refuse_second(believed_record(ENDPOINT, name))
     log = options["log_file"] or log_path(f"endpoint.{name}")
-    given = {"--name": name, "--plugins": options["plugins"], "--role": options["role"], "--log-file": str(log)}
-    given |= {"--pickle": options["pickle"], "--tunnel": options["tunnel"], "--tunnel-via": options["tunnel_via"]}
+    arguments = _arguments(name, options | {"log_file": log})
+    ready_s = options["wait_s"] + DETACHED_S
+    if launcher:
+        launched(())  # says what is missing
+        arguments, ready_s = [*arguments, "--launcher", launcher], ready_s + LAUNCHED_S
+    if options["tunnel"] != "none":
+        ready_s += TUNNEL_S
+    said = start_in_background(["endpoint", "start", *arguments], log, ready_s)
+    served = ", ".join(said["plugins"]) or "no plugin"
+    absent = _absent_text(said["absent"])
+    click.echo(f"endpoint {said['name']}, process {said['pid']}, serves {served}{absent}; its log is {log}")
+
+
+def _arguments(name: str | None, options: dict[str, Any]) -> list[str]:
+    """The same once more, for the process that serves."""
+    where: Where = options["where"]
+    given = {"--name": name, "--plugins": options["plugins"], "--role": options["role"], "--pickle": options["pickle"]}
+    given |= {"--tunnel": options["tunnel"], "--tunnel-via": options["tunnel_via"]}
     given |= {"--wait": f"{options['wait_s']}s", "--log-level": options["log_level"], "--log-format": options["log_format"]}
+    given |= {"--log-file": str(options["log_file"] or "")}
     given |= {f"--{option}": value for option, value in where._asdict().items()}
     arguments = [part for option, value in given.items() if value for part in (option, value)]
     arguments += [part for module in options["modules"] for part in ("--plugin-module", module)]
     arguments += [part for option in options["options"] for part in ("--plugin", option)]
     arguments += [part for label in options["labels"] for part in ("--label", label)]
-    arguments += [part for share in options["shares"] for part in ("--share", share)]
-    said = start_in_background(["endpoint", "start", *arguments], log, options["wait_s"] + DETACHED_S)
-    served = ", ".join(said["plugins"]) or "no plugin"
-    absent = _absent_text(said["absent"])
-    click.echo(f"endpoint {said['name']}, process {said['pid']}, serves {served}{absent}; its log is {log}")
+    return arguments + [part for share in options["shares"] for part in ("--share", share)]
 
 
 def _serve(

@@ -27,6 +27,7 @@ from orbit_zmq.errors import (
 )
 
 NOUNS = {
+    "bench": ("orbit_zmq.cli.bench:bench", "Measure the speed of your own deployment."),
     "broker": ("orbit_zmq.cli.broker:broker", "Start, stop and look at the broker."),
     "call": ("orbit_zmq.cli.call:call", "Call an operation of a plugin on an endpoint."),
     "completion": ("orbit_zmq.cli.completion:completion", "Print the script that completes commands and names in a shell."),
@@ -42,6 +43,7 @@ NOUNS = {
     "plugin": ("orbit_zmq.cli.plugin:plugin", "Look at the plugins of the endpoints."),
     "queue": ("orbit_zmq.cli.queue:queue", "Look at the queues, jobs and allocations of batch systems."),
     "session": ("orbit_zmq.cli.session:session", "List, show and close sessions."),
+    "task": ("orbit_zmq.cli.task:task", "Submit, run, list, show, await, cancel and read tasks."),
     "top": ("orbit_zmq.cli.top:top", "Watch the broker and its endpoints on one screen."),
     "invite": ("orbit_zmq.cli.invite:invite", "Admit another party, and print the join string for it."),
     "join": ("orbit_zmq.cli.join:join", "Store a join string on this machine."),
@@ -187,7 +189,8 @@ def _wants_json(words: list[str]) -> bool:
     """Asked before anything is parsed, as the error may be that it could not be."""
     from orbit_zmq.settings import environment
 
-    return bool({"--json", "--jsonl"} & set(words)) or environment("ORBIT_OUTPUT") in ("json", "jsonl")
+    own = words[: words.index("--")] if "--" in words else words  # what follows is another program's
+    return bool({"--json", "--jsonl"} & set(own)) or environment("ORBIT_OUTPUT") in ("json", "jsonl")
 
 
 def _wants_traceback(words: list[str]) -> bool:

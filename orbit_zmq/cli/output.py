@@ -167,6 +167,13 @@ class Output:
             click.echo()
             self._section(section)
 
+    def text(self, title: str, lines: Iterable[str]) -> None:
+        """A titled text below the facts of one thing, for people."""
+        click.echo()
+        _echo_title(title)
+        for line in lines:
+            click.echo(readable(line))
+
     def _section(self, section: Section) -> None:
         if self.mode is Mode.TSV:
             _echo_tsv(section.columns, section.items)

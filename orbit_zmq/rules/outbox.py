@@ -64,23 +64,22 @@ class Outbox(Generic[T]):
         return True
 
     def peek(self, lowest: int = BULK) -> T | None:
-        """The item that `pop` would take."""
+        """The first item of the highest priority; priorities below `lowest` are left alone."""
         if self._count:
             for queue in self._queues[: lowest + 1]:
                 if queue:
                     return queue[0][1]
         return None
 
-    def pop(self, lowest: int = BULK) -> T | None:
-        """Take the first item of the highest priority; priorities below `lowest` are left alone."""
-        if self._count:
-            for priority in range(lowest + 1):
-                if self._queues[priority]:
-                    size, item = self._queues[priority].popleft()
-                    self._bytes[priority] -= size
-                    self._budget.used_bytes -= size
-                    self._count -= 1
-                    return item
+    def pop(self) -> T | None:
+        """Take the first item of the highest priority: what `peek` gave, if it gave any."""
+        for priority, queue in enumerate(self._queues):
+            if queue:
+                size, item = queue.popleft()
+                self._bytes[priority] -= size
+                self._budget.used_bytes -= size
+                self._count -= 1
+                return item
         return None
 
     def keep(self, is_wanted: Callable[[T], bool]) -> int:

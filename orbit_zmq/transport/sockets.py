@@ -68,6 +68,8 @@ MONITORED = (
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 )
+DONTWAIT = int(zmq.DONTWAIT)  # a plain integer: pyzmq's flags cost a microsecond each time
+plain_send = zmq.backend.Socket.send  # what zmq.Socket's own adds is not for our kinds of sockets, and costs as much again
 
 
 class Sockets:
@@ -196,6 +198,14 @@ class Sockets:
 def has_arrived(socket: zmq.Socket[bytes]) -> bool:
     """Whether there is a message. The descriptor tells of changes only, so this has to be asked."""
     return bool(int(socket.get(zmq.EVENTS)) & zmq.POLLIN)
+
+
+def next_frames(socket: zmq.Socket[bytes]) -> list[zmq.Frame]:
+    """The rest of a message whose first frame was received. A frame knows whether more follow; asking the socket is slower."""
+    frames = [socket.recv(DONTWAIT, False)]
+    while frames[-1].more:
+        frames.append(socket.recv(DONTWAIT, False))
+    return frames
 
 
 def descriptor_of(socket: zmq.Socket[bytes]) -> int:

@@ -6,16 +6,15 @@ never anything else; `encode_header` is its inverse. No sockets, no clock, no lo
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from enum import IntEnum
-from operator import attrgetter
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgpack
+import msgspec
+from msgspec import Meta, field
 
 from orbit_zmq.errors import ProtocolError
-from orbit_zmq.wire.limits import HEADER_BYTES, HEADER_DEPTH, HEADER_KEYS, MAX_ID, MAX_LEFT_S, NAME_CHARS, SETTLED_IDS
+from orbit_zmq.wire.limits import HEADER_BYTES, HEADER_DEPTH, HEADER_KEYS, MAX_LEFT_S, NAME_CHARS, SETTLED_IDS
 
 
 class Kind(IntEnum):
@@ -70,99 +69,70 @@ RIGHT_OF: Final = {"read": READ, "write": WRITE, "run": RUN}
 ADMIN: Final = 8  # beside them: the caller is an admin, who is shown what belongs to others, and may not use it
 
 
-@dataclass(slots=True)
-class Header:
-    """One header. A field that is absent from the wire has the default given here."""
-
-    kind: int
-    id: int = 0
-    caller: bytes = b""  # incarnation of the caller, 16 bytes; the broker stamps it
-    source: str = ""  # name of the sender; the broker stamps it
-    user: str = ""  # on whose behalf; the broker stamps it
-    endpoint: str = ""
-    target: bytes = b""  # incarnation of the endpoint that the request was first sent to, 16 bytes
-    plugin: str = ""
-    session: str = ""
-    operation: str = ""
-    left_s: float = 0.0  # 0 stands for absent
-    flags: int = 0
-    on_behalf_of: str = ""
-    rights: int = 0  # request: what the caller may do there; the broker stamps it
-    trace: str = ""
-    settled_below: int = 0
-    settled: tuple[int, ...] = ()
-    audience: str = ""  # event: who may hear it, a user or `all`
-    happened_at: float = 0.0  # event: when, by the sender's clock (seconds since 1970)
-    channel: int = 0
-    chunk: int = 0  # chunk: its number; credit, resent request, reply: the chunk wanted or sent next
-    up_to: int = 0  # credit: chunks below this number may be sent
-    extra: dict[str, Any] = field(default_factory=dict)  # fields of a newer version, passed on as they are
+ABSENT: Final = 0.0  # msgspec leaves out a float that is this very object
+Text = Annotated[str, Meta(min_length=1, max_length=NAME_CHARS)]
+Number = Annotated[int, Meta(ge=0)]  # up to 64 bits: msgpack has no larger ones
+Small = Annotated[int, Meta(ge=0, lt=1 << 16)]
+Incarnation = Annotated[bytes, Meta(min_length=16, max_length=16)]
 
 
-def _is_text(value: object) -> bool:
-    return type(value) is str and 0 < len(value) <= NAME_CHARS
+class Header(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, gc=False):
+    """One header. A field that is absent from the wire has the default given here; values that come from there are checked.
+
+    Fields stand in the order of the wire. gc: a header holds nothing that could hold it.
+    """
+
+    kind: Small = field(name="k")
+    id: Number = field(default=0, name="i")
+    caller: Incarnation = field(default=b"", name="c")  # incarnation of the caller; the broker stamps it
+    source: Text = field(default="", name="s")  # name of the sender; the broker stamps it
+    user: Text = field(default="", name="u")  # on whose behalf; the broker stamps it
+    endpoint: Text = field(default="", name="e")
+    target: Incarnation = field(default=b"", name="t")  # incarnation of the endpoint that the request was first sent to
+    plugin: Text = field(default="", name="p")
+    session: Text = field(default="", name="n")
+    operation: Text = field(default="", name="o")
+    left_s: Annotated[float, Meta(gt=0, le=MAX_LEFT_S)] = field(default=ABSENT, name="l")
+    flags: Small = field(default=0, name="f")
+    on_behalf_of: Text = field(default="", name="b")
+    rights: Small = field(default=0, name="r")  # request: what the caller may do there; the broker stamps it
+    trace: Text = field(default="", name="x")
+    settled_below: Number = field(default=0, name="d")
+    settled: Annotated[tuple[Number, ...], Meta(max_length=SETTLED_IDS)] = field(default=(), name="g")
+    audience: Text = field(default="", name="w")  # event: who may hear it, a user or `all`
+    happened_at: Annotated[float, Meta(gt=0, lt=1e12)] = field(default=ABSENT, name="y")  # event: seconds since 1970
+    channel: Annotated[int, Meta(ge=0, le=3)] = field(default=0, name="a")
+    chunk: Number = field(default=0, name="q")  # its number; credit, resent request, reply: the chunk wanted or sent next
+    up_to: Number = field(default=0, name="m")  # credit: chunks below this number may be sent
+    extra: Annotated[dict[str, Any], Meta(max_length=0)] = field(default_factory=dict, name="")  # of a newer version, passed on
 
 
-def _is_id(value: object) -> bool:
-    return type(value) is int and 0 <= value <= MAX_ID
-
-
-def _is_incarnation(value: object) -> bool:
-    return type(value) is bytes and len(value) == 16
-
-
-def _is_left(value: object) -> bool:
-    return type(value) in (float, int) and 0 < value <= MAX_LEFT_S  # type: ignore[operator]  # False for nan and inf
-
-
-def _is_time(value: object) -> bool:
-    return type(value) in (float, int) and 0 < value < 1e12  # type: ignore[operator]  # False for nan and inf
-
-
-def _is_small(value: object) -> bool:
-    return type(value) is int and 0 <= value < 1 << 16
-
-
-def _is_settled(value: object) -> bool:
-    return type(value) is list and len(value) <= SETTLED_IDS and all(map(_is_id, value))
-
-
-# key on the wire -> attribute of Header, what its value must be. The order is the order on the wire.
-FIELDS: dict[str, tuple[str, Callable[[object], bool]]] = {
-    "k": ("kind", _is_small),
-    "i": ("id", _is_id),
-    "c": ("caller", _is_incarnation),
-    "s": ("source", _is_text),
-    "u": ("user", _is_text),
-    "e": ("endpoint", _is_text),
-    "t": ("target", _is_incarnation),
-    "p": ("plugin", _is_text),
-    "n": ("session", _is_text),
-    "o": ("operation", _is_text),
-    "l": ("left_s", _is_left),
-    "f": ("flags", _is_small),
-    "b": ("on_behalf_of", _is_text),
-    "r": ("rights", _is_small),
-    "x": ("trace", _is_text),
-    "d": ("settled_below", _is_id),
-    "g": ("settled", _is_settled),
-    "w": ("audience", _is_text),
-    "y": ("happened_at", _is_time),
-    "a": ("channel", lambda value: type(value) is int and 0 <= value <= 3),
-    "q": ("chunk", _is_id),
-    "m": ("up_to", _is_id),
+# key on the wire -> attribute of Header
+FIELDS: Final = {
+    key: attribute
+    for attribute, key in zip(Header.__struct_fields__, Header.__struct_encode_fields__, strict=True)
+    if attribute != "extra"
 }
-_KEYS = tuple(FIELDS)
-_values = attrgetter(*(attribute for attribute, _ in FIELDS.values()))
-_pack = msgpack.Packer(autoreset=True).pack
+_decode = msgspec.msgpack.Decoder(Header).decode
+_encode = msgspec.msgpack.Encoder().encode
+_LARGE_MAP: Final = b"\xde\x00"  # how msgspec begins a map of up to 255 fields, of which
+_SMALL_MAPS: Final = [bytes((0x80 | keys,)) for keys in range(16)]  # those of less than 16 have a shorter beginning
+_MOST_KEYS: Final = _LARGE_MAP + bytes((HEADER_KEYS,))  # beginnings of larger maps are greater
 
 
 def encode_header(header: Header) -> bytes:
     """The bytes of one header. Fields at their default are left out; ValueError when it exceeds 4 KiB."""
-    fields: dict[str, Any] = {key: value for key, value in zip(_KEYS, _values(header), strict=True) if value}
     if header.extra:
-        fields |= header.extra
-    frame: bytes = _pack(fields)
+        values = {key: getattr(header, attribute) for key, attribute in FIELDS.items()}
+        frame = _encode({key: value for key, value in values.items() if value} | header.extra)
+    else:
+        if not header.left_s:
+            header.left_s = ABSENT
+        if not header.happened_at:
+            header.happened_at = ABSENT
+        frame = _encode(header)
+        if frame[:2] == _LARGE_MAP and frame[2] < 16:
+            frame = _SMALL_MAPS[frame[2]] + frame[3:]
     if len(frame) > HEADER_BYTES:
         raise ValueError(f"a header of {len(frame)} bytes; the limit is {HEADER_BYTES}")
     return frame
@@ -172,29 +142,32 @@ def decode_header(frame: bytes) -> Header:
     """Read one header, or raise ProtocolError; never anything else."""
     if len(frame) > HEADER_BYTES:
         raise ProtocolError(f"a header of {len(frame)} bytes; the limit is {HEADER_BYTES}")
+    if frame[:3] <= _MOST_KEYS:
+        try:
+            return _decode(frame)
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            pass  # it is wrong, or of a newer version
+    return _decode_newer(frame)
+
+
+def _decode_newer(frame: bytes) -> Header:
+    """The same, with the fields that this version does not know."""
     try:
         fields = msgpack.unpackb(
             frame, strict_map_key=True, max_map_len=HEADER_KEYS, max_array_len=SETTLED_IDS, ext_hook=_refuse_extension
         )
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
         raise ProtocolError(f"a header that is not msgpack: {error}") from error
-    if type(fields) is not dict or "k" not in fields:
-        raise ProtocolError("a header that is not a map with a kind")
-    return _header_from(fields)
-
-
-def _header_from(fields: dict[Any, Any]) -> Header:
-    header = Header(0)
-    for key, value in fields.items():
-        known = FIELDS.get(key)
-        if known is None:
-            _check_extra(key, value)
-            header.extra[key] = value
-            continue
-        attribute, is_valid = known
-        if not is_valid(value):
-            raise ProtocolError(f"header field {key!r} has a value that it cannot have")
-        setattr(header, attribute, tuple(value) if attribute == "settled" else value)
+    if type(fields) is not dict:
+        raise ProtocolError("a header that is not a map")
+    extra = {key: value for key, value in fields.items() if key not in FIELDS}
+    for key, value in extra.items():
+        _check_extra(key, value)
+    try:
+        header = msgspec.convert({key: value for key, value in fields.items() if key in FIELDS}, Header)
+    except msgspec.ValidationError as error:
+        raise ProtocolError(f"a header with a value that it cannot have: {error}") from error
+    header.extra = extra
     return header
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from orbit_rhapsody.drivers import ConcurrentDriver, DaskDriver, DragonDriver, Driver, PilotDriver
 from orbit_rhapsody.values import describe
@@ -51,6 +52,17 @@ def chosen_backends(backends: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(ALIASES.get(name, name) for name in asked))
 
 
+def chosen_options(options: Mapping[str, Mapping[str, Any]] | None, backends: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What the backends are made with; InvalidArgument for a backend that is not one of these."""
+    chosen = {ALIASES.get(name, name): dict(made_with) for name, made_with in (options or {}).items()}
+    for name in chosen.keys() - set(backends):
+        raise InvalidArgument(
+            f"backend_options for {name!r}, which is not among the backends {', '.join(backends)}",
+            details={"field": "backend_options", "backend": name},
+        )
+    return chosen
+
+
 def default_backend() -> str:
     """Dragon in a process that its launcher has started, else threads and child processes."""
     return "dragon" if _UNDER_DRAGON in os.environ else "concurrent"
@@ -64,7 +76,7 @@ def absent_backends() -> dict[str, tuple[str, str]]:
             if not _is_there(module):
                 absent.setdefault(name, (f"the package {module} is not installed", install))
     if "dragon" not in absent and _UNDER_DRAGON not in os.environ:
-        launch = "start the endpoint through the launcher, like: dragon orbit endpoint start"
+        launch = "start the endpoint through the launcher: orbit endpoint start --launcher dragon"
         absent["dragon"] = ("the endpoint was not started by the dragon launcher", launch)
     return absent
 
@@ -81,7 +93,7 @@ def _is_there(module: str) -> bool:
         return False
 
 
-async def start_backend(name: str, output_directory: Path | None = None) -> Driver:
+async def start_backend(name: str, output_directory: Path | None = None, options: Mapping[str, Any] | None = None) -> Driver:
     """A running backend; the error names it, those that can be had here, and what to install."""
     backend = BACKENDS.get(name)
     if backend is None:
@@ -95,7 +107,7 @@ async def start_backend(name: str, output_directory: Path | None = None) -> Driv
         raise _absent(name, *missing)
     discovery = importlib.import_module("rhapsody.backends.discovery")
     try:
-        started = await discovery.get_backend(name, **backend.driver.arguments())
+        started = await discovery.get_backend(name, **backend.driver.arguments(dict(options or {})))
         return backend.driver(name, started, output_directory)
     except ImportError as error:
         raise _absent(name, describe(error), backend.install) from error

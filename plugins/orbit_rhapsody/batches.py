@@ -38,7 +38,7 @@ _OPTIONS = (
 _PROMPT = (
     "prompt", "model", "inference_endpoint", "system_prompt", "temperature", "max_tokens", "top_p", "top_k", "stop_sequences",
 )  # fmt: skip
-_FIELDS = {
+TASK_FIELDS = {
     "function": frozenset({"uid", "function", "args", "kwargs", *_OPTIONS}),
     "executable": frozenset({"uid", "executable", "arguments", *_OPTIONS}),
     "prompt": frozenset({"uid", *_PROMPT, *_OPTIONS}),
@@ -169,15 +169,15 @@ class _Encoder:
         return own
 
     def _part_of(self, task: Mapping[str, Any]) -> _Part:
-        said = [name for name in _FIELDS if task.get(name) is not None]
+        said = [name for name in TASK_FIELDS if task.get(name) is not None]
         if len(said) != 1:
             raise InvalidArgument(
                 "a task needs either 'function' or 'executable', and not both",
                 hint="Or a 'prompt', for a backend that answers one.",
             )
         what = said[0]
-        if not task.keys() <= _FIELDS[what]:
-            _refuse_unknown_fields(task, _FIELDS[what])
+        if not task.keys() <= TASK_FIELDS[what]:
+            _refuse_unknown_fields(task, TASK_FIELDS[what])
         common = {name: task[name] for name in _OPTIONS if task.get(name) is not None}
         if what != "function":
             names = _PROMPT if what == "prompt" else ("executable",)

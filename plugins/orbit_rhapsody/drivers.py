@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
+import secrets
 import shutil
 import sys
 import threading
@@ -56,8 +57,10 @@ class Driver:
         self._loop = asyncio.get_running_loop()
 
     @classmethod
-    def arguments(cls) -> dict[str, Any]:
-        """What the backend is made with."""
+    def arguments(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """What the backend is made with; InvalidArgument for options that it does not have."""
+        if options:
+            raise InvalidArgument(f"the backend has no option {', '.join(options)}", details={"field": "backend_options"})
         return {}
 
     def listen(self, on_state: OnState) -> None:
@@ -66,6 +69,10 @@ class Driver:
 
     async def submit_tasks(self, tasks: list[dict[str, Any]]) -> None:
         await self.backend.submit_tasks(tasks)
+
+    def has_begun(self, task: Mapping[str, Any], is_told: bool) -> bool:
+        """Whether a task is being run; `is_told` says that the backend has called it running."""
+        return is_told
 
     async def cancel_task(self, uid: str) -> bool:
         """End a task; whether what it runs goes on nevertheless, though its task is canceled."""
@@ -84,8 +91,11 @@ class ConcurrentDriver(Driver):
     """Functions in threads, executables as child processes of this process."""
 
     @classmethod
-    def arguments(cls) -> dict[str, Any]:
-        return {"executor": DaemonThreads()}
+    def arguments(cls, options: dict[str, Any]) -> dict[str, Any]:
+        threads = options.pop("threads", None)
+        if threads is not None and (type(threads) is not int or threads < 1):
+            raise InvalidArgument(f"threads is a number from 1 on, not {threads!r}", details={"field": "backend_options"})
+        return {**super().arguments(options), "executor": DaemonThreads(threads)}
 
     async def submit_tasks(self, tasks: list[dict[str, Any]]) -> None:
         if any("capture_stdio" in task for task in tasks):
@@ -100,6 +110,10 @@ class ConcurrentDriver(Driver):
             if "timeout" in task:  # the backend has none; an executable starts at once
                 timer = self._loop.call_later(task["timeout"], self._end_overdue, task)
                 task["future"].add_done_callback(lambda _, timer=timer: timer.cancel())
+
+    def has_begun(self, task: Mapping[str, Any], is_told: bool) -> bool:
+        function = task.get("function")  # it is called running while it waits for a thread
+        return function.has_begun if isinstance(function, Invocation) else is_told
 
     def _end_overdue(self, task: dict[str, Any]) -> None:
         task["overdue"] = overdue(task)
@@ -189,7 +203,7 @@ class AwaitedDriver(Driver):
 
 
 class DaskDriver(AwaitedDriver):
-    """Dask workers: one for each core of this machine, or the cluster of DASK_SCHEDULER_ADDRESS.
+    """Dask workers: one for each core of this machine, or the cluster of an `address` or of DASK_SCHEDULER_ADDRESS.
 
     Workers of this machine get one task at a time, so that one that ends its worker takes no other along: Dask would give each
     of them a share of all that waits. An executable is a coroutine of our own in the worker, which can be ended there with
@@ -199,6 +213,7 @@ class DaskDriver(AwaitedDriver):
     def __init__(self, name: str, backend: Any, output_directory: Path | None = None) -> None:
         super().__init__(name, backend, output_directory)
         cluster = backend._client.cluster
+        self._mark = secrets.token_hex(4)
         self._room = cluster.scheduler.total_nthreads if cluster is not None else sys.maxsize
         self._waiting: dict[str, dict[str, Any]] = {}
         self._submitting: set[asyncio.Task[None]] = set()
@@ -206,22 +221,29 @@ class DaskDriver(AwaitedDriver):
         self._ending: asyncio.Task[set[str]] | None = None
 
     @classmethod
-    def arguments(cls) -> dict[str, Any]:
+    def arguments(cls, options: dict[str, Any]) -> dict[str, Any]:
         resources: dict[str, Any] = {"set_as_default": False}
-        if importlib.import_module("dask.config").get("scheduler-address", None) is None:
+        if "address" not in options and importlib.import_module("dask.config").get("scheduler-address", None) is None:
             # Without TLS everybody on this machine could run code as this user; the dashboard would show them what runs.
             resources |= {"security": True, "dashboard_address": None, "threads_per_worker": 1}
-        return {"resources": resources}
+        return {"resources": resources | options}
 
     async def submit_tasks(self, tasks: list[dict[str, Any]]) -> None:
         for task in tasks:
+            uid = task["uid"]
+            options = task["task_backend_specific_kwargs"]  # of all tasks that say the same
+            task["task_backend_specific_kwargs"] = {**options, "key": self._key_of(uid)}
             if "executable" in task:
                 program = {key: task.pop(key) for key in ("executable", "arguments")} | task.pop("program", {})
                 if "capture_stdio" in task:
-                    program["directory"] = self.backend._work_dir
-                task.update(function=run_program, args=(task["uid"], program), kwargs={})
+                    program |= {"directory": self.backend._work_dir, "uid": uid}
+                task.update(function=run_program, args=(self._key_of(uid), program), kwargs={})
             self._tasks[task["uid"]] = self._waiting[task["uid"]] = task
         self._fill()
+
+    def _key_of(self, uid: str) -> str:
+        """Of a task, for Dask: other sessions may have the same uids on the same cluster, where a key is one task for all."""
+        return f"{uid}.{self._mark}"
 
     def _fill(self) -> None:
         """Give Dask as many tasks as it has room for."""
@@ -265,22 +287,26 @@ class DaskDriver(AwaitedDriver):
             self._tell(uid, "CANCELED")
             return False
         await self.backend.cancel_task(uid)
-        self._to_end.append(uid)
+        self._to_end.append(self._key_of(uid))
         if self._ending is None:
             self._ending = self._loop.create_task(self._end())
-        return uid in await asyncio.shield(self._ending)
+        return self._key_of(uid) in await asyncio.shield(self._ending)
 
     async def _end(self) -> set[str]:
         """End programs in their workers, all that were named in one turn of the loop; the functions that run."""
         await asyncio.sleep(0)
-        uids, self._to_end, self._ending = self._to_end, [], None
+        keys, self._to_end, self._ending = self._to_end, [], None
         client = self.backend._client  # Rhapsody has no way to ask the workers
-        answers = await client.run(end_programs, uids, on_error="return")
-        return {uid for answer in answers.values() if isinstance(answer, list) for uid in answer}
+        answers = await client.run(end_programs, keys, on_error="return")
+        return {key for answer in answers.values() if isinstance(answer, list) for key in answer}
 
 
 class DragonDriver(AwaitedDriver):
     """Dragon's Batch, in a process that the dragon launcher has started."""
+
+    @classmethod
+    def arguments(cls, options: dict[str, Any]) -> dict[str, Any]:
+        return {"batch_kwargs": options}
 
     def _settled(self, task: dict[str, Any], raw_state: Any) -> Any:
         error, value = task.get("exception"), task.get("return_value")
@@ -307,11 +333,11 @@ class PilotDriver(AwaitedDriver):
     """RADICAL-Pilot, with a pilot on this machine."""
 
     @classmethod
-    def arguments(cls) -> dict[str, Any]:
+    def arguments(cls, options: dict[str, Any]) -> dict[str, Any]:
         _show_environment()
         # Without exit_on_error=False a pilot that fails ends this whole process.
         pilot = {"resource": "local.localhost", "runtime": PILOT_MINUTES, "exit_on_error": False, "cores": os.cpu_count() or 1}
-        return {"resources": pilot}
+        return {"resources": pilot | options}
 
     async def submit_tasks(self, tasks: list[dict[str, Any]]) -> None:
         """One task that cannot be described would keep all others from being submitted."""

@@ -12,7 +12,7 @@ import resource
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -65,6 +65,9 @@ class _Flight:
     reason: str = ""  # why it is canceled
     ended: asyncio.Task[None] | None = None  # while the processes of a canceled task are being ended
 
+    def has_begun(self) -> bool:
+        return self.backend.driver.has_begun(self.task, self.times["started"] is not None)
+
 
 @dataclass(slots=True)
 class _Backend:
@@ -98,8 +101,10 @@ class Engine:
         results: Results,
         news: News | None = None,
         starting: Callable[[Sequence[str]], Awaitable[bool]] | None = None,  # asked before tasks start whether they may
+        options: Mapping[str, Mapping[str, Any]] | None = None,  # of the backends
     ) -> None:
         self._names = list(backends)
+        self._options = options or {}
         self._being_started = ""
         self._output_directory: Path | None = None
         self._results = results
@@ -163,9 +168,9 @@ class Engine:
         """
         return await self._ask(self._cancel(uid, reason))
 
-    async def cancel_all(self, reason: str = "") -> dict[str, int]:
-        """End all tasks; `{canceled, requested, unstoppable}`."""
-        return await self._ask(self._cancel_all(reason))
+    async def cancel_all(self, reason: str = "", *, begun: bool = True) -> dict[str, int]:
+        """End all tasks, or those that have not begun; `{canceled, requested, unstoppable}`."""
+        return await self._ask(self._cancel_all(reason, begun=begun))
 
     async def close(self) -> None:
         """End everything within CLOSE_S, whatever the tasks do."""
@@ -246,7 +251,7 @@ class Engine:
 
     async def _start_backend(self, name: str) -> None:
         self._being_started = name
-        driver = await start_backend(name, self._output_directory)
+        driver = await start_backend(name, self._output_directory, self._options.get(name))
         driver.listen(self._on_state)
         self._backends[name] = _Backend(name, driver, driver.states, driver.held)
 
@@ -495,11 +500,11 @@ class Engine:
         times = {"submitted": packed.part.batch.submitted, "started": None, "finished": time.time()}
         self._finish(packed.uid, *finished_task(packed.uid, CANCELED, CANCELED, {"reason": reason}, times))
 
-    async def _cancel_all(self, reason: str) -> dict[str, int]:
+    async def _cancel_all(self, reason: str, *, begun: bool = True) -> dict[str, int]:
         waiting = [uid for queue in (*self._queued, self._about_to_start) for uid in queue]
         for uid in waiting:
             self._cancel_waiting(uid, reason)
-        flying = list(self._flights)
+        flying = [uid for uid, flight in self._flights.items() if begun or not flight.has_begun()]
         ended = await asyncio.gather(*(self._cancel(uid, reason) for uid in flying), return_exceptions=True)
         answers = [answer for answer in ended if isinstance(answer, dict)]
         self._flush()

@@ -136,6 +136,17 @@ class Inbox:
             records, waiter.records = waiter.records, {}
         return list(records.values())
 
+    def take_ready(self) -> list[Record]:
+        """The records that nobody has asked for yet."""
+        with self._lock:
+            records, self._ready = self._ready, {}
+        return list(records.values())
+
+    def put_back(self, records: Iterable[Record]) -> None:
+        """These were taken, and are there for the next who asks."""
+        with self._lock:
+            self._ready.update((record["uid"], record) for record in records)
+
     def leave(self, waiter: Waiter, returned: Iterable[Record] = ()) -> None:
         """Stop waiting; what came and was not taken, or is returned here, is there for the next who asks."""
         with self._lock:

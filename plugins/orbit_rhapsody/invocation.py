@@ -106,7 +106,10 @@ class Invocation:
     `keep` puts a large value where it is streamed from; in another process the value goes back to this one first.
     """
 
-    __slots__ = ("_args", "_by_reference", "_function", "_keep", "_kwargs", "_load", "_pickled", "_python", "running")
+    __slots__ = (
+        "_args", "_by_reference", "_function", "_keep", "_kwargs", "_load", "_pickled", "_python",
+        "has_begun", "running",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -128,7 +131,7 @@ class Invocation:
         self._by_reference = by_reference
         self._keep = keep
         self._load = load  # of arguments that are not here yet
-        self.running = False  # seen by the engine when the backend runs it in a thread of this process
+        self.has_begun = self.running = False  # seen by the engine when the backend runs it in a thread of this process
 
     def __reduce__(self) -> tuple[Any, ...]:
         pickled = self._pickled if self._load is None else pickle_value(self._load())
@@ -137,7 +140,7 @@ class Invocation:
 
     def __call__(self) -> Outcome:
         started = time.time()
-        self.running = True
+        self.has_begun = self.running = True
         try:
             outcome = outcome_of(self._result(), by_reference=self._by_reference)
             if self._keep is not None:

@@ -131,6 +131,10 @@ class Journal:
         """A consumer has got that far."""
         self._store.keep(f"k/{consumer}", after)
 
+    def drop_cursor(self, consumer: str) -> None:
+        """A consumer reads no more."""
+        self._store.drop(f"k/{consumer}")
+
     def forget(self, numbers: range, uids: Iterable[str]) -> None:
         """The results of these numbers, and their tasks, are not remembered any more."""
         over = [uid for uid in uids if uid in self._batch_of]

@@ -6,6 +6,7 @@ Imported by workers, maybe on other machines: this module must not import what o
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,10 @@ from orbit_rhapsody.output import Tail
 from orbit_rhapsody.workers import end_process
 
 READ_BYTES = 65_536
+ARRIVES_S = 60.0  # a task that was on its way to a worker when it was canceled is there by then, if it comes at all
 
-_programs: dict[str, asyncio.subprocess.Process | None] = {}  # by task; None while one is being started
-_canceled: set[str] = set()
+_programs: dict[str, asyncio.subprocess.Process | None] = {}  # by Dask's key of the task; None while one is being started
+_canceled: dict[str, float] = {}  # likewise; when that can be forgotten
 
 
 @dataclass(slots=True)
@@ -30,23 +32,24 @@ class Ended:
     is_overdue: bool = False
 
 
-async def run_program(uid: str, program: dict[str, Any]) -> Ended:
-    """Run a program to its end."""
-    _programs[uid] = None
+async def run_program(key: str, program: dict[str, Any]) -> Ended:
+    """Run a program to its end; not at all where it was canceled before it got here, for its worker is to be free."""
+    if key in _canceled:
+        return Ended("", "", None)
+    _programs[key] = None
     try:
         with ExitStack() as files:
-            process = await _started(uid, program, files)
-            _programs[uid] = process
-            return await _ended(uid, process, program)
+            process = await _started(program, files)
+            _programs[key] = process
+            return await _ended(key, process, program)
     finally:
-        del _programs[uid]
-        _canceled.discard(uid)
+        del _programs[key]
 
 
-async def _started(uid: str, program: dict[str, Any], files: ExitStack) -> asyncio.subprocess.Process:
+async def _started(program: dict[str, Any], files: ExitStack) -> asyncio.subprocess.Process:
     output: list[Any] = [asyncio.subprocess.PIPE, asyncio.subprocess.PIPE]
     if program.get("directory"):
-        output = [files.enter_context(open(path, "wb")) for path in _paths(uid, program)]  # noqa: ASYNC230, SIM115
+        output = [files.enter_context(open(path, "wb")) for path in _paths(program)]  # noqa: ASYNC230, SIM115
     command, arguments = program["executable"], program.get("arguments", [])
     more: dict[str, Any] = {
         "stdin": asyncio.subprocess.DEVNULL, "stdout": output[0], "stderr": output[1], "start_new_session": True,
@@ -57,14 +60,14 @@ async def _started(uid: str, program: dict[str, Any], files: ExitStack) -> async
     return await asyncio.create_subprocess_exec(command, *arguments, **more)
 
 
-def _paths(uid: str, program: dict[str, Any]) -> tuple[str, str]:
-    directory = Path(program["directory"])
+def _paths(program: dict[str, Any]) -> tuple[str, str]:
+    directory, uid = Path(program["directory"]), program["uid"]
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     return str(directory / f"{uid}.stdout"), str(directory / f"{uid}.stderr")
 
 
-async def _ended(uid: str, process: asyncio.subprocess.Process, program: dict[str, Any]) -> Ended:
-    if uid in _canceled:
+async def _ended(key: str, process: asyncio.subprocess.Process, program: dict[str, Any]) -> Ended:
+    if key in _canceled:
         await end_process(process)
     end = asyncio.gather(process.wait(), _tail_of(process.stdout), _tail_of(process.stderr))
     done, _ = await asyncio.wait((end,), timeout=program.get("timeout"))
@@ -72,7 +75,7 @@ async def _ended(uid: str, process: asyncio.subprocess.Process, program: dict[st
         await end_process(process)
     _, *output = await end
     if program.get("directory"):
-        output = list(_paths(uid, program))
+        output = list(_paths(program))
     return Ended(output[0], output[1], process.returncode, is_overdue=not done)
 
 
@@ -86,10 +89,15 @@ async def _tail_of(stream: asyncio.StreamReader | None) -> str:
     return tail.text()
 
 
-async def end_programs(uids: list[str], dask_worker: Any) -> list[str]:
-    """End the programs of these tasks that run here: they are gone when this answers. It names the functions that run on."""
-    mine = [uid for uid in uids if uid in _programs]
-    _canceled.update(mine)
-    await asyncio.gather(*(end_process(process) for uid in mine if (process := _programs[uid]) is not None))
+async def end_programs(keys: list[str], dask_worker: Any) -> list[str]:
+    """End the programs of these tasks that run here: they are gone when this answers. It names the functions that run on.
+
+    A task may come later than this, which takes another way; then it does not begin.
+    """
+    now, mine = time.monotonic(), [key for key in keys if key in _programs]
+    for key in [key for key, until in _canceled.items() if until < now]:
+        del _canceled[key]
+    _canceled.update(dict.fromkeys(keys, now + ARRIVES_S))
+    await asyncio.gather(*(end_process(process) for key in mine if (process := _programs[key]) is not None))
     tasks = dask_worker.state.tasks
-    return [uid for uid in uids if uid in tasks and uid not in mine and tasks[uid].state in ("executing", "cancelled")]
+    return [key for key in keys if key in tasks and key not in mine and tasks[key].state in ("executing", "cancelled")]

@@ -22,7 +22,7 @@ from orbit_rhapsody.journal import Journal, KeptResult, Record
 from orbit_rhapsody.output import OutputLines
 from orbit_rhapsody.preparation import PackedTask
 from orbit_rhapsody.records import expired_record
-from orbit_rhapsody.rules import KEPT_S, ResultLog, Spilled, TaskEntry, TaskTable
+from orbit_rhapsody.rules import CONSUMER_AWAY_S, KEPT_S, RETENTION_S, ResultLog, Spilled, TaskEntry, TaskTable
 from orbit_rhapsody.spool import Spool
 from orbit_zmq.errors import Conflict, InternalError, InvalidArgument, SessionClosed
 
@@ -38,9 +38,9 @@ ADMIT_SLICE = 256  # tasks admitted under one hold of the lock, so that a fetch 
 class Results:
     """Table and log of one session; `fetch` belongs to the endpoint's loop, everything else to any thread."""
 
-    def __init__(self, log: ResultLog | None = None, journal: Journal | None = None) -> None:
+    def __init__(self, log: ResultLog | None = None, journal: Journal | None = None, retention_s: float = RETENTION_S) -> None:
         if log is None:
-            log = ResultLog() if journal is None else ResultLog(consumer_away_s=KEPT_S)
+            log = ResultLog(retention_s=retention_s, consumer_away_s=CONSUMER_AWAY_S if journal is None else KEPT_S)
         self._log = log
         self._journal = journal
         self._being_kept: dict[str, int] = {}  # tasks that have ended, until that is on disk, with the size of their records
@@ -249,6 +249,18 @@ class Results:
         with self._lock:
             after = self._log.cursor_of(consumer)
             return after, [uid for uid, entry in self._tasks if entry.number == 0 or entry.number > after]
+
+    def from_now(self, consumer: str) -> int:
+        """Have a consumer go on behind the newest result, as if it had read all before; answers that one's number."""
+        with self._lock:
+            return self._read(consumer, self._log.last, 1).after
+
+    def leave(self, consumer: str) -> None:
+        """A consumer reads no more."""
+        with self._lock:
+            self._log.leave(consumer, time.monotonic())
+            if self._journal is not None:
+                self._journal.drop_cursor(consumer)
 
     async def describe(self, uid: str) -> dict[str, Any] | None:
         """Everything that is known of one task, or None."""

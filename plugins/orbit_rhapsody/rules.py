@@ -22,6 +22,7 @@ CONSUMER_AWAY_S = 3_600.0  # a consumer that is silent for longer holds nothing 
 MAX_CONSUMERS = 1_024
 AGE_STEP_S = 60.0  # fine enough for days
 KEPT_S = 7 * 86_400.0  # results of lasting sessions that nobody has acknowledged
+DEFAULT_RETENTION_S = 86_400.0  # of those that everybody has in a session `default`: shells come back to it the next day
 
 
 class Spilled(NamedTuple):
@@ -182,6 +183,11 @@ class ResultLog:
             known.after = max(known.after, after)
             known.heard = now
         self._acknowledge(now)
+
+    def leave(self, consumer: str, now: float) -> None:
+        """A consumer reads no more: nothing is kept for it."""
+        if self._consumers.pop(consumer, None) is not None:
+            self._acknowledge(now)
 
     def _acknowledge(self, now: float) -> None:
         if not self._consumers:

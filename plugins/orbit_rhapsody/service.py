@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from orbit_rhapsody.backends import absent_backends, available_backends, chosen_backends
+from orbit_rhapsody.backends import absent_backends, available_backends, chosen_backends, chosen_options
 from orbit_rhapsody.codec import FINAL_STATES, RUNNING, SUBMITTED, Acknowledgement, Portion, Reader, decode_batch
 from orbit_rhapsody.engine import Engine
 from orbit_rhapsody.explaining import ended_task, open_task, ready_session, starting_session
@@ -27,6 +27,7 @@ from orbit_rhapsody.news import News
 from orbit_rhapsody.preparation import Batch, Functions, PackedTask
 from orbit_rhapsody.restoring import restore
 from orbit_rhapsody.results import MAX_PORTION_BYTES, MAX_WAIT_S, Results
+from orbit_rhapsody.rules import DEFAULT_RETENTION_S, KEPT_S, RETENTION_S
 from orbit_rhapsody.spool import remove_leftovers
 from orbit_rhapsody.ui_config import UI_CONFIG
 from orbit_zmq.errors import Busy, InvalidArgument, NotFound, SessionClosed
@@ -36,6 +37,7 @@ from orbit_zmq.plugin import Explanation, Host, Plugin, PluginSession, Raw, oper
 
 log = get_logger(__name__)
 
+DEFAULT = "default"  # the session that each user has at each plugin
 INLINE_BYTES = 32 << 10  # a smaller batch is taken in faster than a thread is woken
 MAX_UIDS = 10_000  # in one question about tasks
 QUEUED_BYTES = 32 << 20  # of tasks that wait for their turn, as they are in memory; past it the next batch waits
@@ -51,6 +53,8 @@ Consumer = Annotated[str, Field(min_length=1, max_length=64)]
 WaitSeconds = Annotated[float, Field(ge=0, le=MAX_WAIT_S, allow_inf_nan=False)]
 PortionBytes = Annotated[int, Field(ge=1, le=MAX_PORTION_BYTES)]
 BatchWindow = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+BackendOptions = dict[str, dict[str, Any]]  # what each is made with, in its own words
+RetentionSeconds = Annotated[float, Field(ge=0, le=KEPT_S, allow_inf_nan=False)]
 InitTimeout = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 ArgumentsName = Annotated[str, Field(min_length=1, max_length=64)]
 Uids = Annotated[list[str], Field(max_length=MAX_UIDS)]
@@ -75,15 +79,20 @@ class RhapsodySession(PluginSession):
         on_unknown: OnUnknown = "fail",
         init_timeout_s: InitTimeout = 120.0,
         results: ResultsAs = "inline",
+        retention_s: RetentionSeconds | None = None,
+        backend_options: BackendOptions | None = None,
     ) -> None:
         super().__init__(sid)
         self.results = results  # whether large return values come with the results, or references to them
         self.init_timeout_s = init_timeout_s  # in which all backends have to be there
         self.on_unknown = on_unknown  # what becomes of tasks that had been started when the endpoint ended
         self.backends = chosen_backends(backends)
+        self.backend_options = chosen_options(backend_options, self.backends)
         self.allow_pickled_tasks = allow_pickled_tasks  # narrows what the endpoint allows, and never widens it
         self.notify_batch_window = notify_batch_window  # upper bounds for events; fetching needs neither
         self.notify_batch_size = notify_batch_size
+        usual_s = DEFAULT_RETENTION_S if sid == DEFAULT else RETENTION_S
+        self.retention_s = usual_s if retention_s is None else retention_s  # of results that everybody has fetched
         self._functions = Functions()
         self._journal: Journal | None = None
         self._start_over()
@@ -91,8 +100,8 @@ class RhapsodySession(PluginSession):
     def _start_over(self) -> None:
         starting = self._journal.starting if self._journal is not None else None
         news = News(self.notify_packed, longest_wait_s=self.notify_batch_window, most_tasks=self.notify_batch_size)
-        self._results = Results(journal=self._journal)
-        self._engine = Engine(self.backends, self._results, news, starting)
+        self._results = Results(journal=self._journal, retention_s=self.retention_s)
+        self._engine = Engine(self.backends, self._results, news, starting, self.backend_options)
 
     async def initialize(self) -> None:
         """Start the backends; Dragon takes many seconds. A lasting session goes on from its journal."""
@@ -218,6 +227,16 @@ class RhapsodySession(PluginSession):
         return {"after": after, "uids": uids}
 
     @operation(effect="read", method="POST")
+    async def from_now(self, consumer: Consumer) -> int:
+        """Let a consumer go on behind the newest result, as if it had read all before; the number to fetch after."""
+        return self._results.from_now(consumer)
+
+    @operation(effect="read", method="POST")
+    async def leave(self, consumer: Consumer) -> None:
+        """A consumer reads no more: no result is kept for it."""
+        self._results.leave(consumer)
+
+    @operation(effect="read", method="POST")
     async def wait(self, uids: Uids, timeout: float | None = None) -> list[dict[str, Any]]:
         """What is known of these tasks now, without waiting. Unknown ones are left out; `timeout` has no effect."""
         return self._results.snapshot(uids)
@@ -293,12 +312,12 @@ class RhapsodySession(PluginSession):
         return {"uid": uid, "status": status, **answer}
 
     @operation(effect="run", idempotent=True, deadline_s=CANCEL_S)
-    async def cancel_all(self, reason: Reason = "") -> dict[str, int]:
-        """End all tasks: how many were `requested` to end, and how many have: `canceled`.
+    async def cancel_all(self, reason: Reason = "", begun: bool = True) -> dict[str, int]:
+        """End all tasks: how many were `requested` to end, and how many have: `canceled`. Without `begun`, only those that wait.
 
         `unstoppable` counts functions that run on in their thread, though their task is canceled, for a thread cannot be ended.
         """
-        return await self._engine.cancel_all(reason)
+        return await self._engine.cancel_all(reason, begun=begun)
 
     async def cancel_work(self, reason: str) -> dict[str, int]:
         return await self._engine.cancel_all(reason)

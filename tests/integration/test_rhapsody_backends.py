@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 from lab import Lab, running_lab, wait_until
 
 from orbit_rhapsody.client import RhapsodyClient
-from orbit_zmq.errors import DeadlineExceeded, InvalidArgument, Unsupported
+from orbit_zmq.errors import DeadlineExceeded, InternalError, InvalidArgument, Unsupported
 
 PATIENCE_S = 60.0
 
@@ -69,6 +71,20 @@ def sleep_in_slices(path: str) -> None:
     Path(path).touch()
     while Path(path).exists():
         time.sleep(0.02)
+
+
+def parent_of_worker(number: int) -> tuple[int, str]:
+    return os.getpid(), os.environ["CLUSTER"]
+
+
+CLUSTER = """
+import os, sys
+os.environ["CLUSTER"] = "two workers"
+from dask.distributed import LocalCluster
+with LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None, protocol="tcp") as cluster:
+    print(cluster.scheduler_address, flush=True)
+    sys.stdin.read()
+"""
 
 
 def is_alive(pid: int) -> bool:
@@ -259,6 +275,78 @@ def test_a_task_that_kills_its_dask_worker_fails_and_the_rest_runs(dask):
     assert killer["state"] == "FAILED"
     assert "KilledWorker" in type(killer["exception"]).__name__ + str(killer["exception"])
     assert [other["return_value"] for other in others] == list(range(1, 21))
+
+
+@pytest.fixture(scope="module")
+def scheduler() -> Iterator[str]:
+    """The address of a cluster that was there before: two workers without a nanny."""
+    command = [sys.executable, "-c", CLUSTER]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as cluster:
+        assert cluster.stdout is not None and cluster.stdin is not None
+        yield cluster.stdout.readline().strip()
+        cluster.stdin.close()
+
+
+@needs_dask
+def test_tasks_run_on_the_dask_cluster_whose_address_is_given_and_leave_it_as_it_was(shared, scheduler: str):
+    for _ in range(2):
+        with session(shared, "dask", backend_options={"dask": {"address": scheduler}}) as plugin:
+            pids = run(plugin, **{f"t{number}": {"function": parent_of_worker, "args": (number,)} for number in range(20)})
+            (shown,) = run(plugin, shown=program("echo $PPID"))
+        assert {tuple(result["return_value"]) for result in pids} == {tuple(pids[0]["return_value"])}
+        assert "two workers" in pids[0]["return_value"][1]
+        assert int(shown["stdout"]) == pids[0]["return_value"][0]
+
+
+@needs_dask
+def test_sessions_on_one_dask_cluster_may_have_the_same_uids(shared, scheduler: str, tmp_path: Path):
+    held = tmp_path / "held"
+    with (
+        session(shared, "dask", backend_options={"dask": {"address": scheduler}}) as one,
+        session(shared, "dask", backend_options={"dask": {"address": scheduler}}) as other,
+    ):
+        one.submit_tasks([{"uid": "same", "function": sleep_in_slices, "args": (str(held),)}])
+        wait_until(held.exists, what="the one runs")
+        (result,) = run(other, same={"function": add, "args": (1, 2)})
+        held.unlink()
+        assert (result["return_value"], one.wait_tasks(["same"], timeout=PATIENCE_S)[0]["return_value"]) == (3, None)
+
+
+@needs_dask
+def test_a_dask_cluster_that_is_not_there_is_an_error_of_the_session(shared):
+    with pytest.raises((DeadlineExceeded, InternalError), match="dask"):
+        session(shared, "dask", backend_options={"dask": {"address": "tcp://127.0.0.1:1", "timeout": 1}}, init_timeout=20)
+
+
+def test_options_of_a_backend_are_its_own_and_those_that_it_does_not_have_are_refused(shared, tmp_path: Path):
+    held = tmp_path / "held"
+    with session(shared, "concurrent", backend_options={"concurrent": {"threads": 1}}) as plugin:
+        plugin.submit_tasks([{"uid": uid, "function": sleep_in_slices, "args": (str(held) + uid,)} for uid in "ab"])
+        wait_until(Path(f"{held}a").exists, what="the first one runs")
+        assert not Path(f"{held}b").exists()
+        Path(f"{held}a").unlink()
+        wait_until(Path(f"{held}b").exists, what="the second one runs")
+        Path(f"{held}b").unlink()
+    for options, word in (
+        ({"concurrent": {"threads": 0}}, "threads is a number"),
+        ({"concurrent": {"no": 1}}, "no option no"),
+        ({"noop": {}}, "not among the backends concurrent"),
+    ):
+        with pytest.raises(InvalidArgument, match=word):
+            session(shared, "concurrent", backend_options=options)
+
+
+@needs_dask
+def test_after_many_cancels_the_next_task_runs_at_once(dask, tmp_path: Path):
+    held = tmp_path / "held"
+    for turn in range(5):
+        uids = [f"storm{turn}.{number}" for number in range(40)]
+        dask.submit_tasks([{"uid": uid, **program(f"touch {held}; exec sleep 600")} for uid in uids])
+        wait_until(held.exists, what="some run")
+        assert dask.cancel_all_tasks()["canceled"] == 40
+        held.unlink()
+        (after,) = run(dask, **{f"after{turn}": {"function": add, "args": (turn, 1)}})
+        assert (after["state"], after["return_value"]) == ("DONE", turn + 1)
 
 
 @needs_dask

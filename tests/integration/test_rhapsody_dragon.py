@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,9 +16,14 @@ from typing import Any
 import pytest
 from lab import Lab, running_lab, wait_until
 
+import orbit_rhapsody  # noqa: F401 - registers the backend
+from orbit_zmq.children import command_of
 from orbit_zmq.errors import DeadlineExceeded, Unsupported
 
-START_S = 60.0
+rhapsody = pytest.importorskip("rhapsody")
+
+START_S = 120.0
+START = ("endpoint", "start", "--launcher", "dragon")
 PATIENCE_S = 90.0
 
 pytestmark = [
@@ -32,7 +37,7 @@ pytestmark = [
 def lab() -> Iterator[Lab]:
     """A broker, and an endpoint under the launcher."""
     with running_lab() as made:
-        launcher = _launched(made, "endpoint", "start", "--url", made.url, "--name", "hpc1", "--plugins", "rhapsody")
+        launcher = _launched(made, *START, "--url", made.url, "--name", "hpc1", "--plugins", "rhapsody")
         try:
             client = made.client()
             wait_until(lambda: "hpc1" in {endpoint.name for endpoint in client.endpoints()}, START_S, "the endpoint is there")
@@ -42,13 +47,15 @@ def lab() -> Iterator[Lab]:
 
 
 def _launched(lab: Lab, *arguments: str) -> subprocess.Popen[bytes]:
-    beside = Path(sys.executable).parent
-    command = [str(beside / "dragon"), "--single-node-override", str(beside / "orbit"), *arguments]
-    environment = lab.environment | {"PATH": f"{beside}{os.pathsep}{os.environ['PATH']}", "HOME": str(lab.place)}
+    command = [*command_of("orbit_zmq.cli"), *arguments]
     with (lab.place / "dragon.log").open("wb") as log:
         return subprocess.Popen(
-            command, env=environment, cwd=lab.place, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0
+            command, env=environment_of(lab), cwd=lab.place, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0
         )
+
+
+def environment_of(lab: Lab) -> dict[str, str]:
+    return lab.environment | {"HOME": str(lab.place)}
 
 
 def _end(launcher: subprocess.Popen[bytes]) -> None:
@@ -141,3 +148,31 @@ def test_a_function_that_runs_longer_than_its_timeout_fails_as_such(plugin: Any)
     (slow,) = run(plugin, slow={"function": doze, "timeout": 1.0})
 
     assert (slow["state"], type(slow["exception"])) == ("FAILED", DeadlineExceeded)
+
+
+def test_an_endpoint_under_dragon_is_left_in_the_background_and_stopped(lab: Lab):
+    def orbit(*arguments: str) -> str:
+        command = [*command_of("orbit_zmq.cli"), *arguments]
+        done = subprocess.run(
+            command, env=environment_of(lab), cwd=lab.place, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    said = orbit(*START, "--detach", "--url", lab.url, "--name", "hpc2", "--plugins", "rhapsody")
+    assert said.startswith("endpoint hpc2, process ") and ", serves rhapsody; its log is " in said
+    assert lab.client().call("hpc2", "rhapsody", "backends")["default"] == ["dragon"]
+    assert orbit("endpoint", "stop", "hpc2") == "stopped hpc2\n"
+
+
+def test_tasks_of_a_program_on_rhapsody_run_on_dragon_elsewhere(lab: Lab):
+    async def main() -> list[Any]:
+        backend = await rhapsody.get_backend("orbit_zmq", endpoint="hpc1", backends=["dragon"], url=lab.url)
+        async with rhapsody.Session([backend], work_dir=str(lab.place)) as session:
+            tasks = [rhapsody.ComputeTask(function=add, args=(number, 1)) for number in range(5)]
+            tasks.append(rhapsody.ComputeTask(**program("echo out")))
+            await session.submit_tasks(tasks)
+            await asyncio.wait_for(asyncio.gather(*tasks), PATIENCE_S)
+            return [task.return_value if task.function else task.stdout for task in tasks]
+
+    assert asyncio.run(main()) == [1, 2, 3, 4, 5, "out\n"]

@@ -154,6 +154,28 @@ class AsyncResultReader(AsyncPluginClient):
         finally:
             self._inbox.leave(waiter, taken)
 
+    async def next_results(self, timeout: float | None = None) -> list[dict[str, Any]]:
+        """The results that have come and that nobody has been given yet; where there are none, those that come first.
+
+        For who hands all results of a session on, whenever their tasks were submitted. There are none after `timeout` seconds,
+        and at once where nothing is open. What cannot come any more ends as in `wait_tasks`.
+        """
+        deadline = _deadline(timeout)
+        taken: list[dict[str, Any]] = []
+        try:
+            while True:
+                self._submissions.clear_up(time.monotonic())
+                taken = self._inbox.take_ready()
+                left_s = deadline - time.monotonic()
+                if taken or not len(self._inbox) or left_s <= 0:
+                    break
+                await self._receive(left_s)
+            results = [self._given_back(record["uid"], await self._result_of(record)) for record in taken]
+            taken = []
+            return results
+        finally:
+            self._inbox.put_back(taken)
+
     async def acknowledge(self) -> None:
         """Say that what has come need not come again: to the next process that reads under this `consumer`."""
         with suppress(OrbitError):  # then it comes again

@@ -39,6 +39,7 @@ INIT_GRACE_S = 10.0  # for the answer of an endpoint that has given up
 SUBMIT_AWAY_S = 30.0  # how long a batch is sent again while nobody takes it
 TAKEN_ALONG_BYTES = 4 << 20  # of results with the answer to a batch: as many as may come of the one before it
 BUSY_PAUSE_S = 0.05  # at least, before a batch is sent again that there was no room for
+LEAVE_S = 1.0  # when a client is closed
 UPLOAD_S = 3_600.0  # for large arguments, on the slowest of lines
 ROOM_S = 1.0  # how long results are waited for meanwhile
 HERE = {
@@ -55,6 +56,9 @@ class RhapsodyClient(ResultReader):
     there is none.
     """
 
+    submits_patiently = False  # it waits for an endpoint that is away as long as for results, and not SUBMIT_AWAY_S alone
+    _leaves = False  # when it is closed, as it reads from now on
+
     def register_session(
         self,
         *,
@@ -63,6 +67,7 @@ class RhapsodyClient(ResultReader):
         notify_batch_window: float | None = None,
         notify_batch_size: int | None = None,
         consumer: str | None = None,
+        from_now: bool = False,
         **arguments: Any,
     ) -> str:
         """Open a session on these backends (default: the endpoint's) and wait until they run; answers its id.
@@ -70,7 +75,9 @@ class RhapsodyClient(ResultReader):
         DeadlineExceeded, with the backend that was not there, after `init_timeout` seconds; Unsupported, with what to install,
         for a backend that cannot be used there.
         `consumer` names who reads results here: another process that registers with the `sid` of this session under the same
-        name goes on where this one got to, and `open_tasks` are those whose results it has not read.
+        name goes on where this one got to, and `open_tasks` are those whose results it has not read. With `from_now` it reads
+        none of the results that are there, which can be asked for by uid all the same, and keeps its place no longer than
+        until `close`.
         """
         self._kept: set[str] = set()  # digests of what the session has of functions and arguments
         self._prefix = secrets.token_hex(4)  # of the uids that are given here
@@ -85,8 +92,19 @@ class RhapsodyClient(ResultReader):
         arguments |= {name: value for name, value in wanted.items() if value is not None}
         # The endpoint gives up by itself, and says which backend it waited for.
         sid = super().register_session(init_timeout=init_timeout + INIT_GRACE_S, **arguments)
-        self._begin_reading(consumer)
+        self._begin_reading(None if from_now else consumer)
+        if from_now:
+            self._consumer = consumer or self._consumer
+            self._after = self.call("from_now", consumer=self._consumer)
+        self._leaves = from_now
         return sid
+
+    def close(self) -> None:
+        """Close the session, if it is to end with this, or leave it, if nothing was to be kept for this reader."""
+        if self.sid and self._leaves and not self.is_silent:
+            with suppress(OrbitError):  # an endpoint that is away forgets who is silent
+                self.call("leave", consumer=self._consumer, deadline_s=LEAVE_S)
+        super().close()
 
     def submit_tasks(
         self,
@@ -207,10 +225,13 @@ class RhapsodyClient(ResultReader):
         answer: dict[str, Any] = self.call("cancel", uid=uid, reason=reason)
         return answer
 
-    def cancel_all_tasks(self, reason: str = "") -> dict[str, Any]:
-        """End all tasks of the session: how many were `requested` to end, how many are `canceled`, and of how many of these the
-        function runs on because threads cannot be ended: `unstoppable`."""
-        answer: dict[str, Any] = self.call("cancel_all", reason=reason)
+    def cancel_all_tasks(self, reason: str = "", *, begun: bool = True) -> dict[str, Any]:
+        """End all tasks of the session, or without `begun` those that have not begun.
+
+        How many were `requested` to end, how many are `canceled`, and of how many of these the function runs on because threads
+        cannot be ended: `unstoppable`.
+        """
+        answer: dict[str, Any] = self.call("cancel_all", reason=reason, begun=begun)
         return answer
 
     def get_statistics(self) -> dict[str, Any]:
@@ -263,7 +284,10 @@ class RhapsodyClient(ResultReader):
 
     def _send_batch(self, batch: EncodedBatch) -> Acknowledgement:
         """A batch may be sent twice, so it is sent again where nobody answers for it."""
-        patience = Patience(self.endpoint, SUBMIT_AWAY_S, SUBMIT_AWAY_S)
+        endpoint_away_s, broker_away_s = SUBMIT_AWAY_S, SUBMIT_AWAY_S
+        if self.submits_patiently:
+            endpoint_away_s, broker_away_s = self._client.endpoint_away_s, self._client.broker_away_s
+        patience = Patience(self.endpoint, endpoint_away_s, broker_away_s)
         while True:
             try:
                 self._send_apart(batch)

@@ -1,6 +1,7 @@
 """Many endpoints in one process: `python -m chaoslab.crowd --url ... --names a,b,c` serves them until its input closes.
 
-Each is a whole endpoint with a connection, a service and a name of its own; they share one event loop.
+Each is a whole endpoint with a connection, a service and a name of its own; they share one event loop. They have the chaos
+plugin, or those that `--plugins` names.
 """
 
 from __future__ import annotations
@@ -10,14 +11,13 @@ import asyncio
 import os
 import signal
 import threading
-
-from orbit_chaosplugin.service import ChaosPlugin
+from typing import Any
 
 from chaoslab.world import raise_file_limit
 from orbit_zmq import Endpoint
 
 
-async def serve(url: str, names: list[str]) -> None:
+async def serve(url: str, names: list[str], plugins: list[Any]) -> None:
     """All endpoints, until standard input is closed."""
     loop = asyncio.get_running_loop()
     ready: asyncio.Queue[None] = asyncio.Queue()
@@ -25,7 +25,7 @@ async def serve(url: str, names: list[str]) -> None:
     def on_ready() -> None:
         loop.call_soon_threadsafe(ready.put_nowait, None)
 
-    endpoints = [Endpoint(name, url=url, plugins=[ChaosPlugin], role="compute") for name in names]
+    endpoints = [Endpoint(name, url=url, plugins=plugins, role="compute") for name in names]
     threading.Thread(target=_watch_input, args=(endpoints,), daemon=True).start()
     loop.add_signal_handler(signal.SIGTERM, _stop, endpoints)
     async with asyncio.TaskGroup() as group:
@@ -52,9 +52,17 @@ def main() -> None:
     parser.add_argument("--exit-with-parent", action="store_true")
     parser.add_argument("--url", required=True)
     parser.add_argument("--names", required=True)
+    parser.add_argument("--plugins")
     options = parser.parse_args()
     raise_file_limit()
-    asyncio.run(serve(options.url, options.names.split(",")))
+    plugins = options.plugins.split(",") if options.plugins else [_chaos_plugin()]
+    asyncio.run(serve(options.url, options.names.split(","), plugins))
+
+
+def _chaos_plugin() -> Any:
+    from orbit_chaosplugin.service import ChaosPlugin
+
+    return ChaosPlugin
 
 
 if __name__ == "__main__":

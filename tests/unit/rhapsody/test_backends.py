@@ -68,7 +68,7 @@ def test_dragon_is_absent_in_a_process_that_its_launcher_has_not_started(monkeyp
 
 
 def test_a_backend_that_does_not_start_says_which_and_why(monkeypatch):
-    def arguments(cls: type) -> dict[str, object]:
+    def arguments(cls: type, options: dict[str, object]) -> dict[str, object]:
         raise OSError("no room")
 
     monkeypatch.setattr(BACKENDS["concurrent"].driver, "arguments", classmethod(arguments))

@@ -13,6 +13,7 @@ from orbit_rhapsody.codec import DONE, EXECUTABLE, FUNCTION, Portion, ReceivedBa
 from orbit_rhapsody.preparation import Batch, Functions, PackedTask
 from orbit_rhapsody.results import Results
 from orbit_rhapsody.rules import ResultLog
+from orbit_rhapsody.service import RhapsodySession
 from orbit_zmq.errors import Conflict, InvalidArgument, SessionClosed
 
 
@@ -69,6 +70,27 @@ def test_a_fetch_without_results_ends_empty_when_its_wait_is_over():
     assert portion.records == []
     assert portion.after == 0
     assert 0.04 <= time.monotonic() - started < 5
+
+
+def test_who_reads_from_now_on_gets_what_comes_and_leaves_the_rest_to_others():
+    results = results_with("before", "after")
+    finish(results, "before")
+
+    async def scenario() -> tuple[list[str], list[str]]:
+        after = results.from_now("late")
+        finish(results, "after")
+        late = await results.fetch("late", after, 1 << 20, 5.0)
+        results.leave("late")
+        return uids_of(late), uids_of(await results.fetch("other", 0, 1 << 20, 0.0))
+
+    assert asyncio.run(scenario()) == (["after"], ["before", "after"])
+    assert results.statistics()["consumers"] == 1
+
+
+def test_results_that_everybody_has_are_kept_for_a_day_in_the_session_default_and_elsewhere_for_as_long_as_is_said():
+    sessions = [RhapsodySession("default"), RhapsodySession("x"), RhapsodySession("x", retention_s=5.0)]
+
+    assert [session.retention_s for session in sessions] == [86_400.0, 600.0, 5.0]
 
 
 def test_no_completion_is_missed_while_threads_and_fetches_race():

@@ -123,6 +123,19 @@ def test_an_older_cursor_does_not_take_an_acknowledgement_back():
     assert log.forget(now=0.0) == ["t1", "t2"]
 
 
+def test_a_consumer_that_leaves_holds_nothing_back_and_acknowledges_nothing():
+    log = log_with(2, retention_s=0.0)
+    log.read("leaves", 0, LOTS, now=0.0)
+    log.read("here", 1, LOTS, now=0.0)
+    assert log.forget(now=0.0) == []
+
+    log.leave("leaves", now=0.0)
+    assert log.forget(now=0.0) == ["t1"]
+    log.leave("here", now=0.0)
+    log.leave("never came", now=0.0)
+    assert (log.forget(now=0.0), log.consumers) == ([], 0)
+
+
 def test_the_number_of_consumers_is_bounded():
     log = log_with(1)
     for number in range(MAX_CONSUMERS):

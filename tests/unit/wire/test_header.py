@@ -35,7 +35,7 @@ VALUES = {
 }
 headers = st.fixed_dictionaries(
     {"kind": VALUES["kind"]},
-    optional={attribute: VALUES.get(attribute, NAMES) for attribute, _ in FIELDS.values() if attribute != "kind"},
+    optional={attribute: VALUES.get(attribute, NAMES) for attribute in FIELDS.values() if attribute != "kind"},
 ).map(lambda fields: Header(**fields))
 
 

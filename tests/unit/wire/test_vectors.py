@@ -24,7 +24,7 @@ def plain(value: Any) -> Any:
 
 
 def header_of(fields: dict[str, Any]) -> Header:
-    values = {FIELDS[key][0]: plain(value) for key, value in fields.items()}
+    values = {FIELDS[key]: plain(value) for key, value in fields.items()}
     return Header(**values | {"settled": tuple(values.get("settled", ()))})
 
 
