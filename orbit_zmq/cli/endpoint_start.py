@@ -52,6 +52,7 @@ DETACHED_S = 10.0  # beside the time for the broker: a cold import over a slow s
 @click.option(
     "--tunnel-via", metavar="HOST", help="Where ssh logs in to; the host that the job was submitted from if left out."
 )
+@click.option("--wall-time", "wall_time_s", type=DURATION, metavar="DURATION", help="End in order before so long have passed.")
 @click.option("--launcher", type=click.Choice(LAUNCHERS), help="Start it under this, as Rhapsody's backend dragon wants it.")
 @click.option("--detach", is_flag=True, help="Leave it running in the background; its log is in the state directory.")
 @click.option("--exit-with-parent", is_flag=True, hidden=True, help="End when standard input is closed.")
@@ -112,6 +113,7 @@ def _arguments(name: str | None, options: dict[str, Any]) -> list[str]:
     where: Where = options["where"]
     given = {"--name": name, "--plugins": options["plugins"], "--role": options["role"], "--pickle": options["pickle"]}
     given |= {"--tunnel": options["tunnel"], "--tunnel-via": options["tunnel_via"]}
+    given |= {"--wall-time": f"{options['wall_time_s']}s" if options["wall_time_s"] else None}
     given |= {"--wait": f"{options['wait_s']}s", "--log-level": options["log_level"], "--log-format": options["log_format"]}
     given |= {"--log-file": str(options["log_file"] or "")}
     given |= {f"--{option}": value for option, value in where._asdict().items()}
@@ -134,6 +136,7 @@ def _serve(
     wait_s: float,
     tunnel: str,
     tunnel_via: str | None,
+    wall_time_s: float | None,
     exit_with_parent: bool,
     log_level: str | None,
     log_format: str | None,
@@ -160,6 +163,7 @@ def _serve(
             share=shares,
             pickle=pickle == "yes",
             plugin_options=merged(plugin_options(), given),
+            wall_time_s=wall_time_s,
         )
 
     try:

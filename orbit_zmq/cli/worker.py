@@ -21,6 +21,7 @@ PLUGIN = "psij"
 LOOK_S = 0.5
 JOIN_S = 120.0  # from the start of the job until its endpoint is there: tunnels, slow file systems
 STATES = {"NEW": "submitted", "QUEUED": "queued", "ACTIVE": "started"}
+STARTING_S = 15.0  # of a job's time are over when its endpoint begins to count
 TAIL_CHARS = 1_000
 COLUMNS = (
     Column("WORKER", "endpoint_name"),
@@ -86,7 +87,7 @@ def start(
         spec = {
             "name": f"orbit-{name}",
             "executable": "orbit-endpoint-wrapper.sh",
-            "arguments": ["-n", name, "--plugins", plugins],
+            "arguments": ["-n", name, "--plugins", plugins, "--wall-time", f"{duration - min(STARTING_S, 0.1 * duration):g}s"],
             "attributes": {key: value for key, value in attributes.items() if value is not None},
         }
         executor = executor or str(client.call(login, PLUGIN, "executors")["default"])

@@ -66,7 +66,8 @@ class Patience:
                 hint="A session with lifetime='persistent' or a ttl outlives its endpoint's process.",
                 transient=False,
             ) from error
-        if not isinstance(error, AWAY) and not _is_unknown_endpoint(error):
+        ends_for_good = isinstance(error, ShuttingDown) and not error.transient
+        if ends_for_good or (not isinstance(error, AWAY) and not _is_unknown_endpoint(error)):
             raise error
         if broker_is_there:
             self._broker_since = None

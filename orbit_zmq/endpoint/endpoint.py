@@ -29,6 +29,7 @@ from orbit_zmq.endpoint.notices import Notices
 from orbit_zmq.endpoint.service import Service
 from orbit_zmq.endpoint.serving import Serving
 from orbit_zmq.endpoint.store import Store
+from orbit_zmq.endpoint.wall_time import wind_down
 from orbit_zmq.environment import environment_facts
 from orbit_zmq.errors import InvalidArgument, NotFound, OrbitError, ShuttingDown
 from orbit_zmq.log import get_logger
@@ -100,7 +101,8 @@ class Endpoint:
     else the host's. Its own user is served, and others as `share` says: `USER[:plugin,plugin[:read,write,run]]` each, to read
     and write where no right is named, `*` for everybody. Without `pickle` no plugin unpickles what a caller sends. `store_in`
     is the directory of its store, else the state directory. `plugin_options` are arguments of plugins' constructors,
-    `{plugin: {instance: {name: value}}}`; instances that are named there alone are served where their plugin is. Raises
+    `{plugin: {instance: {name: value}}}`; instances that are named there alone are served where their plugin is. With
+    `wall_time_s` it ends before so long have passed, and takes no more work towards the end. Raises
     InvalidArgument for a bad name, role or share, or an option that a plugin does not take, NotFound for a plugin that nobody
     knows, Conflict for two instances of one name.
     """
@@ -120,6 +122,7 @@ class Endpoint:
         pickle: bool = True,
         store_in: Path | None = None,
         plugin_options: Options | None = None,
+        wall_time_s: float | None = None,
     ) -> None:
         self._place: Place = place or find_broker(url, join, context)
         self.name = name or self._place.name or default_name()
@@ -130,6 +133,7 @@ class Endpoint:
         self._plugins, refused = make_plugins(with_options(wanted, plugin_options or {}), self.host)
         self._absent = [*unknown, *refused, *left_out(plugins, wanted, self.host.role)]
         self._store_in = store_in
+        self._wall_time_s = wall_time_s
         self._service: Service | None = None
         self._link: Link | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -283,10 +287,12 @@ class Endpoint:
         link.start()
         link.attach(loop)
         loop.call_soon(notices.look)  # once the service runs
+        ending = self._end_in_time(service)
         unreachable = loop.call_later(within_s, self._give_up_start, link) if within_s is not None else None
         await self._serve_until_stopped(link, on_ready)
         if unreachable is not None:
             unreachable.cancel()
+        ending.cancel()
         notices.stop()
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_S):
@@ -311,6 +317,14 @@ class Endpoint:
                 on_ready()
             await self._changed.wait()
             self._changed.clear()
+
+    def _end_in_time(self, service: Service) -> asyncio.Task[None]:
+        async def end() -> None:
+            if self._wall_time_s is not None:
+                await wind_down(service.sessions, self.name, self._wall_time_s)
+                self._ask_to_stop()
+
+        return asyncio.get_running_loop().create_task(end())
 
     def _give_up_start(self, link: Link) -> None:
         if not self._ready.is_set():

@@ -72,6 +72,7 @@ class Sessions:
         self._records: dict[str, SessionRecord] = {}
         self._connect = connect  # makes a client that acts for a user
         self._clients: dict[str, AsyncClient] = {}  # of plugins, by the user that they act for
+        self.ending = ""  # why no more work is taken in
         self.unfinished_tasks = 0  # of all sessions, as of the last sweep
         self.tasks_by_state: dict[str, int] = {}  # the same
         self._ended: OrderedDict[str, tuple[str, type[OrbitError], Plugin]] = (
@@ -218,6 +219,8 @@ class Sessions:
         if known is not None:
             return self._attach(known, plugin, caller, *lifetime_of(lifetime, ttl), on_holder_lost, arguments)
         check_holder_lost(on_holder_lost, lifetime, ttl, sid)
+        if self.ending:
+            raise ShuttingDown(self.ending, hint="Use another endpoint.", transient=False)
         # Before the first await: a second register of the same id attaches.
         record = self._new_record(sid or self._fresh_id(), plugin, caller, lifetime, ttl)
         record.on_holder_lost = on_holder_lost or record.on_holder_lost
@@ -314,6 +317,25 @@ class Sessions:
                 self.sweep()
             except Exception:  # lifetimes of the others go on
                 log.exception("sweep-failed")
+
+    def take_no_more_work(self, reason: str, ends_at: float) -> None:
+        """The endpoint ends soon, at `ends_at` (seconds since 1970): sessions refuse work now, and tell their owners."""
+        self.ending = reason
+        for record in self._records.values():
+            if record.session is not None:
+                record.session.ending = reason
+                record.session.notify("endpoint_ending", {"reason": reason, "ends_at": ends_at})
+
+    async def cancel_all_work(self, reason: str, within_s: float) -> int:
+        """Have what runs for all sessions ended, within so long; how much that was."""
+        sessions = [record.session for record in self._records.values() if record.session is not None]
+        tasks = [asyncio.create_task(session.cancel_work(reason)) for session in sessions]
+        if not tasks:
+            return 0
+        done, late = await asyncio.wait(tasks, timeout=within_s)
+        for task in late:
+            task.cancel()
+        return sum(task.result()["canceled"] for task in done if task.exception() is None)
 
     async def close_all(self, within_s: float) -> None:
         """End every session because the endpoint stops; what is not released in time is given up."""

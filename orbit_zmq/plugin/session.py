@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from orbit_zmq.errors import SessionClosed, SessionNotReady
+from orbit_zmq.errors import SessionClosed, SessionNotReady, ShuttingDown
 from orbit_zmq.plugin.host import Host
 from orbit_zmq.plugin.operation import HOOKS, check_is_async, collect
 from orbit_zmq.plugin.store import SessionStore
@@ -39,6 +39,7 @@ class PluginSession:
     holder: str = ""  # the participant that created it or attached last
     host: Host = Host()  # where it runs; set likewise
     is_active: bool = True
+    ending: str = ""  # why it takes no more work; set by the endpoint, when its own end is near
     spawner: Spawn | None = None  # set by the endpoint while the session is registered
     notifier: Notifier | None = None  # likewise
     connect: Callable[[], AsyncClient] | None = None  # likewise: makes `client`
@@ -59,6 +60,11 @@ class PluginSession:
         """Raise SessionClosed once the session has been closed."""
         if not self.is_active:
             raise SessionClosed(f"session closed: {self.sid}")
+
+    def check_takes_work(self) -> None:
+        """Raise ShuttingDown when the endpoint is about to end: to be asked before something is begun that lasts."""
+        if self.ending:
+            raise ShuttingDown(self.ending, hint="Use another endpoint.", transient=False)
 
     def notify(self, topic: str, data: Any = None) -> None:
         """Tell the session's owner that something has happened. From any thread; nothing without a running endpoint.

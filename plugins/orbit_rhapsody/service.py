@@ -147,6 +147,7 @@ class RhapsodySession(PluginSession):
         names its `reader` gets results with the answer, as `fetch` gives them: those that are there, and of a small batch those
         that come within moments where the last task did.
         """
+        self.check_takes_work()
         await self._wait_for_room()
         if len(batch) <= INLINE_BYTES:
             answer, reader = self._accept(batch)
@@ -313,7 +314,8 @@ class RhapsodySession(PluginSession):
 
     @operation(effect="run", idempotent=True, deadline_s=CANCEL_S)
     async def cancel_all(self, reason: Reason = "", begun: bool = True) -> dict[str, int]:
-        """End all tasks: how many were `requested` to end, and how many have: `canceled`. Without `begun`, only those that wait.
+        """End all tasks: how many were `requested` to end, and how many have: `canceled`. Without `begun` only those that
+        wait.
 
         `unstoppable` counts functions that run on in their thread, though their task is canceled, for a thread cannot be ended.
         """
