@@ -22,6 +22,7 @@ from orbit_zmq.tunnel.ssh import Forward, Ssh
 
 FORWARD_S = 40.0  # to open the first tunnel
 PROBE_S = 12.0  # to find out whether one can be opened
+SPEAKS_S = 10.0  # for the first byte through an open tunnel
 REACH_S = 3.0  # to connect to the broker itself
 ANSWER_S = 180.0  # for the other side, which may look for a request once a second and try for REACH_S
 LOOK_S = 0.25
@@ -92,6 +93,7 @@ def forward(place: Place, name: str, via: str | None = None, within_s: float = F
     tunnel = KeptTunnel(name, make, tell)
     try:
         tunnel.open(within_s)
+        check_answers(ports[0], f"{targets[0][0]}:{targets[0][1]} from {host}")
         yield through(place, *ports)
     finally:
         tunnel.close()
@@ -107,6 +109,7 @@ def reverse(place: Place, name: str) -> Iterator[Place]:
         rendezvous.ask(Request(name, socket.gethostname(), ports[0], ports[1], number, time.time()))
         report = _answer(rendezvous, number)
         if report.state == "active":
+            check_answers(ports[0], "the broker from the login node")
             yield through(place, *ports)
             return
         reason, hint = report.reason, report.hint
@@ -126,6 +129,20 @@ def _answer(rendezvous: Rendezvous, number: int) -> Report:
         f"nobody has opened a tunnel to here within {ANSWER_S:g} s",
         hint="The endpoint that submitted this job opens it: look whether it runs, and whether both see one state directory.",
     )
+
+
+def check_answers(port: int, way: str) -> None:
+    """TunnelFailed where nothing speaks at the other end of an open tunnel: who takes ZeroMQ connections speaks first."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), SPEAKS_S) as one:
+            spoke = one.recv(1) != b""
+    except OSError:
+        spoke = False
+    if not spoke:
+        raise TunnelFailed(
+            f"the tunnel is open, and nothing answers at {way}",
+            hint="The other end of the tunnel has to reach the broker's address: look there with `orbit broker status`.",
+        )
 
 
 def broker_of(place: Place) -> tuple[tuple[str, int], tuple[str, int]]:

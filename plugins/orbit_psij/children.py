@@ -146,10 +146,8 @@ class Children:
         if client is not None:
             seconds = (spec.attributes.duration or 0) + QUEUED_S
             joined = await client.invite(name, "endpoint", expires_s=seconds)
-            if mode != "none":
-                joined = as_seen_from(client.place, joined)
             path = join_path(name)
-            await self._threads.run(joined.write, path)
+            await self._threads.run(as_seen_from(client.place, joined).write, path)
             environment["ORBIT_JOIN_FILE"] = str(path)
         more = {"forward": ["--tunnel", "forward", "--tunnel-via", socket.gethostname()], "reverse": ["--tunnel", "reverse"]}
         more[AUTO] = ["--tunnel", AUTO, "--tunnel-via", socket.gethostname()]
@@ -254,9 +252,11 @@ def join_path(name: str) -> Path:
 
 def as_seen_from(place: Place, joined: JoinString) -> JoinString:
     """With the addresses by which this endpoint itself reaches the broker as the last: a tunnel ends where it runs."""
-    if place.address.startswith("tcp://") and (place.events or "").startswith("tcp://"):
-        return replace(joined, requests=(*joined.requests, place.address), events=(*joined.events, str(place.events)))
-    return joined
+    if not place.address.startswith("tcp://") or not joined.events:
+        return joined
+    host = place.address.rpartition(":")[0]
+    events = place.events or f"{host}:{joined.events[0].rpartition(':')[2]}"  # of those that are published, the port counts
+    return replace(joined, requests=(*joined.requests, place.address), events=(*joined.events, events))
 
 
 def _unlink(path: Path) -> None:

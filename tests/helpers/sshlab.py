@@ -20,10 +20,10 @@ USER = "root"
 
 
 class SshLab:
-    """One sshd at a port of the loopback, under the names `login` and this host's own."""
+    """One sshd at an address of this machine or of another one, under the names `login` and this host's own."""
 
-    def __init__(self, place: Path) -> None:
-        self.place = place
+    def __init__(self, place: Path, address: str = "127.0.0.1", machine: str = "") -> None:
+        self.place, self.address, self.machine = place, address, machine
         self.port = _free_port()
         self._sshd: subprocess.Popen[bytes] | None = None
         place.mkdir(mode=0o700, parents=True)
@@ -34,9 +34,9 @@ class SshLab:
         self.know_host_key((place / "host_key.pub").read_text())
         self.configure()
         (place / "config").write_text(
-            f"Host login {socket.gethostname()}\n HostName 127.0.0.1\n Port {self.port}\n HostKeyAlias lab\n"
+            f"Host login {socket.gethostname()}\n HostName {address}\n Port {self.port}\n HostKeyAlias lab\n"
             f"Host refused\n HostName 127.0.0.1\n Port {_free_port()}\n"
-            f"Host inner\n HostName 127.0.0.1\n Port {self.port}\n HostKeyAlias lab\n ProxyJump login\n"
+            f"Host inner\n HostName {address}\n Port {self.port}\n HostKeyAlias lab\n ProxyJump login\n"
             f"Host *\n User {USER}\n IdentityFile {place / 'user_key'}\n IdentitiesOnly yes\n"
             f" UserKnownHostsFile {place / 'known_hosts'}\n GlobalKnownHostsFile /dev/null\n"
         )
@@ -53,7 +53,7 @@ class SshLab:
         """Write sshd's configuration; it takes effect with the next start."""
         lines = [
             f"Port {self.port}",
-            "ListenAddress 127.0.0.1",
+            f"ListenAddress {self.address}",
             f"HostKey {self.place / 'host_key'}",
             f"AuthorizedKeysFile {self.place / 'authorized_keys'}",
             f"PidFile {self.place / 'sshd.pid'}",
@@ -75,8 +75,9 @@ class SshLab:
         assert SSHD is not None
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         log = (self.place / "sshd.log").open("ab")
+        command = ["ip", "netns", "exec", self.machine] if self.machine else []
         with log:
-            self._sshd = subprocess.Popen([SSHD, "-D", "-e", "-f", str(self.place / "sshd_config")], stderr=log)
+            self._sshd = subprocess.Popen([*command, SSHD, "-D", "-e", "-f", str(self.place / "sshd_config")], stderr=log)
         wait_until(self._listens, what="sshd listens")
 
     def stop(self) -> None:
@@ -92,12 +93,12 @@ class SshLab:
 
     def _listens(self) -> bool:
         with socket.socket() as one:
-            return one.connect_ex(("127.0.0.1", self.port)) == 0
+            return one.connect_ex((self.address, self.port)) == 0
 
 
 @contextlib.contextmanager
-def ssh_lab(place: Path) -> Iterator[SshLab]:
-    lab = SshLab(place)
+def ssh_lab(place: Path, address: str = "127.0.0.1", machine: str = "") -> Iterator[SshLab]:
+    lab = SshLab(place, address, machine)
     lab.start()
     try:
         yield lab
