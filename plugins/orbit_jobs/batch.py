@@ -186,7 +186,6 @@ class _Look:
         self._patient = patient
         self._since = since
         self._files = JobFiles(Path(handle.metadata["directory"]))
-        self._cancelled = self._files.cancel_reason()
         text = handle.metadata.get("array")
         members: list[int | None] = list(Array.parse(text).indices) if text else [None]
         self._shown = {member: known.get(self._native_id(member)) for member in members}
@@ -210,8 +209,8 @@ class _Look:
         if self._fault is not None and not all(self._has_written(member) for member in self._shown):
             return self._fault
         verdicts = {member: self._judged(member, accounted.get(self._native_id(member))) for member in self._shown}
-        more = {"cancel_reason": self._cancelled} if self._cancelled else {}
-        return together(self._handle, verdicts, **more)
+        is_over = all(verdict.status.is_finished for verdict in verdicts.values())
+        return together(self._handle, verdicts, cancel_reason=self._files.cancel_reason() if is_over else None)
 
     def _has_written(self, member: int | None) -> bool:
         record = self._records.get(member)
@@ -236,7 +235,8 @@ class _Look:
 
     def _end(self, member: int | None, accounted: NativeState | None) -> Verdict:
         self._since.pop((self._handle.job_id, member), None)
-        return ended(self._records.get(member), accounted, self._shown[member], cancel_asked=self._cancelled is not None)
+        cancel_asked = self._files.cancel_reason() is not None
+        return ended(self._records.get(member), accounted, self._shown[member], cancel_asked=cancel_asked)
 
     def _has_waited(self, member: int | None) -> bool:
         """Whether enough time has gone since the end was noticed; one who asks only once does not wait."""

@@ -19,6 +19,7 @@ from lab import Lab, wait_until
 from slurmlab.broker import broker_at
 from slurmlab.cluster import SlurmLab, slurm_lab
 from slurmlab.counted import CountedCommands
+from slurmlab.install import find
 
 from orbit_jobs.client import JobsClient
 from orbit_jobs.models import JobDryRun, JobHandle, JobStatus, JobStatusResult
@@ -248,6 +249,28 @@ def test_an_endpoint_that_is_killed_knows_all_outcomes_when_it_is_back(slurm: Sl
         assert [said for one, result in zip(wanted, found, strict=False) if (said := is_right(one, result))] == []
         assert found[4].detail["cancel_reason"] == "too late for nothing"
         assert found[5].status is JobStatus.SUCCESSFUL
+
+
+def test_a_job_of_which_the_killed_endpoint_had_no_answer_is_found_again(slurm: SlurmLab, tmp_path: Path) -> None:
+    kills = tmp_path / "sbatch"
+    kills.write_text(f'#!/bin/sh\nsaid=$({find("sbatch")} "$@")\nrm {tmp_path}/once && kill -9 $PPID\necho "$said"\n')
+    kills.chmod(0o755)
+    (tmp_path / "once").touch()
+    path = os.pathsep.join((str(tmp_path), os.environ["PATH"]))
+    with broker_at(slurm, PATH=path, ORBIT_BATCH_SYSTEM="slurm") as lab:
+        lab.start_endpoint("hpc5", plugins="jobs")
+        jobs = lab.client().get_plugin("hpc5", "jobs")
+        spec = shell("exit 6", name="once-only")
+        with pytest.raises(OrbitError):
+            jobs.submit(spec, key="once")
+
+        lab.start_endpoint("hpc5", plugins="jobs")
+        jobs = lab.client().get_plugin("hpc5", "jobs")
+        found = jobs.wait(submitted(jobs, spec, key="once"), PATIENCE_S)
+
+        assert (found.status, found.detail["exit_code"]) == (JobStatus.FAILED, 6) and len(jobs.list()) == 1
+    named = slurm.run("squeue", "--noheader", "--states=all", "--name=once-only", "--format=%i").split()
+    assert named == [found.native_id]
 
 
 def test_where_nobody_knows_how_a_job_has_ended_that_is_said() -> None:
