@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,10 @@ def state_of(psij: Any, job_id: str) -> str:
     return str(psij.get_job_status(job_id)["state"])
 
 
+def is_active(psij: Any, job_id: str) -> bool:
+    return state_of(psij, job_id) == "ACTIVE"
+
+
 def native_id(psij: Any, job_id: str) -> str:
     return str(psij.get_job_status(job_id)["native_id"])
 
@@ -73,7 +78,7 @@ def test_jobs_end_as_they_did_with_exit_code_and_reason_and_each_change_is_told(
     good, bad = submit(psij, "echo häß; exit 0"), submit(psij, "echo oh >&2; exit 7")
     killed, canceled, scanceled = submit(psij, "kill -9 $$"), submit(psij, "sleep 1000"), submit(psij, "sleep 1000")
     for job_id in (canceled, scanceled):
-        wait_until(lambda job_id=job_id: state_of(psij, job_id) == "ACTIVE", PATIENCE_S)
+        wait_until(partial(is_active, psij, job_id), PATIENCE_S)
     psij.cancel_job(canceled)
     slurm.run("scancel", native_id(psij, scanceled))
     jobs = (good, bad, killed, canceled, scanceled)
