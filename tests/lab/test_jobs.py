@@ -228,6 +228,22 @@ def test_what_is_shown_beforehand_is_what_slurm_has_got(slurm: SlurmLab, jobs: J
     assert jobs.wait(handle, PATIENCE_S).status is JobStatus.CANCELLED
 
 
+def test_a_job_that_slurm_starts_again_has_not_ended(slurm: SlurmLab, jobs: JobsClient, tmp_path: Path) -> None:
+    mark = tmp_path / "begun"
+    spec = shell(f"if [ -e {mark} ]; then exit 7; fi; touch {mark}; exec sleep 20000")
+    handle = submitted(jobs, spec | {"attributes": {"duration": 600, "custom_attributes": {"slurm.requeue": True}}})
+    wait_until(mark.exists, PATIENCE_S, "it runs")
+
+    slurm.run("scontrol", "requeue", str(handle.native_id))
+    waits = ["squeue", "--noheader", "--states=pending", "--format=%T", f"--jobs={handle.native_id}"]
+    wait_until(lambda: "PENDING" in slurm.run(*waits), PATIENCE_S, "it waits again")
+    wait_until(lambda: jobs.status(handle).status is JobStatus.PENDING, PATIENCE_S, "that is known")
+    slurm.run("scontrol", "update", f"jobid={handle.native_id}", "starttime=now")
+
+    found = jobs.wait(handle, PATIENCE_S)
+    assert (found.status, found.detail["exit_code"]) == (JobStatus.FAILED, 7)
+
+
 def test_an_endpoint_that_is_killed_knows_all_outcomes_when_it_is_back(slurm: SlurmLab) -> None:
     with broker_at(slurm, ORBIT_BATCH_SYSTEM="slurm") as lab:
         endpoint = lab.start_endpoint("hpc2", plugins="jobs")
