@@ -131,6 +131,18 @@ def test_a_job_waits_in_the_words_of_the_scheduler(slurm: SlurmLab, psij: Any) -
     assert ended(psij, job_id)["state"] == "COMPLETED"
 
 
+def test_a_job_that_is_started_again_has_not_ended(slurm: SlurmLab, psij: Any) -> None:
+    heard: list[str] = []
+    psij.on_notification(lambda endpoint, plugin, topic, data: heard.append(data["state"]), topic="job_status")
+    job_id = submit(psij, "echo begun; sleep 1000", attributes={"custom_attributes": {"slurm.requeue": True}})
+    wait_until(partial(is_active, psij, job_id), PATIENCE_S)
+    slurm.run("scontrol", "requeue", native_id(psij, job_id))
+    wait_until(lambda: state_of(psij, job_id) == "QUEUED", PATIENCE_S)
+    assert not set(heard) & set(FINAL)
+    psij.cancel_job(job_id)
+    assert ended(psij, job_id)["state"] == "CANCELED"
+
+
 def test_what_slurm_refuses_is_said_in_its_words_and_nothing_is_left(psij: Any) -> None:
     with pytest.raises(SchedulerFailed, match="nvalid partition"):
         submit(psij, "true", attributes={"queue_name": "nowhere"})
