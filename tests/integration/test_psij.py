@@ -16,6 +16,8 @@ from lab import Lab, running_lab, wait_until
 
 from orbit_zmq.errors import InvalidArgument, NotFound, Unsupported
 
+pytestmark = pytest.mark.timeout(300)
+
 PATIENCE_S = 60.0
 
 

@@ -18,6 +18,8 @@ from slurmlab.counted import CountedCommands
 
 from orbit_zmq.errors import InvalidArgument, SchedulerFailed
 
+pytestmark = pytest.mark.timeout(400)  # a minute of Slurm's, and a machine that others use
+
 PATIENCE_S = 100.0
 FINAL = ("COMPLETED", "FAILED", "CANCELED")
 
