@@ -33,6 +33,7 @@ from orbit_zmq.errors import NotFound, OrbitError
 from orbit_zmq.files import write_private
 
 SETTLE_S = 2.0  # for a record to be seen, and for the scheduler to say why a job has ended
+REQUEUE_S = 20.0  # for a scheduler that has ended a job by a signal to say that it starts it again
 LAG_S = 10.0  # a scheduler may not list a job that it has just taken
 LISTS = ("slurm", "pbs")  # schedulers that render arrays and dependencies natively
 ONE_RANGE = re.compile(r"\d+-\d+(%\d+)?")
@@ -186,7 +187,6 @@ class _Look:
         self._patient = patient
         self._since = since
         self._files = JobFiles(Path(handle.metadata["directory"]))
-        self._cancelled = self._files.cancel_reason()
         text = handle.metadata.get("array")
         members: list[int | None] = list(Array.parse(text).indices) if text else [None]
         self._shown = {member: known.get(self._native_id(member)) for member in members}
@@ -210,8 +210,8 @@ class _Look:
         if self._fault is not None and not all(self._has_written(member) for member in self._shown):
             return self._fault
         verdicts = {member: self._judged(member, accounted.get(self._native_id(member))) for member in self._shown}
-        more = {"cancel_reason": self._cancelled} if self._cancelled else {}
-        return together(self._handle, verdicts, **more)
+        is_over = all(verdict.status.is_finished for verdict in verdicts.values())
+        return together(self._handle, verdicts, cancel_reason=self._files.cancel_reason() if is_over else None)
 
     def _has_written(self, member: int | None) -> bool:
         record = self._records.get(member)
@@ -221,7 +221,8 @@ class _Look:
         record, shown = self._records.get(member), self._shown[member]
         if self._has_written(member):
             known = shown is None or shown.has_ended or (record is not None and record.exit_code == 0)
-            if known or self._fault is not None or self._has_waited(member):
+            may_come_again = record is not None and record.signal is not None and self._files.cancel_reason() is None
+            if known or self._fault is not None or self._has_waited(member, REQUEUE_S if may_come_again else SETTLE_S):
                 return self._end(member, accounted)
             return alive(record, shown, JobStatus.RUNNING)
         if shown is not None and not shown.has_ended:
@@ -236,14 +237,15 @@ class _Look:
 
     def _end(self, member: int | None, accounted: NativeState | None) -> Verdict:
         self._since.pop((self._handle.job_id, member), None)
-        return ended(self._records.get(member), accounted, self._shown[member], cancel_asked=self._cancelled is not None)
+        cancel_asked = self._files.cancel_reason() is not None
+        return ended(self._records.get(member), accounted, self._shown[member], cancel_asked=cancel_asked)
 
-    def _has_waited(self, member: int | None) -> bool:
+    def _has_waited(self, member: int | None, enough_s: float = SETTLE_S) -> bool:
         """Whether enough time has gone since the end was noticed; one who asks only once does not wait."""
         if not self._patient:
             return True
         now = time.monotonic()
-        return now - self._since.setdefault((self._handle.job_id, member), now) >= SETTLE_S
+        return now - self._since.setdefault((self._handle.job_id, member), now) >= enough_s
 
     def _is_new(self) -> bool:
         return time.time() - self._handle.submitted_at.timestamp() < LAG_S

@@ -32,6 +32,8 @@ MOST_UNFINISHED = 20_000  # jobs of all users; each is looked at again and again
 PRUNE_S = 600.0
 RECOVER_S = 60.0  # a scheduler that took a job without an answer shows it within that
 RECOVER_PAUSE_S = 2.0
+ACTIVE_S = 20.0  # after a change the next one may be near
+WHILE_RUNNING, WHILE_PENDING = 2, 5  # times as long between two looks; an end is shown within 5 s
 NEVER_ARRIVED = "It was being handed over when that was interrupted, and the scheduler does not show it."
 
 
@@ -49,6 +51,8 @@ class Desk:
         self._changed = asyncio.Event()
         self._looked_at: dict[str, float] = {}  # backend and target -> when its jobs were looked at last
         self._under_way: set[str] = set()
+        self._seen: dict[str, int] = {}  # likewise -> how many there were
+        self._active_at: dict[str, float] = {}  # likewise -> when one came or changed last
         self._group: asyncio.TaskGroup | None = None
 
     async def run(self) -> None:
@@ -125,6 +129,8 @@ class Desk:
         if entry.stage == "handed":
             self.book.keep(entry)
         self._looked_at.clear()
+        self._active_at.clear()
+        self._seen.clear()
         self._changed.set()
 
     async def forget(self, entry: Entry) -> None:
@@ -163,7 +169,8 @@ class Desk:
 
     async def _shown(self, runner: JobRunner, job: Job, earlier: list[Entry], is_held: bool) -> JobDryRun:
         shown = await self._call(lambda: runner.submit(job, dry_run=True))
-        assert isinstance(shown, JobDryRun)  # a runner that submits on a dry run breaks its contract
+        if not isinstance(shown, JobDryRun):
+            raise InternalError(f"The runner {runner.backend} has submitted a job on a dry run: {shown}.")
         if is_held:
             shown.details["held_for"] = ", ".join(entry.job_id for entry in earlier if entry.status is not JobStatus.SUCCESSFUL)
         return shown
@@ -185,7 +192,8 @@ class Desk:
             await asyncio.to_thread(_write_held, job)
             await self.book.flush()
             handle = await self._call(lambda: runner.submit(job), threads=self._handing)
-            assert isinstance(handle, JobHandle)
+            if not isinstance(handle, JobHandle):
+                raise InternalError(f"The runner {runner.backend} has not submitted the job; it showed what it would do.")
         except DeadlineExceeded as error:  # it may have been taken all the same
             log.warning("job-handed-over-without-answer", job_id=entry.job_id, reason=error.message)
             entry.problem = error.message
@@ -269,7 +277,7 @@ class Desk:
             groups.setdefault(f"{entry.handle.backend} {entry.handle.target}", []).append(entry)
         now, pause_s = time.monotonic(), None
         for name, entries in groups.items():
-            poll_s = self.places.poll_s(entries[0].handle)
+            poll_s = self.places.poll_s(entries[0].handle) * self._patience_with(name, entries, now)
             left_s = self._looked_at.get(name, float("-inf")) + poll_s - now
             if left_s <= 0 and name not in self._under_way:
                 self._looked_at[name] = now
@@ -278,6 +286,15 @@ class Desk:
                 left_s = poll_s
             pause_s = min(max(left_s, 0.05), pause_s or poll_s)
         return pause_s
+
+    def _patience_with(self, name: str, entries: list[Entry], now: float) -> int:
+        """How many times longer than a runner's own time is waited for the next look: the longer where little happens."""
+        if len(entries) > self._seen.get(name, 0):
+            self._active_at[name] = now  # there are new ones
+        self._seen[name] = len(entries)
+        if now - self._active_at[name] < ACTIVE_S:
+            return 1
+        return WHILE_RUNNING if any(entry.status is JobStatus.RUNNING for entry in entries) else WHILE_PENDING
 
     async def _look_at(self, name: str, entries: list[Entry]) -> None:
         try:
@@ -288,8 +305,11 @@ class Desk:
         finally:
             self._under_way.discard(name)
         for entry, one in zip(entries, found, strict=True):
+            before = entry.status
             if entry.stage == "handed":
                 self._on_look(entry, one)
+            if entry.status is not before:
+                self._active_at[name] = time.monotonic()
 
     def _on_look(self, entry: Entry, found: JobStatusResult | OrbitError) -> None:
         if isinstance(found, OrbitError):

@@ -26,14 +26,11 @@ __all__ = [
     "JobStatus",
     "JobStatusResult",
     "JobValidationError",
-    "exit_code_of",
 ]
 
 JobId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9})(?::(\d{1,9}))?)?")
 MOST_MEMBERS = 10_000
-SIGNAL_CODE = 128  # what shells add to the number of a signal
-UNKNOWN_CODE = 1  # of a job that has not been successful, and of which no exit code is known
 
 
 class JobStatus(StrEnum):
@@ -183,16 +180,6 @@ def _range_of(part: str, text: str) -> range:
 
 def _no_array(text: str) -> InvalidArgument:
     return InvalidArgument(f"{text!r} is no array of members", hint="Write 0-9, or 1,3,5-7, or 0-99%4 for four at once.")
-
-
-def exit_code_of(result: JobStatusResult) -> int:
-    """What a program that has waited for a job ends with: the job's exit code, else 128 and the signal, else 0 or 1."""
-    code, signal = result.detail.get("exit_code"), result.detail.get("signal")
-    if result.status is JobStatus.SUCCESSFUL:
-        return 0
-    if isinstance(code, int) and code:
-        return code
-    return SIGNAL_CODE + signal if isinstance(signal, int) and signal else UNKNOWN_CODE
 
 
 def status_of_all(statuses: Sequence[JobStatus]) -> JobStatus:

@@ -97,9 +97,7 @@ class ShellRunner(JobRunner):
         if text := handle.metadata.get("array"):
             members = list(Array.parse(text).indices)
         verdicts = {member: _judged(files, member, lives, cancelled is not None) for member in members}
-        if cancelled:
-            return together(handle, verdicts, cancel_reason=cancelled)
-        return together(handle, verdicts)
+        return together(handle, verdicts, cancel_reason=cancelled)
 
     def _cancel(self, handle: JobHandle, reason: str) -> None:
         files = JobFiles(Path(handle.metadata["directory"]))

@@ -19,6 +19,7 @@ SHARE = 20.0  # a question that takes long is asked the less often: a twentieth 
 RECORD_S = 2.0  # a record may be seen later than the scheduler's word, as on NFS
 SILENCE_S = 10.0  # a scheduler may not know a job for a moment
 LEFT_BEHIND_S = 3.0  # a job that has written its end is not running, though its node cannot say so
+REQUEUED_S = 20.0  # one that a signal has ended may be started again, and its scheduler takes so long to say so
 NEVER_S = 60.0  # a job that no scheduler has told an id of, and that nobody knows, was never submitted
 
 OF_NATIVE: dict[NativeWord, State] = {"PENDING": "QUEUED", "HELD": "QUEUED", "RUNNING": "ACTIVE"}
@@ -88,7 +89,8 @@ def _left_behind(seen: Seen, said: NativeState, now: float) -> Outcome | None:
     if record is None or record.exit_code is None or record.ended is None or said.state != "RUNNING":
         return None
     is_of_this_run = said.started is None or record.ended + 1 >= said.started
-    if not is_of_this_run or now - record.ended < LEFT_BEHIND_S:
+    patience_s = LEFT_BEHIND_S if record.signal is None else REQUEUED_S
+    if not is_of_this_run or now - record.ended < patience_s:
         return None
     return outcome_of(record, seen.accounting, None, cancel_asked=seen.cancel_asked)
 

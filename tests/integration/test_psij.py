@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import requests
 from lab import Lab, running_lab, wait_until
 
 from orbit_zmq.errors import InvalidArgument, NotFound, Unsupported
+
+pytestmark = pytest.mark.timeout(300)
 
 PATIENCE_S = 60.0
 
@@ -39,10 +42,6 @@ def shell(script: str, **more: Any) -> dict[str, Any]:
 def ended(psij: Any, job: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = psij.wait_job(job["job_id"], timeout=PATIENCE_S)
     return found
-
-
-def runs(native_id: str) -> bool:
-    return psutil.pid_exists(int(native_id.partition(".")[0]))
 
 
 def test_a_job_ends_as_its_command_does_and_what_it_printed_is_there(psij: Any) -> None:
@@ -89,7 +88,7 @@ def test_a_session_may_be_closed_with_its_jobs(lab: Lab, psij: Any) -> None:
     job = other.submit_job(shell("exec sleep 1000"))
     other.close(cancel=True)
     assert ended(psij, job)["state"] == "CANCELED"
-    wait_until(lambda: not runs(job["native_id"]), PATIENCE_S, "its process is gone")
+    wait_until(partial(is_over, job["native_id"]), PATIENCE_S, "its process is gone")
 
 
 def test_a_canceled_job_that_does_not_listen_is_killed_with_its_children(psij: Any) -> None:
@@ -185,7 +184,7 @@ def test_a_killed_endpoint_finds_its_jobs_again_and_how_they_ended() -> None:
         os.kill(endpoint.pid, signal.SIGKILL)
         endpoint.wait()
         for job in (ends_meanwhile, leaves_nothing):
-            wait_until(lambda job=job: not runs(job["native_id"]) or is_zombie(job["native_id"]), PATIENCE_S)
+            wait_until(partial(is_over, job["native_id"]), PATIENCE_S)
         (lab.place / "state" / "psij" / leaves_nothing["job_id"] / "exit.json").unlink()
 
         lab.start_endpoint("hpc2", plugins="psij")
@@ -197,7 +196,7 @@ def test_a_killed_endpoint_finds_its_jobs_again_and_how_they_ended() -> None:
         assert (lost["state"], lost["exit_code"], lost["source"]) == ("FAILED", None, "none")
 
 
-def is_zombie(native_id: str) -> bool:
+def is_over(native_id: str) -> bool:
     try:
         return psutil.Process(int(native_id.partition(".")[0])).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

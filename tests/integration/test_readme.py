@@ -22,7 +22,7 @@ def test_the_example_runs_as_it_stands(tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "local serves rhapsody, sysinfo",
+        "local serves jobs, psij, rhapsody, sysinfo",
         str(sum(number * number for number in range(1000))),
         "hello from a process - exit code 0",
     ]

@@ -19,6 +19,7 @@ from lab import Lab, wait_until
 from slurmlab.broker import broker_at
 from slurmlab.cluster import SlurmLab, slurm_lab
 from slurmlab.counted import CountedCommands
+from slurmlab.install import find
 
 from orbit_jobs.client import JobsClient
 from orbit_jobs.models import JobDryRun, JobHandle, JobStatus, JobStatusResult
@@ -227,6 +228,22 @@ def test_what_is_shown_beforehand_is_what_slurm_has_got(slurm: SlurmLab, jobs: J
     assert jobs.wait(handle, PATIENCE_S).status is JobStatus.CANCELLED
 
 
+def test_a_job_that_slurm_starts_again_has_not_ended(slurm: SlurmLab, jobs: JobsClient, tmp_path: Path) -> None:
+    mark = tmp_path / "begun"
+    spec = shell(f"if [ -e {mark} ]; then exit 7; fi; touch {mark}; exec sleep 20000")
+    handle = submitted(jobs, spec | {"attributes": {"duration": 600, "custom_attributes": {"slurm.requeue": True}}})
+    wait_until(mark.exists, PATIENCE_S, "it runs")
+
+    slurm.run("scontrol", "requeue", str(handle.native_id))
+    waits = ["squeue", "--noheader", "--states=pending", "--format=%T", f"--jobs={handle.native_id}"]
+    wait_until(lambda: "PENDING" in slurm.run(*waits), PATIENCE_S, "it waits again")
+    wait_until(lambda: jobs.status(handle).status is JobStatus.PENDING, PATIENCE_S, "that is known")
+    slurm.run("scontrol", "update", f"jobid={handle.native_id}", "starttime=now")
+
+    found = jobs.wait(handle, PATIENCE_S)
+    assert (found.status, found.detail["exit_code"]) == (JobStatus.FAILED, 7)
+
+
 def test_an_endpoint_that_is_killed_knows_all_outcomes_when_it_is_back(slurm: SlurmLab) -> None:
     with broker_at(slurm, ORBIT_BATCH_SYSTEM="slurm") as lab:
         endpoint = lab.start_endpoint("hpc2", plugins="jobs")
@@ -248,6 +265,28 @@ def test_an_endpoint_that_is_killed_knows_all_outcomes_when_it_is_back(slurm: Sl
         assert [said for one, result in zip(wanted, found, strict=False) if (said := is_right(one, result))] == []
         assert found[4].detail["cancel_reason"] == "too late for nothing"
         assert found[5].status is JobStatus.SUCCESSFUL
+
+
+def test_a_job_of_which_the_killed_endpoint_had_no_answer_is_found_again(slurm: SlurmLab, tmp_path: Path) -> None:
+    kills = tmp_path / "sbatch"
+    kills.write_text(f'#!/bin/sh\nsaid=$({find("sbatch")} "$@")\nrm {tmp_path}/once && kill -9 $PPID\necho "$said"\n')
+    kills.chmod(0o755)
+    (tmp_path / "once").touch()
+    path = os.pathsep.join((str(tmp_path), os.environ["PATH"]))
+    with broker_at(slurm, PATH=path, ORBIT_BATCH_SYSTEM="slurm") as lab:
+        lab.start_endpoint("hpc5", plugins="jobs")
+        jobs = lab.client().get_plugin("hpc5", "jobs")
+        spec = shell("exit 6", name="once-only")
+        with pytest.raises(OrbitError):
+            jobs.submit(spec, key="once")
+
+        lab.start_endpoint("hpc5", plugins="jobs")
+        jobs = lab.client().get_plugin("hpc5", "jobs")
+        found = jobs.wait(submitted(jobs, spec, key="once"), PATIENCE_S)
+
+        assert (found.status, found.detail["exit_code"]) == (JobStatus.FAILED, 6) and len(jobs.list()) == 1
+    named = slurm.run("squeue", "--noheader", "--states=all", "--name=once-only", "--format=%i").split()
+    assert named == [found.native_id]
 
 
 def test_where_nobody_knows_how_a_job_has_ended_that_is_said() -> None:

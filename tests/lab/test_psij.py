@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from slurmlab.cluster import SlurmLab
 from slurmlab.counted import CountedCommands
 
 from orbit_zmq.errors import InvalidArgument, SchedulerFailed
+
+pytestmark = pytest.mark.timeout(400)  # a minute of Slurm's, and a machine that others use
 
 PATIENCE_S = 100.0
 FINAL = ("COMPLETED", "FAILED", "CANCELED")
@@ -57,6 +60,10 @@ def state_of(psij: Any, job_id: str) -> str:
     return str(psij.get_job_status(job_id)["state"])
 
 
+def is_active(psij: Any, job_id: str) -> bool:
+    return state_of(psij, job_id) == "ACTIVE"
+
+
 def native_id(psij: Any, job_id: str) -> str:
     return str(psij.get_job_status(job_id)["native_id"])
 
@@ -73,7 +80,7 @@ def test_jobs_end_as_they_did_with_exit_code_and_reason_and_each_change_is_told(
     good, bad = submit(psij, "echo häß; exit 0"), submit(psij, "echo oh >&2; exit 7")
     killed, canceled, scanceled = submit(psij, "kill -9 $$"), submit(psij, "sleep 1000"), submit(psij, "sleep 1000")
     for job_id in (canceled, scanceled):
-        wait_until(lambda job_id=job_id: state_of(psij, job_id) == "ACTIVE", PATIENCE_S)
+        wait_until(partial(is_active, psij, job_id), PATIENCE_S)
     psij.cancel_job(canceled)
     slurm.run("scancel", native_id(psij, scanceled))
     jobs = (good, bad, killed, canceled, scanceled)
@@ -124,6 +131,18 @@ def test_a_job_waits_in_the_words_of_the_scheduler(slurm: SlurmLab, psij: Any) -
     assert (status["state"], status["raw_state"]) == ("QUEUED", "PENDING")
     slurm.run("scontrol", "release", status["native_id"])
     assert ended(psij, job_id)["state"] == "COMPLETED"
+
+
+def test_a_job_that_is_started_again_has_not_ended(slurm: SlurmLab, psij: Any) -> None:
+    heard: list[str] = []
+    psij.on_notification(lambda endpoint, plugin, topic, data: heard.append(data["state"]), topic="job_status")
+    job_id = submit(psij, "echo begun; sleep 1000", attributes={"custom_attributes": {"slurm.requeue": True}})
+    wait_until(partial(is_active, psij, job_id), PATIENCE_S)
+    slurm.run("scontrol", "requeue", native_id(psij, job_id))
+    wait_until(lambda: state_of(psij, job_id) == "QUEUED", PATIENCE_S)
+    assert not set(heard) & set(FINAL)
+    psij.cancel_job(job_id)
+    assert ended(psij, job_id)["state"] == "CANCELED"
 
 
 def test_what_slurm_refuses_is_said_in_its_words_and_nothing_is_left(psij: Any) -> None:

@@ -225,6 +225,22 @@ def test_a_failure_does_not_wait_for_ever_for_a_reason(site: Site) -> None:
     assert site.status() is JobStatus.FAILED
 
 
+def test_a_job_that_was_ended_by_a_signal_may_be_started_again(site: Site) -> None:
+    site.states = {"17": RUNNING}
+    site.has_ended(143, "15")
+    for _ in range(3):
+        assert site.status() is JobStatus.RUNNING
+        site.now += batch.SETTLE_S
+    site.states = {"17": PENDING}
+    assert site.status() is JobStatus.PENDING
+    site.states = {"17": RUNNING}
+    site.has_ended(143, "15")
+    assert site.status() is JobStatus.RUNNING
+    site.now += batch.REQUEUE_S
+
+    assert site.status() is JobStatus.FAILED
+
+
 def test_without_a_record_the_accounting_says_it_and_then_the_scheduler(site: Site) -> None:
     site.has_begun()
     site.states = {"17": DONE}

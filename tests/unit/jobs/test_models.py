@@ -17,7 +17,6 @@ from orbit_jobs.models import (
     JobStatus,
     JobStatusResult,
     JobValidationError,
-    exit_code_of,
     status_of_all,
     validation_error_of,
 )
@@ -93,15 +92,6 @@ def test_many_are_no_better_than_the_worst_of_them() -> None:
     assert status_of_all([pending, good]) is running and status_of_all([running, bad]) is running
     assert status_of_all([good, good]) is good and status_of_all([good, bad, unknown]) is bad
     assert status_of_all([good, unknown, ended]) is unknown and status_of_all([good, ended]) is ended
-
-
-def test_the_exit_code_of_one_who_waits_is_the_jobs() -> None:
-    def code(status: JobStatus, **detail: int) -> int:
-        return exit_code_of(JobStatusResult.of(HANDLE, status, **detail))
-
-    assert code(JobStatus.SUCCESSFUL) == 0 and code(JobStatus.FAILED, exit_code=7) == 7
-    assert code(JobStatus.FAILED, signal=9) == 137 and code(JobStatus.FAILED, exit_code=0) == 1
-    assert code(JobStatus.FINISHED_UNKNOWN) == 1 and code(JobStatus.CANCELLED) == 1
 
 
 def test_what_is_wrong_with_a_job_arrives_at_the_caller_as_it_was() -> None:

@@ -6,7 +6,18 @@ from dataclasses import replace
 
 import pytest
 
-from orbit_psij.progress import LEFT_BEHIND_S, OF_END, RECORD_S, SILENCE_S, Seen, end_of, interval_s, state_of, wants_accounting
+from orbit_psij.progress import (
+    LEFT_BEHIND_S,
+    OF_END,
+    RECORD_S,
+    REQUEUED_S,
+    SILENCE_S,
+    Seen,
+    end_of,
+    interval_s,
+    state_of,
+    wants_accounting,
+)
 from orbit_zmq.batch.exit_record import ExitRecord
 from orbit_zmq.batch.outcome import NativeState, Outcome
 from orbit_zmq.batch.states import State
@@ -72,6 +83,13 @@ def test_a_job_that_has_ended_is_not_running_though_its_node_cannot_say_so() -> 
     seen = Seen(said("RUNNING", started=900.0), DONE)
     assert ended_as(seen, now=NOW) is None
     assert ended_as(seen, now=NOW - 1 + LEFT_BEHIND_S) == "COMPLETED"
+
+
+def test_a_job_that_a_signal_has_ended_may_be_about_to_be_started_again() -> None:
+    killed = replace(DONE, exit_code=143, signal=15)
+    seen = Seen(said("RUNNING", "COMPLETING", started=900.0), killed)
+    assert ended_as(seen, now=NOW - 1 + LEFT_BEHIND_S) is None
+    assert ended_as(seen, now=NOW - 1 + REQUEUED_S) == "FAILED"
 
 
 def test_the_end_of_an_earlier_run_is_none_of_a_requeued_job() -> None:

@@ -112,7 +112,7 @@ def test_a_launcher_of_psij_is_called_with_the_files_that_the_wrapper_keeps_open
     assert launched(JobSpec.of({"executable": "/bin/date", "arguments": ["+%s"]}), "j1") == ["/bin/date", "+%s"]
 
 
-TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=20)
+TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
 PLAIN = st.text("abcXYZ019 _-./é", min_size=1, max_size=20)
 SPECS = st.fixed_dictionaries(
     {"executable": TEXT.filter(bool)},
