@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -42,7 +42,7 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
 class EventStream(StreamingResponse):
     """The answer to one reader, until either side ends it, or the reader may not hear any more."""
 
-    def __init__(self, feed: Feed, reader: Reader, first: list[bytes], check: Callable[[], Awaitable[object]]) -> None:
+    def __init__(self, feed: Feed, reader: Reader, first: Iterable[bytes], check: Callable[[], Awaitable[object]]) -> None:
         super().__init__(self._frames(reader, first), headers=HEADERS, media_type="text/event-stream")
         self._feed, self._reader, self._check = feed, reader, check
 
@@ -52,7 +52,7 @@ class EventStream(StreamingResponse):
         finally:
             self._feed.remove(self._reader)
 
-    async def _frames(self, reader: Reader, first: list[bytes]) -> AsyncIterator[bytes]:
+    async def _frames(self, reader: Reader, first: Iterable[bytes]) -> AsyncIterator[bytes]:
         yield b"retry: %d\n" % RETRY_MS
         for frames in first:
             yield frames

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -357,6 +358,50 @@ def test_a_reader_that_had_heard_nothing_before_the_kill_gets_what_happened_mean
     wait_until(heard_all(reader, 20))
 
     assert reader.numbers == list(range(20))
+
+
+def test_readers_go_on_while_the_disk_is_full_and_a_kill_after_it_loses_nothing(site: Site) -> None:
+    session = site.lab.client().get_plugin("hpc1", "test")
+    reader = site.reader(reconnects=True)
+    session.tell(first=0, count=10)
+    wait_until(heard_all(reader, 10))
+
+    def written_bytes() -> int:
+        return max(path.stat().st_size for path in (site.lab.place / "state" / "gateway").glob("*.index"))
+
+    size = written_bytes()
+    before = resource.prlimit(site.gateway.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    session.tell(first=10, count=100, per_s=100)
+    wait_until(heard_all(reader, 110))
+    assert written_bytes() == size
+    resource.prlimit(site.gateway.pid, resource.RLIMIT_FSIZE, before)
+    session.tell(first=110, count=300, per_s=100)  # for longer than from one attempt to write to the next
+    wait_until(heard_all(reader, 410))
+    os.kill(site.gateway.pid, signal.SIGKILL)
+    site.gateway.wait()
+    session.tell(first=410, count=10)
+    site.restart_gateway()
+    wait_until(heard_all(reader, 420))
+
+    assert reader.numbers == list(range(420)) and reader.ids == list(range(reader.ids[0], reader.ids[0] + 420))
+    assert not reader.of("missed")
+
+
+def test_a_damaged_index_is_told_and_the_gateway_goes_on(site: Site) -> None:
+    session = site.lab.client().get_plugin("hpc1", "test")
+    reader = site.reader(reconnects=True)
+    session.tell(first=0, count=10)
+    wait_until(heard_all(reader, 10))
+    os.kill(site.gateway.pid, signal.SIGKILL)
+    site.gateway.wait()
+    for path in (site.lab.place / "state" / "gateway").glob("*.index"):
+        path.write_bytes(b"\x00nothing like an index" + path.read_bytes()[: path.stat().st_size // 2])
+    site.restart_gateway()
+    wait_until(lambda: reader.of("missed"))
+    session.tell(first=10, count=10)
+    wait_until(lambda: 19 in reader.numbers)
+
+    assert "index-damaged" in site.lab.log_of("gateway")
 
 
 def test_a_broker_that_is_killed_is_not_noticed_by_readers(site: Site) -> None:
