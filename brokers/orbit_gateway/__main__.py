@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import fcntl
 import os
 import signal
@@ -15,6 +16,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,13 @@ import uvicorn
 
 from orbit_gateway.app import PARTS, Gateway, Options, check_parts, make_app
 from orbit_gateway.backend import Backend
-from orbit_gateway.guard import GuardedProtocol
+from orbit_gateway.guard import HEAD_S, GuardedProtocol
 from orbit_gateway.tls import Certificate, certificate_for, given_certificate, is_loopback
 from orbit_gateway.users import make_identifier
 from orbit_zmq import __version__
 from orbit_zmq.allocator import limit_arenas
 from orbit_zmq.cli.main import failed
-from orbit_zmq.errors import AddressTaken, Conflict, InvalidArgument, OrbitError
+from orbit_zmq.errors import AddressTaken, Conflict, InvalidArgument, NotPermitted, OrbitError
 from orbit_zmq.exit_with_parent import say_failed, say_ready, watch_parent
 from orbit_zmq.log import configure_logging, get_logger
 from orbit_zmq.paths import gateway_dir
@@ -39,6 +41,7 @@ BACKLOG = 2_048
 HEADER_BYTES = 32_768  # of one request's head
 CONNECTIONS = 2_048
 KEEP_ALIVE_S = 30  # between two requests of one connection
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 GRACE_S = 3  # for requests to end when the gateway does
 
 log = get_logger("orbit_gateway")
@@ -52,10 +55,20 @@ def main() -> int:
         limit_arenas()
         asyncio.run(run(arguments))
     except OrbitError as error:
-        if not sys.stdout.isatty():  # who waits for the ready line reads it there
-            say_failed(error)
-        return failed(error, sys.argv[1:])
+        return _failed(error)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        return _failed(
+            NotPermitted(f"The gateway's state cannot be written: {error}.", hint="Make room, or set ORBIT_STATE_DIR.")
+        )
     return 0
+
+
+def _failed(error: OrbitError) -> int:
+    if not sys.stdout.isatty():  # who waits for the ready line reads it there
+        say_failed(error)
+    return failed(error, sys.argv[1:])
 
 
 async def run(arguments: argparse.Namespace) -> None:
@@ -113,6 +126,9 @@ class Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.config.is_ssl:
+            loop = asyncio.get_running_loop()  # uvicorn itself would wait a minute for a silent peer
+            loop.create_server = partial(loop.create_server, ssl_handshake_timeout=HEAD_S)  # type: ignore[method-assign]
         await super().startup(sockets)
         if self.started:
             self._on_ready()

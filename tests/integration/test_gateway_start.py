@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -119,6 +120,13 @@ def test_what_is_wrong_is_said_at_the_start(shell: Shell, lab: Lab) -> None:
     assert part.returncode == 2 and "nope" in part.stderr
     address = shell.run("gateway", "start", "--http", "here")
     assert address.returncode == 2 and "is no PORT or HOST:PORT" in address.stderr
+
+
+def test_a_gateway_without_room_for_its_state_says_so(lab: Lab) -> None:
+    shell = ["sh", "-c", 'ulimit -f 0; exec "$0" "$@"', sys.executable, "-m", "orbit_gateway", "--url", lab.url, "--http", "0"]
+    done = subprocess.run(shell, env=lab.environment, capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 4 and "cannot be written" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_broker_whose_gateway_cannot_start_ends_and_says_why(shell: Shell, lab: Lab) -> None:
