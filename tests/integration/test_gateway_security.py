@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import socket
 import ssl
 import subprocess
 import time
@@ -14,7 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
-from gateway_site import Site, gateway_site
+from gateway_site import ALL, Site, gateway_site
 from lab import wait_until
 
 from orbit_zmq.security.tokens import TokenList
@@ -147,6 +148,17 @@ def test_a_token_reaches_the_endpoints_and_plugins_that_it_names(site: Site) -> 
     refused(one.get("/hpc1/math/version"), 403, "not-permitted")
     assert one.get("/endpoints").json()["endpoints"][0]["plugins"] == ["sysinfo"]
     assert not [path for path in one.get("/openapi.json").json()["paths"] if path.startswith("/hpc1/math")]
+
+
+def test_a_token_that_is_limited_to_a_part_ends_nothing_that_is_more(site: Site) -> None:
+    one_plugin = site.asking(site.lab.token("one-plugin", plugins=("math",), rights=ALL))
+    one_endpoint = site.asking(site.lab.token("one-endpoint", endpoints=("hpc2",), rights=("run", "admin")))
+
+    for asking in (one_plugin, one_endpoint):
+        refused(asking.post("/endpoint/disconnect/hpc1"), 403, "not-permitted")
+        refused(asking.post("/broker/terminate"), 403, "not-permitted")
+        assert "/broker/terminate" not in asking.get("/openapi.json").json()["paths"]
+    refused(one_endpoint.post("/endpoint/disconnect/hpc2"), 404, "not-found")
 
 
 def test_the_session_of_another_user_does_not_exist(site: Site) -> None:
@@ -356,6 +368,7 @@ def test_a_body_that_stands_still_is_not_waited_for(site: Site) -> None:
 
 def test_on_the_network_it_speaks_tls_with_a_certificate_whose_fingerprint_it_has_told() -> None:
     with gateway_site(http="0.0.0.0:0") as site:
+        silent = socket.create_connection(("127.0.0.1", int(site.netloc.rpartition(":")[2])), 30)
         told = site.gateway.ready["fingerprint"]
         port = site.netloc.rpartition(":")[2]
         pem = ssl.get_server_certificate(("127.0.0.1", int(port)))
@@ -371,6 +384,8 @@ def test_on_the_network_it_speaks_tls_with_a_certificate_whose_fingerprint_it_ha
             command = ["openssl", "x509", "-noout", "-fingerprint", "-sha256", "-in", str(kept / "gateway.crt")]
             assert told in subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
         assert "; secure" in site.asking(site.token).post("/auth").headers["set-cookie"].lower()
+        with silent:
+            assert silent.recv(1) == b""  # who does not even begin is not waited for
 
 
 @pytest.mark.long
