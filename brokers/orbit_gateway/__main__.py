@@ -42,7 +42,7 @@ HEADER_BYTES = 32_768  # of one request's head
 CONNECTIONS = 2_048
 KEEP_ALIVE_S = 30  # between two requests of one connection
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
-GRACE_S = 3  # for requests to end when the gateway does
+GRACE_S = 2  # for requests to end when the gateway does; what else there is to end takes less than a second
 
 log = get_logger("orbit_gateway")
 

@@ -268,7 +268,7 @@ class Hub:
         self.index = Index(directory)
         self.events = self.missed = self.cut_off = 0
         self._feeds: dict[str, tuple[Feed, asyncio.Task[None]]] = {}
-        self._is_closed = False
+        self.is_closed = False
 
     async def run(self) -> None:
         """Go on where an earlier process has ended, and tell readers of the topology, until canceled."""
@@ -295,7 +295,7 @@ class Hub:
 
     def close(self) -> None:
         """End all streams; their readers come back when there is a gateway again."""
-        self._is_closed = True
+        self.is_closed = True
         for feed, task in self._feeds.values():
             task.cancel()
             for reader in tuple(feed.readers):
@@ -314,7 +314,7 @@ class Hub:
 
     async def open(self, reader: Reader, after: int | None) -> tuple[Feed, Iterable[bytes]]:
         """The feed of a reader's user with the reader in it, and the frames that come first."""
-        if self._is_closed:
+        if self.is_closed:
             raise ShuttingDown("the gateway is ending")
         await self.backend.client(reader.identity.user)
         feed = self._feed_of(reader.identity.user)

@@ -303,6 +303,8 @@ def test_a_stream_that_breaks_is_not_taken_for_a_whole_one(site: Site) -> None:
             pass
 
     assert site.http.get("/hpc1/test/version").status_code == 200
+    wait_until(lambda: "answer-broken-off" in site.lab.log_of("gateway"))
+    assert "Traceback" not in site.lab.log_of("gateway")
 
 
 # Errors
@@ -461,6 +463,29 @@ def test_the_ids_of_a_request_are_in_the_endpoints_log_and_in_the_answer(site: S
     assert {line["event"] for line in lines} == {"written-here", "written-in-a-thread"}
     assert all(line["trace"] == f"mine-17 {trace}" for line in lines)
     assert site.http.get("/endpoints").headers["x-request-id"]
+
+
+def test_a_gateway_that_ends_answers_its_calls_and_breaks_its_streams_off(lab: Lab) -> None:
+    lab.start_endpoint("hpc1")
+    gateway = lab.start_gateway("--only", "rest,sse")
+    http = lab.stack.enter_context(httpx.Client(base_url=gateway.ready["http"], timeout=60))
+    http.headers["Authorization"] = f"Bearer {lab.token()}"
+    answers: list[httpx.Response] = []
+    call = threading.Thread(target=lambda: answers.append(http.get("/hpc1/test/sleep", params={"seconds": 25})))
+    call.start()
+    with http.stream("GET", "/hpc1/test/produce", params={"total_bytes": 1 << 30, "pause_s": 0.05}) as download:
+        pieces = download.iter_raw()
+        assert next(pieces)
+        wait_until(lambda: {one.name: one.facts.load for one in lab.client().endpoints()}["hpc1"].get("running") == 2)
+        gateway.terminate()
+
+        with pytest.raises(httpx.RemoteProtocolError):
+            for _ in pieces:
+                pass
+    call.join(30)
+    assert gateway.wait() == 0
+    assert [envelope(answer, 503, "shutting-down")["transient"] for answer in answers] == [True]
+    assert "Traceback" not in lab.log_of("gateway")
 
 
 # Rights

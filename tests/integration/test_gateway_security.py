@@ -25,7 +25,7 @@ EVENTS = "/events?topic=nothing"
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
-    with gateway_site() as made:
+    with gateway_site(plugins="math,sysinfo,test") as made:
         yield made
 
 
@@ -99,6 +99,19 @@ def test_the_end_of_a_token_is_the_end_of_its_streams(site: Site) -> None:
             with suppress(httpx.RemoteProtocolError):  # cut off in the middle
                 assert sum(len(piece) for piece in stream) < 10_000  # to its end
     assert "Traceback" not in site.lab.log_of("gateway")
+
+
+def test_what_a_token_was_receiving_when_it_ended_is_not_taken_for_whole(site: Site) -> None:
+    session = site.http.post("/hpc1/test/register_session", json={}).json()["sid"]
+    path = f"/hpc1/test/produce/{session}?total_bytes=1000000000&pause_s=0.05"
+    with site.asking(site.lab.token("receives")).stream("GET", path) as stream:
+        pieces = stream.iter_raw()
+        assert next(pieces)
+        tokens(site).revoke("receives")
+
+        with pytest.raises(httpx.RemoteProtocolError):
+            for _ in pieces:
+                pass
 
 
 def test_the_end_of_a_token_is_the_end_of_its_browsers(site: Site) -> None:

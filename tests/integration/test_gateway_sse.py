@@ -231,6 +231,23 @@ def test_whose_token_is_revoked_hears_nothing_more(site: Site) -> None:
     assert leaver.numbers == list(range(5)) and leaver.of("closed") == [{"reason": "auth-required"}]
 
 
+def test_whose_token_is_revoked_is_told_so_while_nothing_happens(site: Site) -> None:
+    leaver = site.reader(token=site.lab.token("leaver"), topic="nothing")
+    TokenList(gateway_dir()).revoke("leaver")
+
+    wait_until(lambda: leaver.of("closed"))
+    assert leaver.of("closed") == [{"reason": "auth-required"}]
+
+
+def test_who_asks_for_the_head_alone_is_given_no_stream(site: Site) -> None:
+    with requests.Session() as http:
+        http.headers["Authorization"] = f"Bearer {site.token}"
+        head = http.head(f"{site.url}/events", timeout=20)
+
+        assert head.status_code == 200 and head.headers["content-type"].startswith("text/event-stream")
+        assert http.get(f"{site.url}/endpoints", timeout=20).status_code == 200
+
+
 def test_a_change_of_the_topology_is_told(site: Site) -> None:
     reader = site.reader()
     second = site.lab.start_endpoint("hpc2")
