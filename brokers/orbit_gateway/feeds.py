@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import chain, product
+from itertools import chain, islice, product
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +64,15 @@ class Reader:
     size: int = 0
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     reason: str = ""  # why it is ended
+    reach: frozenset[tuple[str, str]] = frozenset()  # (endpoint, instance): what its last view of the topology had
+
+    def may_hear(self, key: Key) -> bool:
+        """By the name of the instance, or, as the view knows it, by that of its type."""
+        return self.identity.may_reach(key[0], key[1]) or key[:2] in self.reach
 
     def takes(self, key: Key) -> bool:
         """Whether an event is one of those that were asked for and may be had."""
-        return any(one in self.wants for one in _keys_of(key)) and self.identity.may_reach(key[0], key[1])
+        return any(one in self.wants for one in _keys_of(key)) and self.may_hear(key)
 
     def put(self, frame: bytes) -> bool:
         """Queue a frame; False where there is no room, which ends the reader."""
@@ -236,7 +241,7 @@ class Feed:
         is_missed = not entry.key[3]
         wanted = self.readers if is_missed else {one for key in _keys_of(entry.key) for one in self._views.get(key, ())}
         for reader in list(wanted):
-            if not reader.identity.may_reach(entry.key[0], entry.key[1]):
+            if not reader.may_hear(entry.key):
                 continue
             if self.give(reader, entry.frame):
                 woken.add(reader)
@@ -256,8 +261,8 @@ class Feed:
         frames = [entry for entry in self._kept if entry.id > after]
         gone = len(self._gone) - bisect_right(self._gone, after)
         first = [missed_frame(gone, None, None if frames else self._gone[-1])] if gone else []
-        wanted = [entry.frame for entry in frames if not entry.key[3] or reader.takes(entry.key)]
-        return chain(first, (b"".join(wanted[at : at + SLICE]) for at in range(0, len(wanted), SLICE)))
+        wanted = (entry.frame for entry in frames if not entry.key[3] or reader.takes(entry.key))
+        return chain(first, iter(lambda: b"".join(islice(wanted, SLICE)), b""))
 
 
 class Hub:
@@ -326,11 +331,12 @@ class Hub:
         last = self.index.last if after is None else None
         slices = feed.add(reader, after)  # first, so that no change of the topology is between the view and the news
         try:
-            topology = {"topic": "topology", "data": await endpoint_list(self.backend, reader.identity)}
+            view = await endpoint_list(self.backend, reader.identity)
         except BaseException:
             feed.remove(reader)
             raise
-        return feed, chain([frame_of(topology, last)], slices)
+        reader.reach = _reach_of(view)
+        return feed, chain([frame_of({"topic": "topology", "data": view}, last)], slices)
 
     def _feed_of(self, user: str) -> Feed:
         known = self._feeds.get(user)
@@ -350,7 +356,7 @@ class Hub:
                 self.index.forget(user)
 
     async def _tell_topology(self, feed: Feed) -> None:
-        frames: dict[tuple[tuple[str, ...], tuple[str, ...]], bytes] = {}
+        frames: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[bytes, frozenset[tuple[str, str]]]] = {}
         for reader in tuple(feed.readers):
             identity = reader.identity
             scope = (identity.endpoints, identity.plugins)
@@ -359,9 +365,14 @@ class Hub:
                     view = await endpoint_list(self.backend, identity)
                 except OrbitError:
                     return  # the broker is away; its return is news
-                frames[scope] = frame_of({"topic": "topology", "data": view}, None)
-            if reader in feed.readers and feed.give(reader, frames[scope]):
+                frames[scope] = frame_of({"topic": "topology", "data": view}, None), _reach_of(view)
+            frame, reader.reach = frames[scope]
+            if reader in feed.readers and feed.give(reader, frame):
                 reader.wake.set()
+
+
+def _reach_of(view: dict[str, Any]) -> frozenset[tuple[str, str]]:
+    return frozenset((name, plugin) for name, entry in view["endpoints"].items() for plugin in entry["plugins"])
 
 
 def _keys_of(key: Key) -> Iterator[Key]:

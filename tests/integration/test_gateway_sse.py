@@ -208,6 +208,19 @@ def test_a_reader_hears_what_its_filters_take(site: Site) -> None:
     assert (wrong.status_code, wrong.json()["code"]) == (400, "invalid-argument")
 
 
+def test_a_token_for_a_type_of_plugin_hears_its_instances(site: Site) -> None:
+    site.lab.start_endpoint("hpc2", plugins="test:left,math")
+    left, math = (site.lab.client().get_plugin("hpc2", plugin) for plugin in ("left", "math"))
+    heard = site.reader(token=site.lab.token("of-type", plugins=("test",)))
+    math.add(a=1, b=2)
+    left.tell(first=0, count=5)
+    wait_until(heard_all(heard, 5))
+    again = site.reader(token=site.lab.token("of-type-too", plugins=("test",)), last=0)
+    wait_until(heard_all(again, 5))
+
+    assert {event["plugin"] for event in [*heard.events, *again.events]} == {"left"}
+
+
 def test_nobody_hears_another_users_events(site: Site) -> None:
     other = site.reader(token=site.lab.token("other", user="somebody"))
     elsewhere = site.reader(token=site.lab.token("elsewhere", endpoints=("hpc9",)))
