@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import fcntl
 import os
+import resource
 import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +25,13 @@ import uvicorn
 
 from orbit_gateway.app import PARTS, Gateway, Options, check_parts, make_app
 from orbit_gateway.backend import Backend
-from orbit_gateway.guard import GuardedProtocol
+from orbit_gateway.guard import HEAD_S, GuardedProtocol
 from orbit_gateway.tls import Certificate, certificate_for, given_certificate, is_loopback
 from orbit_gateway.users import make_identifier
 from orbit_zmq import __version__
 from orbit_zmq.allocator import limit_arenas
 from orbit_zmq.cli.main import failed
-from orbit_zmq.errors import AddressTaken, Conflict, InvalidArgument, OrbitError
+from orbit_zmq.errors import AddressTaken, Conflict, InvalidArgument, NotPermitted, OrbitError
 from orbit_zmq.exit_with_parent import say_failed, say_ready, watch_parent
 from orbit_zmq.log import configure_logging, get_logger
 from orbit_zmq.paths import gateway_dir
@@ -37,9 +40,11 @@ from orbit_zmq.place import find_broker
 STUCK_MS = 30_000  # a peer that takes nothing for so long is cut off by the kernel
 BACKLOG = 2_048
 HEADER_BYTES = 32_768  # of one request's head
-CONNECTIONS = 2_048
+RESERVED = 64  # descriptors that are not for connections
+COMPLAIN_S = 10.0
 KEEP_ALIVE_S = 30  # between two requests of one connection
-GRACE_S = 3  # for requests to end when the gateway does
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+GRACE_S = 2  # for requests to end when the gateway does; what else there is to end takes less than a second
 
 log = get_logger("orbit_gateway")
 
@@ -50,16 +55,28 @@ def main() -> int:
     try:
         configure_logging(arguments.log_level, arguments.log_format, arguments.log_file)
         limit_arenas()
+        GuardedProtocol.most = min(GuardedProtocol.most, _descriptors() - RESERVED)
         asyncio.run(run(arguments))
     except OrbitError as error:
-        if not sys.stdout.isatty():  # who waits for the ready line reads it there
-            say_failed(error)
-        return failed(error, sys.argv[1:])
+        return _failed(error)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        return _failed(
+            NotPermitted(f"The gateway's state cannot be written: {error}.", hint="Make room, or set ORBIT_STATE_DIR.")
+        )
     return 0
+
+
+def _failed(error: OrbitError) -> int:
+    if not sys.stdout.isatty():  # who waits for the ready line reads it there
+        say_failed(error)
+    return failed(error, sys.argv[1:])
 
 
 async def run(arguments: argparse.Namespace) -> None:
     """Listen and serve until the end."""
+    asyncio.get_running_loop().set_exception_handler(_complainer())
     directory = gateway_dir()
     lock = _only_one(directory)
     listener, host = _listen(arguments.http)
@@ -81,7 +98,7 @@ async def run(arguments: argparse.Namespace) -> None:
             proxy_headers=False,
             h11_max_incomplete_event_size=HEADER_BYTES,
             timeout_keep_alive=KEEP_ALIVE_S,
-            limit_concurrency=CONNECTIONS,
+            backlog=1,  # of one turn of asyncio's: without descriptors it tries and complains so often at once
             timeout_graceful_shutdown=GRACE_S,
             ssl_certfile=certificate.certificate if certificate else None,
             ssl_keyfile=certificate.key if certificate else None,
@@ -113,7 +130,12 @@ class Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.config.is_ssl:
+            loop = asyncio.get_running_loop()  # uvicorn itself would wait a minute for a silent peer
+            loop.create_server = partial(loop.create_server, ssl_handshake_timeout=HEAD_S)  # type: ignore[method-assign]
         await super().startup(sockets)
+        for one in sockets or ():
+            one.listen(BACKLOG)
         if self.started:
             self._on_ready()
 
@@ -132,6 +154,29 @@ async def _serve(server: Server, listener: socket.socket, backend: Backend) -> N
     if refused.done():
         await refused
     refused.cancel()
+
+
+def _descriptors() -> int:
+    """How many files and connections this process may have open; as many as it may allow itself."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard if hard != resource.RLIM_INFINITY else 1 << 20
+
+
+def _complainer() -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
+    """What asyncio cannot raise anywhere; that there are no descriptors left is said once in a while."""
+    again_at = 0.0
+
+    def complain(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        nonlocal again_at
+        fault = context.get("exception")
+        if not isinstance(fault, OSError) or fault.errno not in (errno.EMFILE, errno.ENFILE):
+            loop.default_exception_handler(context)
+        elif loop.time() >= again_at:
+            again_at = loop.time() + COMPLAIN_S
+            log.error("no-descriptors-left", reason=str(fault), effect="new connections wait")
+
+    return complain
 
 
 def _teller(gateway: Gateway, certificate: Certificate | None) -> Callable[[], None]:

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from orbit_zmq.errors import Canceled, InternalError, InvalidArgument, NotFound, OrbitError, RemoteError
+from orbit_zmq.errors import Canceled, InternalError, InvalidArgument, NotFound, OrbitError, RemoteError, TooLarge
 from orbit_zmq.log import get_logger
 from orbit_zmq.wire.body import pack_body
 
@@ -27,7 +27,7 @@ MSGPACK_TYPES = (MSGPACK, "application/x-msgpack", "application/vnd.msgpack")
 OCTETS = "application/octet-stream"
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 RETRY_AFTER_S = 1
-ABOUT_ARGUMENTS = (ArithmeticError, LookupError, TypeError, ValueError)  # rebuilt from what the endpoint says
+ABOUT_ARGUMENTS = (ArithmeticError, ValueError)  # of the code that was called; other exceptions are faults of it
 CODE = "orbit.error"  # in the scope, for whoever counts
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -35,11 +35,16 @@ log = get_logger("orbit_gateway")
 
 
 def to_json(value: object) -> bytes:
-    """A value as JSON: bytes as base64 text, what is no number as null."""
+    """A value as JSON: bytes as base64 text, what is no number as null. TooLarge for one that is nested too deeply."""
     try:
-        return _dumps(value)
-    except (ValueError, TypeError):
-        return _dumps(_presentable(value))
+        try:
+            return _dumps(value)
+        except (ValueError, TypeError):
+            return _dumps(_presentable(value))
+    except RecursionError:
+        raise TooLarge(
+            "the answer is nested too deeply for JSON", hint="Ask for it with Accept: application/msgpack."
+        ) from None
 
 
 def answer(value: object, request: Request, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -61,9 +66,10 @@ def error_answer(error: OrbitError, request: Request, *, status: int = 0, header
         "hint": error.hint,
         "transient": error.transient,
     }
-    for name, fact in (("details", error.details), ("type", error.remote_type), ("traceback", error.remote_traceback)):
-        if fact:
-            envelope[name] = fact
+    if error.details:
+        envelope["details"] = error.details
+    if error.remote_type:  # else the traceback is of our own code, which nobody can do anything about
+        envelope |= {"type": error.remote_type, "traceback": error.remote_traceback}
     more = dict(headers or {})
     if status == 503:
         more["Retry-After"] = str(RETRY_AFTER_S)

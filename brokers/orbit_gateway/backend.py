@@ -11,12 +11,15 @@ from typing import Any
 
 from orbit_zmq import AsyncClient
 from orbit_zmq.environment import environment_facts
+from orbit_zmq.errors import BrokerUnreachable
 from orbit_zmq.place import Place
 from orbit_zmq.transport.async_port import AsyncPort
 from orbit_zmq.transport.link import Link
 
 USERS = 1_024  # clients that are remembered
 CONNECT_S = 2.0
+AWAY_S = 3.0  # a request waits so long for a broker that is away: it may only have been started again
+LOOK_S = 0.05
 
 
 class GatewayParty:
@@ -70,6 +73,18 @@ class Backend:
                 del self._clients[next(iter(self._clients))]
             client = self._clients[user] = AsyncClient.over(self.link, on_behalf_of=user)
         return client
+
+    async def client(self, user: str, within_s: float = AWAY_S) -> AsyncClient:
+        """The same once the broker is there; BrokerUnreachable where it stays away for so long, and nothing was sent to it."""
+        ends_at = self._loop.time() + min(within_s, AWAY_S)
+        while not self.link.is_up:
+            if self._loop.time() >= ends_at:
+                raise BrokerUnreachable(
+                    f"the gateway's broker is away: {self.link.obstacle().message}",
+                    hint="Nothing was done. Try again in a moment.",
+                )
+            await asyncio.sleep(LOOK_S)
+        return self.client_of(user)
 
     async def wait_until_refused(self) -> None:
         """Return when the broker will not have this gateway any more; raise why."""

@@ -11,25 +11,29 @@ import time
 from array import array
 from bisect import bisect_right, insort
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import chain, islice, product
 from pathlib import Path
+from typing import Any
 
 from orbit_gateway.answers import to_json
 from orbit_gateway.backend import Backend
 from orbit_gateway.identity import Identity
 from orbit_gateway.index import RETAIN_S, Index
 from orbit_gateway.views import endpoint_list
-from orbit_zmq.errors import BrokerUnreachable, OrbitError, ProtocolError, ShuttingDown
+from orbit_zmq.errors import BrokerUnreachable, OrbitError, ProtocolError, ShuttingDown, TooLarge
 from orbit_zmq.log import get_logger
 from orbit_zmq.rules.heard import Heard, Missed
 from orbit_zmq.wire.body import unpack_body
 
 RETAIN_BYTES = 64 << 20  # of one user's frames
+RETAIN_ALL_BYTES = 256 << 20  # of all users' frames; each has an equal part
 QUEUE_FRAMES = 16_384  # of one reader; frames are shared, so this is mostly references
 QUEUE_BYTES = 16 << 20
+TAKE_BYTES = 1 << 20  # what is handed to a connection at once
+SLICE = 256  # frames of the past, likewise
 GONE_IDS = 1 << 20
 LOOK_S = 15.0
 READY_S = 10.0  # for a user's events to be listened to
@@ -60,10 +64,15 @@ class Reader:
     size: int = 0
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     reason: str = ""  # why it is ended
+    reach: frozenset[tuple[str, str]] = frozenset()  # (endpoint, instance): what its last view of the topology had
+
+    def may_hear(self, key: Key) -> bool:
+        """By the name of the instance, or, as the view knows it, by that of its type."""
+        return self.identity.may_reach(key[0], key[1]) or key[:2] in self.reach
 
     def takes(self, key: Key) -> bool:
         """Whether an event is one of those that were asked for and may be had."""
-        return any(one in self.wants for one in _keys_of(key)) and self.identity.may_reach(key[0], key[1])
+        return any(one in self.wants for one in _keys_of(key)) and self.may_hear(key)
 
     def put(self, frame: bytes) -> bool:
         """Queue a frame; False where there is no room, which ends the reader."""
@@ -75,10 +84,18 @@ class Reader:
         return True
 
     def take(self) -> bytes:
-        self.wake.clear()
-        data = b"".join(self.queue)
-        self.queue.clear()
-        self.size = 0
+        """What waits; where that is much, a part of it, and `wake` stays set."""
+        if self.size <= TAKE_BYTES:
+            self.wake.clear()
+            data = b"".join(self.queue)
+            self.queue.clear()
+        else:
+            taken, size = [], 0
+            while self.queue and size < TAKE_BYTES:
+                taken.append(self.queue.popleft())
+                size += len(taken[-1])
+            data = b"".join(taken)
+        self.size -= len(data)
         return data
 
     def end(self, reason: str) -> None:
@@ -110,14 +127,16 @@ class Feed:
                 await self._listen()
             except OrbitError as error:
                 log.warning("events-not-heard", user=self.user, code=error.code, reason=error.message)
+            except Exception:  # the top of a task: its readers would wait for ever
+                log.exception("feed-failed", user=self.user)
             await asyncio.sleep(PAUSE_S)
 
-    def add(self, reader: Reader, after: int | None) -> list[bytes]:
+    def add(self, reader: Reader, after: int | None) -> Iterator[bytes]:
         """A reader begins; what it has missed since that number, in slices of a fair size."""
         self.readers.add(reader)
         for key in reader.wants:
             self._views.setdefault(key, {})[reader] = None
-        return [] if after is None else self._since(reader, after)
+        return iter(()) if after is None else self._since(reader, after)
 
     def remove(self, reader: Reader) -> None:
         """A reader has gone. Harmless when it had."""
@@ -131,7 +150,8 @@ class Feed:
 
     def tick(self, now: float) -> None:
         """Forget what is too old or too much."""
-        while self._kept and (now - self._kept[0].at > RETAIN_S or self._kept_bytes > RETAIN_BYTES):
+        limit = self._hub.retain_bytes
+        while self._kept and (now - self._kept[0].at > RETAIN_S or self._kept_bytes > limit):
             entry = self._kept.popleft()
             self._kept_bytes -= len(entry.frame)
             insort(self._gone, entry.id)
@@ -203,40 +223,46 @@ class Feed:
         header = item.header
         if self._owed and header.id >= self._owed.get(item.incarnation, header.id + 1):
             del self._owed[item.incarnation]
-        try:
-            data = unpack_body(item.body, header.flags)
-        except ProtocolError as error:
-            log.warning("event-dropped", reason=error.message)
-            return None
         id_, is_new = index.number(self.user, item.incarnation, header.id)
         if self.ready.is_set() and not is_new:
             return None  # too late: who came back meanwhile has been told that it was missed
-        said = {"endpoint": item.endpoint, "plugin": header.plugin, "topic": header.operation, "data": data}
+        said: dict[str, Any] = {"endpoint": item.endpoint, "plugin": header.plugin, "topic": header.operation}
         meta = {"session": header.session, "number": header.id, "time": header.happened_at}
-        frame = frame_of({"topic": "notification", "data": said, "meta": meta}, id_)
+        try:
+            said["data"] = unpack_body(item.body, header.flags)
+            frame = frame_of({"topic": "notification", "data": said, "meta": meta}, id_)
+        except (ProtocolError, TooLarge) as error:
+            log.warning("event-not-shown", endpoint=item.endpoint, plugin=header.plugin, reason=error.message)
+            self._hub.missed += 1
+            return Entry(id_, (item.endpoint, "", "", ""), missed_frame(1, item.endpoint, id_), now)
         return Entry(id_, (item.endpoint, header.plugin, header.session, header.operation), frame, now)
 
     def _hand_on(self, entry: Entry, woken: set[Reader]) -> None:
         is_missed = not entry.key[3]
         wanted = self.readers if is_missed else {one for key in _keys_of(entry.key) for one in self._views.get(key, ())}
         for reader in list(wanted):
-            if not reader.identity.may_reach(entry.key[0], entry.key[1]):
+            if not reader.may_hear(entry.key):
                 continue
-            if reader.put(entry.frame):
+            if self.give(reader, entry.frame):
                 woken.add(reader)
-            else:
-                self.remove(reader)
-                self._hub.cut_off += 1
-                log.warning("reader-cut-off", user=self.user, token=reader.identity.name, frames=QUEUE_FRAMES)
 
-    def _since(self, reader: Reader, after: int) -> list[bytes]:
+    def give(self, reader: Reader, frame: bytes) -> bool:
+        """Queue a frame for a reader; False where it has not read for so long that it is ended."""
+        if reader.put(frame):
+            return True
+        self.remove(reader)
+        self._hub.cut_off += 1
+        log.warning("reader-cut-off", user=self.user, token=reader.identity.name, frames=QUEUE_FRAMES)
+        return False
+
+    def _since(self, reader: Reader, after: int) -> Iterator[bytes]:
         if after > self._hub.index.last:
-            return [missed_frame(None, None, self._hub.index.last)]  # another gateway's numbers
+            return iter([missed_frame(None, None, self._hub.index.last)])  # another gateway's numbers
         frames = [entry for entry in self._kept if entry.id > after]
         gone = len(self._gone) - bisect_right(self._gone, after)
-        slices = [missed_frame(gone, None, None if frames else self._gone[-1])] if gone else []
-        wanted = [entry.frame for entry in frames if not entry.key[3] or reader.takes(entry.key)]
-        return slices + [b"".join(wanted[at : at + 256]) for at in range(0, len(wanted), 256)]
+        first = [missed_frame(gone, None, None if frames else self._gone[-1])] if gone else []
+        wanted = (entry.frame for entry in frames if not entry.key[3] or reader.takes(entry.key))
+        return chain(first, iter(lambda: b"".join(islice(wanted, SLICE)), b""))
 
 
 class Hub:
@@ -247,7 +273,7 @@ class Hub:
         self.index = Index(directory)
         self.events = self.missed = self.cut_off = 0
         self._feeds: dict[str, tuple[Feed, asyncio.Task[None]]] = {}
-        self._is_closed = False
+        self.is_closed = False
 
     async def run(self) -> None:
         """Go on where an earlier process has ended, and tell readers of the topology, until canceled."""
@@ -274,7 +300,7 @@ class Hub:
 
     def close(self) -> None:
         """End all streams; their readers come back when there is a gateway again."""
-        self._is_closed = True
+        self.is_closed = True
         for feed, task in self._feeds.values():
             task.cancel()
             for reader in tuple(feed.readers):
@@ -286,20 +312,31 @@ class Hub:
         counts = {"events": self.events, "missed": self.missed, "cut_off": self.cut_off}
         return {"readers": readers, "users": len(self._feeds), **counts, "last_id": self.index.last}
 
-    async def open(self, reader: Reader, after: int | None) -> tuple[Feed, list[bytes]]:
+    @property
+    def retain_bytes(self) -> int:
+        """What each user's feed may keep."""
+        return min(RETAIN_BYTES, RETAIN_ALL_BYTES // max(1, len(self._feeds)))
+
+    async def open(self, reader: Reader, after: int | None) -> tuple[Feed, Iterable[bytes]]:
         """The feed of a reader's user with the reader in it, and the frames that come first."""
-        if self._is_closed:
+        if self.is_closed:
             raise ShuttingDown("the gateway is ending")
+        await self.backend.client(reader.identity.user)
         feed = self._feed_of(reader.identity.user)
         try:
             async with asyncio.timeout(READY_S):
                 await feed.ready.wait()
         except TimeoutError:
             raise BrokerUnreachable("the broker's events cannot be heard at the moment") from None
-        topology = {"topic": "topology", "data": await endpoint_list(self.backend, reader.identity)}
-        slices = feed.add(reader, after)
-        first = frame_of(topology, self.index.last if after is None else None)
-        return feed, [first, *slices]
+        last = self.index.last if after is None else None
+        slices = feed.add(reader, after)  # first, so that no change of the topology is between the view and the news
+        try:
+            view = await endpoint_list(self.backend, reader.identity)
+        except BaseException:
+            feed.remove(reader)
+            raise
+        reader.reach = _reach_of(view)
+        return feed, chain([frame_of({"topic": "topology", "data": view}, last)], slices)
 
     def _feed_of(self, user: str) -> Feed:
         known = self._feeds.get(user)
@@ -319,7 +356,7 @@ class Hub:
                 self.index.forget(user)
 
     async def _tell_topology(self, feed: Feed) -> None:
-        frames: dict[tuple[tuple[str, ...], tuple[str, ...]], bytes] = {}
+        frames: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[bytes, frozenset[tuple[str, str]]]] = {}
         for reader in tuple(feed.readers):
             identity = reader.identity
             scope = (identity.endpoints, identity.plugins)
@@ -328,9 +365,14 @@ class Hub:
                     view = await endpoint_list(self.backend, identity)
                 except OrbitError:
                     return  # the broker is away; its return is news
-                frames[scope] = frame_of({"topic": "topology", "data": view}, None)
-            if reader in feed.readers and reader.put(frames[scope]):
+                frames[scope] = frame_of({"topic": "topology", "data": view}, None), _reach_of(view)
+            frame, reader.reach = frames[scope]
+            if reader in feed.readers and feed.give(reader, frame):
                 reader.wake.set()
+
+
+def _reach_of(view: dict[str, Any]) -> frozenset[tuple[str, str]]:
+    return frozenset((name, plugin) for name, entry in view["endpoints"].items() for plugin in entry["plugins"])
 
 
 def _keys_of(key: Key) -> Iterator[Key]:

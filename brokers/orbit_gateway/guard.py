@@ -14,8 +14,10 @@ from http import HTTPStatus
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from orbit_zmq.errors import InvalidArgument
+from orbit_gateway.answers import RETRY_AFTER_S
+from orbit_zmq.errors import Busy, InvalidArgument, OrbitError
 
+CONNECTIONS = 2_048
 HEAD_S = 10.0  # from a connection, or the first byte of a request, to the end of its head
 BODY_S = 30.0  # without a byte of a body that somebody reads
 
@@ -23,11 +25,15 @@ BODY_S = 30.0  # without a byte of a body that somebody reads
 class GuardedProtocol(H11Protocol):
     """One connection."""
 
+    most = CONNECTIONS  # at once; the next ones are refused
     _timer: asyncio.TimerHandle | None = None
     _heard_at = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if len(self.connections) > self.most:
+            self._refuse(503, "as many connections are open as the gateway takes", Busy)
+            return
         self._heard_at = self.loop.time()
         self._timer = self.loop.call_later(HEAD_S, self._look)
 
@@ -77,17 +83,19 @@ class GuardedProtocol(H11Protocol):
         else:
             self._timer = self.loop.call_later(max(left_s, 1.0), self._look)
 
-    def _refuse(self, status: int, detail: str) -> None:
+    def _refuse(self, status: int, detail: str, kind: type[OrbitError] = InvalidArgument) -> None:
         self._stop()
+        error = kind(detail, hint="" if kind.transient else "Send a whole HTTP/1.1 request.")
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             headers = [("content-type", "application/json"), ("connection", "close"), ("x-content-type-options", "nosniff")]
+            headers += [("retry-after", str(RETRY_AFTER_S))] if kind.transient else []
             response = h11.Response(status_code=status, headers=headers, reason=HTTPStatus(status).phrase.encode())
-            body = h11.Data(data=_envelope(status, detail))
+            body = h11.Data(data=_envelope(status, error))
             for event in (response, body, h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
 
 
-def _envelope(status: int, detail: str) -> bytes:
-    said = {"error": True, "status_code": status, "detail": detail, "code": InvalidArgument.code}
-    return json.dumps({**said, "hint": "Send a whole HTTP/1.1 request.", "transient": False}).encode()
+def _envelope(status: int, error: OrbitError) -> bytes:
+    said = {"error": True, "status_code": status, "detail": error.message, "code": error.code}
+    return json.dumps({**said, "hint": error.hint, "transient": error.transient}).encode()

@@ -56,10 +56,19 @@ class Identity:
                 details={"needed": needed},
             )
 
-    def check_admin(self) -> None:
-        """NotPermitted for whoever is no admin."""
-        if not self.is_admin:
-            raise NotPermitted("this needs the right admin", hint="Ask for a token with that right.")
+    def may_end(self, endpoint: str = "") -> bool:
+        """Whether that endpoint, or the broker, is not more than it may reach: who has a part may not end the whole."""
+        reaches = self.may_reach(endpoint) if endpoint else "*" in self.endpoints
+        return reaches and "*" in self.plugins
+
+    def check_end(self, right: str, endpoint: str = "") -> None:
+        """NotPermitted where it may not end that endpoint, or the broker."""
+        if not self.may_end(endpoint):
+            raise NotPermitted(
+                "this token may reach only a part of what this would end", hint="Ask for a token without limits."
+            )
+        if right not in self.rights and not self.is_admin:
+            raise NotPermitted(f"this needs the right {right}", hint="Ask for a token with that right.")
 
 
 class Identifier(Protocol):

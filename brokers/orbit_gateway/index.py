@@ -2,7 +2,8 @@
 
 It is only ever appended to, in segments; each begins with where every stream stood, so that old ones can be deleted. A record
 is a msgpack list `[first id, user, incarnation, first number, count]`; one with a count of 0 says where a stream stood. What
-the events say is not in it. A torn end, left by a kill, is cut off.
+the events say is not in it. A torn end, left by a kill, is cut off. While the disk is full, numbers are kept in memory and
+written later: readers go on, and only a process that is killed meanwhile loses which event had which number.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ RETAIN_S = 600.0  # as long as endpoints keep their events
 SEGMENT_S = 120.0
 SUFFIX = ".index"
 STREAMS = 100_000  # whose last number is remembered
+PENDING = 100_000  # records that wait for a disk that is full; the oldest go first
+AGAIN_S = 1.0  # from one attempt to write to the next
+MAX_COUNT = 1 << 20  # of one record; more is damage, and so is a number that JavaScript cannot count to
+MAX_ID = 1 << 53
 
 log = get_logger("orbit_gateway")
 
@@ -47,6 +52,7 @@ class Index:
         self._pending: list[list[object]] = []
         self._read(time.time() if now_wall is None else now_wall)
         self._file = -1
+        self._again_at = 0.0  # while the disk is full: when to try again
         self._begin_segment()
 
     @property
@@ -87,7 +93,7 @@ class Index:
         latest = self._pending[-1] if self._pending else None
         if latest is not None and latest[1] == user and latest[2] == incarnation and latest[4]:
             _, _, _, first, count = latest
-            if first + count == number:  # type: ignore[operator]
+            if first + count == number and count < MAX_COUNT:  # type: ignore[operator]
                 latest[4] = count + 1  # type: ignore[operator]
                 return self.last, True
         self._pending.append([self.last, user, incarnation, number, 1])
@@ -104,13 +110,24 @@ class Index:
             del self._runs[key]
 
     def flush(self) -> None:
-        """Write what has been numbered; a kill after this loses none of it."""
-        if not self._pending:
+        """Write what has been numbered; a kill after this loses none of it, unless the disk is full."""
+        now = time.monotonic()
+        if not self._pending or now < self._again_at:
             return
-        self._write(b"".join(msgpack.packb(record) for record in self._pending))
-        self._pending.clear()
-        if time.monotonic() - self._began_at >= SEGMENT_S:
-            self._begin_segment()
+        try:
+            self._write(self._file, b"".join(msgpack.packb(record) for record in self._pending))
+            self._pending.clear()
+            if now - self._began_at >= SEGMENT_S:
+                self._begin_segment()
+        except OSError as error:
+            if not self._again_at:
+                log.error("index-not-written", path=str(self._directory), reason=str(error), effect="readers go on")
+            self._again_at = now + AGAIN_S
+            del self._pending[: max(0, len(self._pending) - PENDING)]
+            return
+        if self._again_at:
+            log.info("index-written-again", path=str(self._directory))
+            self._again_at = 0.0
 
     def close(self) -> None:
         self.flush()
@@ -129,40 +146,56 @@ class Index:
 
     def _begin_segment(self) -> None:
         """A new file, which says where every stream stands; those that are too old go."""
-        if self._file >= 0:
-            os.close(self._file)
         segments = self._segments()
         sequence = int(segments[-1].stem) + 1 if segments and segments[-1].stem.isdigit() else 1
-        path = self._directory / f"{sequence:016}{SUFFIX}"
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self._began_at = time.monotonic()
         while len(self._ends) > STREAMS:
             del self._ends[next(iter(self._ends))]
         marks: list[list[object]] = [[self.last, user, b"", 0, 0] for user in self._starts]
         marks += [[self.last, user, incarnation, end, 0] for (user, incarnation), end in self._ends.items()]
-        self._write(b"".join(map(msgpack.packb, marks or [[self.last, "", b"", 0, 0]])))
+        path = self._directory / f"{sequence:016}{SUFFIX}"
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            self._write(file, b"".join(map(msgpack.packb, marks or [[self.last, "", b"", 0, 0]])))
+        except OSError:
+            os.close(file)
+            path.unlink()
+            raise
+        if self._file >= 0:
+            os.close(self._file)
+        self._file, self._began_at = file, time.monotonic()
         for old in segments:
             if old.stat().st_mtime < time.time() - RETAIN_S:
                 old.unlink(missing_ok=True)
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, file: int, data: bytes) -> None:
+        """All of it, or nothing, so that no record is torn in the middle of a file."""
         view = memoryview(data)
-        while view:
-            view = view[os.write(self._file, view) :]
+        try:
+            while view:
+                view = view[os.write(file, view) :]
+        except OSError:
+            if len(view) < len(data):
+                os.ftruncate(file, os.fstat(file).st_size - len(data) + len(view))
+            raise
 
     def _read(self, now_wall: float) -> None:
         segments = self._segments()
-        kept = [path for path in segments[:-1] if path.stat().st_mtime >= now_wall - RETAIN_S] + segments[-1:]
+        recent = [path for path in segments[:-2] if path.stat().st_mtime >= now_wall - RETAIN_S]
+        kept = recent + segments[-2:]  # of two, for the newest may be empty after a failure of power
         for path in kept:
             unpacker = msgpack.Unpacker(max_buffer_size=0)
-            unpacker.feed(path.read_bytes())
             try:
+                unpacker.feed(path.read_bytes())
                 for record in unpacker:
                     self._take(*record)
-            except (ValueError, TypeError, msgpack.UnpackException) as error:
-                log.warning("index-damaged", path=str(path), reason=str(error))
+            except (OSError, ValueError, TypeError, msgpack.UnpackException) as error:
+                log.warning("index-damaged", path=str(path), reason=str(error) or type(error).__name__)
 
     def _take(self, first_id: int, user: str, incarnation: bytes, first: int, count: int) -> None:
+        if not (0 <= first_id < MAX_ID and 0 <= count <= MAX_COUNT and 0 <= first < 1 << 63):
+            raise ValueError("numbers that are none")
+        if not (isinstance(user, str) and isinstance(incarnation, bytes)):
+            raise ValueError("names that are none")
         self.last = max(self.last, first_id + max(count - 1, 0))
         if not user:
             return

@@ -46,13 +46,13 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
 
     async def whole(request: Request) -> Response:
         identity = await gateway.identify(request)
-        client = gateway.backend.client_of(identity.user)
+        client = await gateway.backend.client(identity.user)
         found = sorted((handle.facts for handle in await client.endpoints()), key=lambda facts: facts.name)
         return answer(await _document_of(client, identity, found), request)
 
     async def of_plugin(request: Request) -> Response:
         identity = await gateway.identify(request)
-        client = gateway.backend.client_of(identity.user)
+        client = await gateway.backend.client(identity.user)
         endpoint, plugin = request.path_params["endpoint"], request.path_params["plugin"]
         if not _reaches(identity, endpoint):
             raise NotFound(f"there is no endpoint {endpoint}", details={"endpoint": endpoint})

@@ -117,10 +117,10 @@ def own_paths(identity: Identity) -> dict[str, Any]:
         "/readyz": {"get": {**_entry("readyz", "Whether it reaches its broker.", STATUS), "security": []}},
         "/openapi.json": {"get": _entry("openapi", "This document.", {"type": "object"})},
     }
-    if {"run", "admin"} & identity.rights:
+    if {"run", "admin"} & identity.rights and "*" in identity.plugins:
         entry = _entry("endpoint_disconnect", "Stop an endpoint for good.", STATUS)
         paths["/endpoint/disconnect/{name}"] = {"post": {**entry, "parameters": [name]}}
-    if identity.is_admin:
+    if identity.is_admin and identity.may_end():
         paths["/broker/terminate"] = {"post": _entry("broker_terminate", "Stop the broker for good.", STATUS)}
     return paths
 

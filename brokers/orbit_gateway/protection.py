@@ -20,11 +20,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orbit_gateway.answers import error_answer
 from orbit_gateway.users import ENDED
-from orbit_zmq.errors import AuthRequired, InvalidArgument, NotPermitted, OrbitError
+from orbit_zmq.errors import AuthRequired, InvalidArgument, NotPermitted, OrbitError, ShuttingDown
+from orbit_zmq.log import get_logger
 
 if TYPE_CHECKING:
     from orbit_gateway.app import Gateway
 
+log = get_logger("orbit_gateway")
+
+LAST_WORDS = "orbit.last_words"  # in the scope: from the reason why a stream is ended to what it says at its end
 OURS = "orbit.page"  # in the scope: the answer is a page of ours, or a part of one
 INERT = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'; sandbox"
 PAGE = (
@@ -75,9 +79,16 @@ class Protection:
         try:
             await app(scope, receive, send_protected)
         except asyncio.CancelledError:
-            if ENDED not in scope:
+            if ENDED in scope:
+                error: OrbitError = AuthRequired("the token has been revoked or has expired", hint="Ask for a new one.")
+            elif self._gateway.hub.is_closed:
+                error = ShuttingDown("the gateway is ending")
+            else:
                 raise
-            await _finish(scope, receive, send_protected, has_begun)
+            await _finish(scope, receive, send_protected, error, has_begun)
+        except OrbitError as error:  # of a stream in its middle
+            log.warning("answer-broken-off", path=scope["path"], code=error.code, reason=error.message)
+            await _finish(scope, receive, send_protected, error, has_begun)
         finally:
             self._gateway.identifier.on_end(scope)
 
@@ -93,15 +104,15 @@ class Protection:
             headers["Strict-Transport-Security"] = HSTS
 
 
-async def _finish(scope: Scope, receive: Receive, send: Send, has_begun: bool) -> None:
-    """The end of an answer to somebody whose token counts no more."""
-    if (task := asyncio.current_task()) is not None:
+async def _finish(scope: Scope, receive: Receive, send: Send, error: OrbitError, has_begun: bool) -> None:
+    """The end of a request in the middle. Of an answer that has begun nothing more comes: the connection ends before its end,
+    so that nobody takes it for a whole one, unless it has last words."""
+    if (task := asyncio.current_task()) is not None and task.cancelling():
         task.uncancel()
-    if has_begun:
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-    else:
-        error = AuthRequired("the token has been revoked or has expired", hint="Ask for a new one.")
+    if not has_begun:
         await error_answer(error, Request(scope, receive))(scope, receive, send)
+    elif LAST_WORDS in scope:
+        await send({"type": "http.response.body", "body": scope[LAST_WORDS](error.code), "more_body": False})
 
 
 def refusal(headers: Headers, scope: Scope, names: Collection[str]) -> OrbitError | None:

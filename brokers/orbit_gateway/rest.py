@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Receive, Scope, Send
 
 from orbit_gateway.answers import JSON, OCTETS, Handler, answer, answering, error_answer
@@ -30,6 +31,7 @@ from orbit_gateway.arguments import (
     trace_of,
     typed,
 )
+from orbit_gateway.backend import AWAY_S
 from orbit_gateway.identity import Identity
 from orbit_gateway.views import endpoint_list, endpoint_rows
 from orbit_zmq import AsyncClient
@@ -70,8 +72,16 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
         _route(gateway, "/endpoints", "GET", _endpoints),
         post("/endpoint/disconnect/{name}", _disconnect),
         post("/broker/terminate", _terminate),
-        Route("/{path:path}", Proxy(gateway)),
+        Rest("/{path:path}", Proxy(gateway)),
     ]
+
+
+class Rest(Route):
+    """Takes what no other route takes, not even by another method."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, child = super().matches(scope)
+        return (Match.PARTIAL if match is Match.FULL else match), child
 
 
 class Proxy:
@@ -89,7 +99,8 @@ class Proxy:
     async def _answer(self, request: Request) -> Response:
         identity = await self._gateway.identify(request)
         parts = segments_of(request)
-        client = self._gateway.backend.client_of(identity.user)
+        deadline_s = deadline_of(request)
+        client = await self._gateway.backend.client(identity.user, deadline_s or AWAY_S)
         try:
             target = await _target_of(client, identity, request.method, parts)
         except _NotAllowedError as refused:
@@ -142,27 +153,27 @@ class _NotAllowedError(Exception):
 
 def _find_operation(operations: Mapping[str, OperationFacts], method: str, path: str) -> tuple[str, dict[str, str]]:
     """By the route; else by the same route without its session, which is then the user's default one."""
-    try:
+    with suppress(NotFound):
         return find_route(operations, method, path)
-    except NotFound as error:
-        for name, facts in operations.items():
-            if facts.needs_session and f"/{{{SESSION}}}" in facts.path:
-                short = {name: OperationFacts(method=facts.method, path=facts.path.replace(f"/{{{SESSION}}}", ""))}
-                if _has_route(short, method, path):
-                    return find_route(short, method, path)
-        allowed = [other for other in ("GET", "POST") if other != method and _has_route(operations, other, path)]
-        if allowed:
-            refused = InvalidArgument(f"{path} takes {allowed[0]}, not {method}", hint="Use that method.")
-            raise _NotAllowedError(refused, ", ".join(allowed)) from None
-        raise error
+    short = {
+        name: OperationFacts(method=facts.method, path=facts.path.replace(f"/{{{SESSION}}}", ""))
+        for name, facts in operations.items()
+        if facts.needs_session
+    }
+    with suppress(NotFound):
+        return find_route(short, method, path)
+    others = {facts.method for facts in operations.values()} - {method}
+    if allowed := sorted(other for other in others if _has_route(operations, other, path) or _has_route(short, other, path)):
+        refused = InvalidArgument(f"{path} takes {' and '.join(allowed)}, not {method}", hint="Use that method.")
+        raise _NotAllowedError(refused, ", ".join(allowed))
+    raise NotFound(f"there is no operation {path}", hint="GET /{endpoint}/{plugin}/openapi.json lists them.")
 
 
 def _has_route(operations: Mapping[str, OperationFacts], method: str, path: str) -> bool:
-    try:
+    with suppress(NotFound):
         find_route(operations, method, path)
-    except NotFound:
-        return False
-    return True
+        return True
+    return False
 
 
 async def _call(client: AsyncClient, target: Target, request: Request) -> Any:
@@ -297,13 +308,13 @@ async def _disconnect(gateway: Gateway, request: Request) -> Response:
     name = request.path_params["name"]
     if name == "broker":
         raise InvalidArgument("the broker cannot be disconnected", hint="POST /broker/terminate ends it.")
-    identity.check("run", name, "")
-    await gateway.backend.client_of(identity.user).disconnect(name)
+    identity.check_end("run", name)
+    await (await gateway.backend.client(identity.user)).disconnect(name)
     return answer({"status": "shutdown", "endpoint": name}, request)
 
 
 async def _terminate(gateway: Gateway, request: Request) -> Response:
     identity = await gateway.identify(request)
-    identity.check_admin()
-    await gateway.backend.own.drain()
+    identity.check_end("admin")
+    await (await gateway.backend.client("")).drain()
     return answer({"status": "terminating", "message": "the broker ends now"}, request)

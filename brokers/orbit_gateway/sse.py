@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from orbit_gateway.answers import answering
 from orbit_gateway.feeds import Feed, Key, Reader, frame_of
+from orbit_gateway.protection import LAST_WORDS
 from orbit_zmq.client.events import wire_topics
 from orbit_zmq.errors import InvalidArgument, OrbitError
 
@@ -42,17 +43,18 @@ def routes(gateway: Gateway) -> list[BaseRoute]:
 class EventStream(StreamingResponse):
     """The answer to one reader, until either side ends it, or the reader may not hear any more."""
 
-    def __init__(self, feed: Feed, reader: Reader, first: list[bytes], check: Callable[[], Awaitable[object]]) -> None:
+    def __init__(self, feed: Feed, reader: Reader, first: Iterable[bytes], check: Callable[[], Awaitable[object]]) -> None:
         super().__init__(self._frames(reader, first), headers=HEADERS, media_type="text/event-stream")
         self._feed, self._reader, self._check = feed, reader, check
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[LAST_WORDS] = _closed
         try:
             await super().__call__(scope, receive, send)
         finally:
             self._feed.remove(self._reader)
 
-    async def _frames(self, reader: Reader, first: list[bytes]) -> AsyncIterator[bytes]:
+    async def _frames(self, reader: Reader, first: Iterable[bytes]) -> AsyncIterator[bytes]:
         yield b"retry: %d\n" % RETRY_MS
         for frames in first:
             yield frames
@@ -69,11 +71,17 @@ class EventStream(StreamingResponse):
                 reader.end(error.code)
             if data := comment + reader.take():
                 yield data
-        yield frame_of({"topic": "closed", "data": {"reason": reader.reason}}, None)
+        yield _closed(reader.reason)
+
+
+def _closed(reason: str) -> bytes:
+    return frame_of({"topic": "closed", "data": {"reason": reason}}, None)
 
 
 async def _open(gateway: Gateway, request: Request) -> Response:
     identity = await gateway.identify(request)
+    if request.method == "HEAD":
+        return Response(headers=HEADERS, media_type="text/event-stream")
     reader = Reader(identity, _wanted(request))
     feed, first = await gateway.hub.open(reader, _after(request))
     return EventStream(feed, reader, first, lambda: gateway.identify(request))

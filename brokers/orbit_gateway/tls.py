@@ -10,6 +10,7 @@ import contextlib
 import datetime
 import ipaddress
 import socket
+import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,12 +46,15 @@ def is_loopback(host: str) -> bool:
 
 
 def given_certificate(certificate: Path, key: Path) -> Certificate:
-    """The one in these files; InvalidArgument where there is none."""
+    """The one in these files; InvalidArgument where there is none, or the key is another one's or has a passphrase."""
     try:
         found = x509.load_pem_x509_certificate(certificate.read_bytes())
-        key.open("rb").close()
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")  # nobody is there to be asked
     except (OSError, ValueError) as error:
-        raise InvalidArgument(f"{certificate} and {key} are no certificate and key: {error}", hint="Give PEM files.") from None
+        raise InvalidArgument(
+            f"{certificate} and {key} are no certificate and its key: {error}",
+            hint="Give PEM files that belong together, the key without a passphrase.",
+        ) from None
     return Certificate(certificate, key, _fingerprint(found))
 
 

@@ -91,7 +91,8 @@ class Users:
                     await _close(backend, visit.user, *opened)
 
     def _begin(self, request: HTTPConnection, entry: TokenEntry) -> Identity:
-        self._open[id(request.scope)] = (request.scope, entry.hash, asyncio.current_task())
+        # Kept from the first time: a stream asks again in a task of its own, whose end would not be that of the request.
+        self._open.setdefault(id(request.scope), (request.scope, entry.hash, asyncio.current_task()))
         return Identity(entry.user, entry.name, frozenset(entry.rights), entry.endpoints, entry.plugins)
 
     def _end_refused(self) -> None:

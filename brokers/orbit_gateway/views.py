@@ -37,7 +37,8 @@ async def endpoint_rows(backend: Backend, identity: Identity) -> list[dict[str, 
 
 
 async def _reachable(backend: Backend, identity: Identity) -> list[EndpointFacts]:
-    handles = await backend.client_of(identity.user).endpoints()
+    client = await backend.client(identity.user)
+    handles = await client.endpoints()
     found = [handle.facts for handle in handles if identity.may_reach(handle.name)]
     return sorted(found, key=lambda facts: facts.name)
 

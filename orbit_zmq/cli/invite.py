@@ -17,9 +17,12 @@ class Words(click.ParamType):  # type: ignore[type-arg]  # newer releases of cli
     name = "words"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        """The words, without the empty ones."""
+        """The words, without the empty ones. None at all is refused: it would be taken for no limit."""
         words = value if isinstance(value, tuple) else (word.strip() for word in str(value).split(","))
-        return tuple(word for word in words if word)
+        said = tuple(word for word in words if word)
+        if not said:
+            self.fail("there is no word in it; leave the option out where there is to be no limit.", param, ctx)
+        return said
 
 
 @click.command()

@@ -48,8 +48,8 @@ def create(name: str, user: str | None, expires_s: float | None, **limits: Any) 
     """
     from orbit_zmq.security.keys import own_user
 
-    given = {field: texts for field, texts in limits.items() if texts}
-    made = _tokens().create(name, user or own_user(), expires_s=expires_s, **given)
+    given = {field: texts for field, texts in limits.items() if texts is not None}
+    made = _tokens().create(name, own_user() if user is None else user, expires_s=expires_s, **given)
     if sys.stdout.isatty():
         click.echo(f"The token {name}; it is a secret:", err=True)
     click.echo(made)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import re
 import secrets
 import time
@@ -93,6 +94,8 @@ class TokenList:
         expires_s: float | None = None,
     ) -> str:
         """Make a token and list its hash; it stands nowhere but in the answer. Conflict where the name is taken."""
+        if expires_s is not None and not 0 < expires_s < math.inf:
+            raise InvalidArgument("The token would have expired when it is made.", hint="Say when, such as 12h or 30d.")
         token = PREFIX + secrets.token_urlsafe(32)
         now = time.time()
         expires = None if expires_s is None else now + expires_s

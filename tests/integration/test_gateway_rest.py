@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import threading
 import time
@@ -301,6 +303,8 @@ def test_a_stream_that_breaks_is_not_taken_for_a_whole_one(site: Site) -> None:
             pass
 
     assert site.http.get("/hpc1/test/version").status_code == 200
+    wait_until(lambda: "answer-broken-off" in site.lab.log_of("gateway"))
+    assert "Traceback" not in site.lab.log_of("gateway")
 
 
 # Errors
@@ -347,9 +351,28 @@ def test_what_is_not_there_is_not_found(site: Site) -> None:
     envelope(site.http.get("/hpc1/test/no/such/route"), 404, "not-found")
     envelope(site.http.get("/"), 404, "not-found")
     envelope(site.http.get("/hpc1/test/a%0Ab"), 404, "not-found")
-    refused = site.http.post("/hpc1/test/version")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("POST", "/hpc1/test/version", {"GET"}),
+        ("PUT", "/hpc1/test/where/default", {"POST"}),
+        ("PUT", "/hpc1/test/where", {"POST"}),
+        ("OPTIONS", "/hpc1/test/where", {"POST"}),
+        ("GET", "/hpc1/test/where", {"POST"}),
+        ("DELETE", "/hpc1/test/echo", {"GET"}),
+        ("PUT", "/endpoints", {"GET", "HEAD"}),
+        ("GET", "/endpoint/list", {"POST"}),
+        ("GET", "/broker/terminate", {"POST"}),
+        ("POST", "/events", {"GET", "HEAD"}),
+    ],
+)
+def test_a_path_that_takes_another_method_says_which(site: Site, method: str, path: str, allowed: set[str]) -> None:
+    refused = site.http.request(method, path)
+
     envelope(refused, 405, "invalid-argument")
-    assert refused.headers["allow"] == "GET"
+    assert set(refused.headers["allow"].split(", ")) == allowed
 
 
 @pytest.mark.parametrize("path", ["//test/version", "/hpc1//version", "/hpc1/test/%2e%2e/version", "/hpc1%2ftest/version/x"])
@@ -363,12 +386,47 @@ def test_a_path_that_could_be_read_in_two_ways_is_refused(site: Site, path: str)
     assert site.http.get("/hpc1/test/version").status_code == 200
 
 
-def test_what_the_code_over_there_raises_is_told_with_its_type(site: Site) -> None:
-    fault = envelope(site.http.post("/hpc1/test/fail", json={"kind": "OSError", "message": "no disk"}), 500, "internal")
-    about_arguments = site.http.post("/hpc1/test/fail", json={"kind": "ValueError", "message": "too odd"})
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [
+        ("ValueError", 422),
+        ("ZeroDivisionError", 422),
+        ("OSError", 500),
+        ("KeyError", 500),
+        ("TypeError", 500),
+        ("OddError", 500),
+    ],
+)
+def test_what_the_code_over_there_raises_is_told_with_its_type(site: Site, kind: str, status: int) -> None:
+    told = envelope(site.http.post("/hpc1/test/fail", json={"kind": kind, "message": "no luck"}), status, "internal")
 
-    assert (fault["detail"], fault["type"]) == ("no disk", "builtins.OSError")
-    assert about_arguments.status_code == 422 and about_arguments.json()["detail"] == "too odd"
+    assert "no luck" in told["detail"] and told["type"].endswith(kind) and "Traceback" in told["traceback"]
+
+
+def test_what_our_own_code_refuses_bears_no_traceback(site: Site) -> None:
+    refused = envelope(site.http.post("/hpc1/test/where", json={}), 422, "invalid-argument")
+
+    assert "traceback" not in refused and ".py" not in json.dumps(refused)
+
+
+def test_without_a_broker_a_request_is_refused_soon_and_the_next_one_works(lab: Lab) -> None:
+    lab.start_endpoint("hpc1", plugins="math")
+    gateway = lab.start_gateway()
+    http = lab.stack.enter_context(httpx.Client(base_url=gateway.ready["http"], timeout=60))
+    http.headers["Authorization"] = f"Bearer {lab.token()}"
+    assert http.get("/hpc1/math/version").status_code == 200
+    assert lab.broker is not None
+    os.kill(lab.broker.pid, signal.SIGKILL)
+    lab.broker.wait()
+
+    for path in ("/hpc1/math/version", "/endpoints", "/openapi.json", "/events"):
+        answer = http.get(path)
+        refused = envelope(answer, 503, "broker-unreachable")
+        assert refused["transient"] is True and "Try again" in refused["hint"] and answer.headers["retry-after"]
+        assert answer.elapsed.total_seconds() < 9  # nobody waits for a deadline
+    lab.start_broker(tcp=None)
+    wait_until(lambda: http.get("/readyz").status_code == 200, 30)
+    wait_until(lambda: http.get("/hpc1/math/version").status_code == 200, 30)
 
 
 def test_the_deadline_is_the_callers(site: Site) -> None:
@@ -405,6 +463,29 @@ def test_the_ids_of_a_request_are_in_the_endpoints_log_and_in_the_answer(site: S
     assert {line["event"] for line in lines} == {"written-here", "written-in-a-thread"}
     assert all(line["trace"] == f"mine-17 {trace}" for line in lines)
     assert site.http.get("/endpoints").headers["x-request-id"]
+
+
+def test_a_gateway_that_ends_answers_its_calls_and_breaks_its_streams_off(lab: Lab) -> None:
+    lab.start_endpoint("hpc1")
+    gateway = lab.start_gateway("--only", "rest,sse")
+    http = lab.stack.enter_context(httpx.Client(base_url=gateway.ready["http"], timeout=60))
+    http.headers["Authorization"] = f"Bearer {lab.token()}"
+    answers: list[httpx.Response] = []
+    call = threading.Thread(target=lambda: answers.append(http.get("/hpc1/test/sleep", params={"seconds": 25})))
+    call.start()
+    with http.stream("GET", "/hpc1/test/produce", params={"total_bytes": 1 << 30, "pause_s": 0.05}) as download:
+        pieces = download.iter_raw()
+        assert next(pieces)
+        wait_until(lambda: {one.name: one.facts.load for one in lab.client().endpoints()}["hpc1"].get("running") == 2)
+        gateway.terminate()
+
+        with pytest.raises(httpx.RemoteProtocolError):
+            for _ in pieces:
+                pass
+    call.join(30)
+    assert gateway.wait() == 0
+    assert [envelope(answer, 503, "shutting-down")["transient"] for answer in answers] == [True]
+    assert "Traceback" not in lab.log_of("gateway")
 
 
 # Rights

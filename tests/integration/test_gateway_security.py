@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import socket
 import ssl
 import subprocess
 import time
@@ -14,7 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
-from gateway_site import Site, gateway_site
+from gateway_site import ALL, Site, gateway_site
 from lab import wait_until
 
 from orbit_zmq.security.tokens import TokenList
@@ -24,7 +25,7 @@ EVENTS = "/events?topic=nothing"
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
-    with gateway_site() as made:
+    with gateway_site(plugins="math,sysinfo,test") as made:
         yield made
 
 
@@ -100,6 +101,19 @@ def test_the_end_of_a_token_is_the_end_of_its_streams(site: Site) -> None:
     assert "Traceback" not in site.lab.log_of("gateway")
 
 
+def test_what_a_token_was_receiving_when_it_ended_is_not_taken_for_whole(site: Site) -> None:
+    session = site.http.post("/hpc1/test/register_session", json={}).json()["sid"]
+    path = f"/hpc1/test/produce/{session}?total_bytes=1000000000&pause_s=0.05"
+    with site.asking(site.lab.token("receives")).stream("GET", path) as stream:
+        pieces = stream.iter_raw()
+        assert next(pieces)
+        tokens(site).revoke("receives")
+
+        with pytest.raises(httpx.RemoteProtocolError):
+            for _ in pieces:
+                pass
+
+
 def test_the_end_of_a_token_is_the_end_of_its_browsers(site: Site) -> None:
     browser, _ = site.browser(site.lab.token("ends"))
     assert browser.get("/auth").json()["token"] == "ends"
@@ -147,6 +161,17 @@ def test_a_token_reaches_the_endpoints_and_plugins_that_it_names(site: Site) -> 
     refused(one.get("/hpc1/math/version"), 403, "not-permitted")
     assert one.get("/endpoints").json()["endpoints"][0]["plugins"] == ["sysinfo"]
     assert not [path for path in one.get("/openapi.json").json()["paths"] if path.startswith("/hpc1/math")]
+
+
+def test_a_token_that_is_limited_to_a_part_ends_nothing_that_is_more(site: Site) -> None:
+    one_plugin = site.asking(site.lab.token("one-plugin", plugins=("math",), rights=ALL))
+    one_endpoint = site.asking(site.lab.token("one-endpoint", endpoints=("hpc2",), rights=("run", "admin")))
+
+    for asking in (one_plugin, one_endpoint):
+        refused(asking.post("/endpoint/disconnect/hpc1"), 403, "not-permitted")
+        refused(asking.post("/broker/terminate"), 403, "not-permitted")
+        assert "/broker/terminate" not in asking.get("/openapi.json").json()["paths"]
+    refused(one_endpoint.post("/endpoint/disconnect/hpc2"), 404, "not-found")
 
 
 def test_the_session_of_another_user_does_not_exist(site: Site) -> None:
@@ -356,6 +381,7 @@ def test_a_body_that_stands_still_is_not_waited_for(site: Site) -> None:
 
 def test_on_the_network_it_speaks_tls_with_a_certificate_whose_fingerprint_it_has_told() -> None:
     with gateway_site(http="0.0.0.0:0") as site:
+        silent = socket.create_connection(("127.0.0.1", int(site.netloc.rpartition(":")[2])), 30)
         told = site.gateway.ready["fingerprint"]
         port = site.netloc.rpartition(":")[2]
         pem = ssl.get_server_certificate(("127.0.0.1", int(port)))
@@ -371,6 +397,8 @@ def test_on_the_network_it_speaks_tls_with_a_certificate_whose_fingerprint_it_ha
             command = ["openssl", "x509", "-noout", "-fingerprint", "-sha256", "-in", str(kept / "gateway.crt")]
             assert told in subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
         assert "; secure" in site.asking(site.token).post("/auth").headers["set-cookie"].lower()
+        with silent:
+            assert silent.recv(1) == b""  # who does not even begin is not waited for
 
 
 @pytest.mark.long

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -207,6 +208,19 @@ def test_a_reader_hears_what_its_filters_take(site: Site) -> None:
     assert (wrong.status_code, wrong.json()["code"]) == (400, "invalid-argument")
 
 
+def test_a_token_for_a_type_of_plugin_hears_its_instances(site: Site) -> None:
+    site.lab.start_endpoint("hpc2", plugins="test:left,math")
+    left, math = (site.lab.client().get_plugin("hpc2", plugin) for plugin in ("left", "math"))
+    heard = site.reader(token=site.lab.token("of-type", plugins=("test",)))
+    math.add(a=1, b=2)
+    left.tell(first=0, count=5)
+    wait_until(heard_all(heard, 5))
+    again = site.reader(token=site.lab.token("of-type-too", plugins=("test",)), last=0)
+    wait_until(heard_all(again, 5))
+
+    assert {event["plugin"] for event in [*heard.events, *again.events]} == {"left"}
+
+
 def test_nobody_hears_another_users_events(site: Site) -> None:
     other = site.reader(token=site.lab.token("other", user="somebody"))
     elsewhere = site.reader(token=site.lab.token("elsewhere", endpoints=("hpc9",)))
@@ -228,6 +242,23 @@ def test_whose_token_is_revoked_hears_nothing_more(site: Site) -> None:
     wait_until(lambda: heard_all(stayer, 10)() and leaver.of("closed"))
 
     assert leaver.numbers == list(range(5)) and leaver.of("closed") == [{"reason": "auth-required"}]
+
+
+def test_whose_token_is_revoked_is_told_so_while_nothing_happens(site: Site) -> None:
+    leaver = site.reader(token=site.lab.token("leaver"), topic="nothing")
+    TokenList(gateway_dir()).revoke("leaver")
+
+    wait_until(lambda: leaver.of("closed"))
+    assert leaver.of("closed") == [{"reason": "auth-required"}]
+
+
+def test_who_asks_for_the_head_alone_is_given_no_stream(site: Site) -> None:
+    with requests.Session() as http:
+        http.headers["Authorization"] = f"Bearer {site.token}"
+        head = http.head(f"{site.url}/events", timeout=20)
+
+        assert head.status_code == 200 and head.headers["content-type"].startswith("text/event-stream")
+        assert http.get(f"{site.url}/endpoints", timeout=20).status_code == 200
 
 
 def test_a_change_of_the_topology_is_told(site: Site) -> None:
@@ -357,6 +388,50 @@ def test_a_reader_that_had_heard_nothing_before_the_kill_gets_what_happened_mean
     wait_until(heard_all(reader, 20))
 
     assert reader.numbers == list(range(20))
+
+
+def test_readers_go_on_while_the_disk_is_full_and_a_kill_after_it_loses_nothing(site: Site) -> None:
+    session = site.lab.client().get_plugin("hpc1", "test")
+    reader = site.reader(reconnects=True)
+    session.tell(first=0, count=10)
+    wait_until(heard_all(reader, 10))
+
+    def written_bytes() -> int:
+        return max(path.stat().st_size for path in (site.lab.place / "state" / "gateway").glob("*.index"))
+
+    size = written_bytes()
+    before = resource.prlimit(site.gateway.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    session.tell(first=10, count=100, per_s=100)
+    wait_until(heard_all(reader, 110))
+    assert written_bytes() == size
+    resource.prlimit(site.gateway.pid, resource.RLIMIT_FSIZE, before)
+    session.tell(first=110, count=300, per_s=100)  # for longer than from one attempt to write to the next
+    wait_until(heard_all(reader, 410))
+    os.kill(site.gateway.pid, signal.SIGKILL)
+    site.gateway.wait()
+    session.tell(first=410, count=10)
+    site.restart_gateway()
+    wait_until(heard_all(reader, 420))
+
+    assert reader.numbers == list(range(420)) and reader.ids == list(range(reader.ids[0], reader.ids[0] + 420))
+    assert not reader.of("missed")
+
+
+def test_a_damaged_index_is_told_and_the_gateway_goes_on(site: Site) -> None:
+    session = site.lab.client().get_plugin("hpc1", "test")
+    reader = site.reader(reconnects=True)
+    session.tell(first=0, count=10)
+    wait_until(heard_all(reader, 10))
+    os.kill(site.gateway.pid, signal.SIGKILL)
+    site.gateway.wait()
+    for path in (site.lab.place / "state" / "gateway").glob("*.index"):
+        path.write_bytes(b"\x00nothing like an index" + path.read_bytes()[: path.stat().st_size // 2])
+    site.restart_gateway()
+    wait_until(lambda: reader.of("missed"))
+    session.tell(first=10, count=10)
+    wait_until(lambda: 19 in reader.numbers)
+
+    assert "index-damaged" in site.lab.log_of("gateway")
 
 
 def test_a_broker_that_is_killed_is_not_noticed_by_readers(site: Site) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
+import sys
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
@@ -119,6 +123,46 @@ def test_what_is_wrong_is_said_at_the_start(shell: Shell, lab: Lab) -> None:
     assert part.returncode == 2 and "nope" in part.stderr
     address = shell.run("gateway", "start", "--http", "here")
     assert address.returncode == 2 and "is no PORT or HOST:PORT" in address.stderr
+
+
+def limited(lab: Lab, option: str) -> list[str]:
+    """The command of a gateway that runs under a limit of the shell's."""
+    shell = ["sh", "-c", f'ulimit {option}; exec "$0" "$@"']
+    return [*shell, sys.executable, "-m", "orbit_gateway", "--url", lab.url, "--http", "127.0.0.1:0"]
+
+
+def test_a_gateway_with_few_descriptors_refuses_the_connections_that_are_too_many(lab: Lab) -> None:
+    with (lab.place / "few.log").open("w") as errors, ExitStack() as stack:
+        command = limited(lab, "-n 100")
+        gateway = subprocess.Popen(command, env=lab.environment, stdout=subprocess.PIPE, stderr=errors, text=True)
+        stack.callback(gateway.wait, 30)
+        stack.callback(gateway.terminate)
+        assert gateway.stdout is not None
+        url = json.loads(stack.enter_context(gateway.stdout).readline())["http"]
+        http = stack.enter_context(httpx.Client(base_url=url, limits=httpx.Limits(keepalive_expiry=None), timeout=30))
+        assert http.get("/healthz").status_code == 200
+
+        address = (urlsplit(url).hostname, urlsplit(url).port)
+        lines = [stack.enter_context(socket.create_connection(address, 30)) for _ in range(120)]
+
+        assert b'"code": "busy"' in lines[-1].recv(4096)
+        assert http.get("/healthz").status_code == 200
+        for line in lines:
+            line.close()
+        wait_until(lambda: answers_at(url))
+    assert "Traceback" not in (lab.place / "few.log").read_text()
+
+
+def answers_at(url: str) -> bool:
+    with suppress(httpx.HTTPError):
+        return httpx.get(f"{url}/healthz", timeout=20).status_code == 200
+    return False
+
+
+def test_a_gateway_without_room_for_its_state_says_so(lab: Lab) -> None:
+    done = subprocess.run(limited(lab, "-f 0"), env=lab.environment, capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 4 and "cannot be written" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_broker_whose_gateway_cannot_start_ends_and_says_why(shell: Shell, lab: Lab) -> None:

@@ -55,6 +55,7 @@ def test_a_token_is_listed_with_what_it_may_do_and_never_itself(shell: Shell) ->
         (("create", "Big"), 2, "a-z"),
         (("create", "ci", "--rights", "fly"), 2, "rights"),
         (("create", "ci", "--expires", "soon"), 2, "duration"),
+        (("create", "ci", "--expires", "0"), 2, "expired"),
         (("create",), 2, "NAME"),
     ],
 )
@@ -62,6 +63,14 @@ def test_what_cannot_be_is_told_in_a_sentence(shell: Shell, words: tuple[str, ..
     done = shell.run("token", *words)
 
     assert done.returncode == code and said in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("option", "text"), [("--user", ""), ("--rights", ""), ("--endpoints", " , "), ("--plugins", "")])
+def test_an_option_without_a_word_is_not_taken_for_no_limit(shell: Shell, option: str, text: str) -> None:
+    done = shell.run("token", "create", "ci", option, text)
+
+    assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr
+    assert shell.json("token", "list") == []
 
 
 def test_a_name_is_taken_once(shell: Shell) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -104,3 +108,91 @@ def test_a_user_who_is_forgotten_is_not_in_the_next_segment(tmp_path: Path, monk
         segment.unlink()
 
     assert Index(tmp_path).users == ["bob"]
+
+
+@contextmanager
+def no_file_may_grow_beyond(size_bytes: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("room_bytes", [0, 7, 60])
+def test_while_the_disk_is_full_numbers_go_on_and_are_written_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room_bytes: int
+) -> None:
+    monkeypatch.setattr(module, "AGAIN_S", 0.0)
+    first = Index(tmp_path)
+    first.begin("ann", {})
+    (segment,) = tmp_path.glob("*.index")
+    with no_file_may_grow_beyond(segment.stat().st_size + room_bytes):
+        given = [number for one in range(1, 6) for stream in (ONE, TWO) for number in numbered(first, "ann", stream, one, 1)]
+    given += numbered(first, "ann", ONE, 6, 1)
+
+    assert given == list(range(1, 12))
+    second = Index(tmp_path)
+    assert list(second.ids_of("ann")) == given and second.number("ann", TWO, 5) == (10, False)
+
+
+def test_a_new_segment_for_which_there_is_no_room_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "AGAIN_S", 0.0)
+    monkeypatch.setattr(module, "SEGMENT_S", 0.0)
+    first = Index(tmp_path)
+    with no_file_may_grow_beyond(1):
+        first.begin("ann", {})
+        numbered(first, "ann", ONE, 1, 2)
+    assert len(list(tmp_path.glob("*.index"))) == 1
+    numbered(first, "ann", ONE, 3, 1)
+
+    assert Index(tmp_path).last == 3
+
+
+def test_what_waits_for_a_full_disk_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "AGAIN_S", 0.0)
+    monkeypatch.setattr(module, "PENDING", 10)
+    first = Index(tmp_path)
+    with no_file_may_grow_beyond(1):
+        for number in range(1, 40):
+            numbered(first, "ann", (ONE, TWO)[number % 2], number, 1)
+    numbered(first, "ann", ONE, 41, 1)
+    (segment,) = tmp_path.glob("*.index")
+
+    assert segment.stat().st_size < 1_000 and Index(tmp_path).last == 40
+
+
+def test_damage_anywhere_is_survived(tmp_path: Path) -> None:
+    first = Index(tmp_path)
+    first.begin("ann", {ONE: 5})
+    numbered(first, "ann", ONE, 6, 300)
+    numbered(first, "bob", TWO, 1, 2)
+    first.close()
+    (segment,) = tmp_path.glob("*.index")
+    whole, chance = segment.read_bytes(), random.Random(17)
+    for at in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[at] = chance.randrange(256)
+        segment.write_bytes(damaged)
+        again = Index(tmp_path)
+        for user in again.users:
+            assert len(again.ids_of(user)) <= module.MAX_COUNT * 2
+            assert all(isinstance(incarnation, bytes) for incarnation in again.cursor_of(user))
+        numbered(again, "ann", ONE, 1_000, 2)
+        again.close()
+        for other in set(tmp_path.glob("*.index")) - {segment}:
+            other.unlink()
+
+
+def test_an_empty_newest_segment_does_not_begin_the_numbers_again(tmp_path: Path) -> None:
+    first = Index(tmp_path)
+    first.begin("ann", {})
+    numbered(first, "ann", ONE, 1, 3)
+    (segment,) = tmp_path.glob("*.index")
+    os.utime(segment, (0, 0))
+    (tmp_path / f"{2:016}.index").touch()
+
+    assert Index(tmp_path).last == 3

@@ -6,6 +6,7 @@ import ssl
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 from starlette.datastructures import Headers
 
 from orbit_gateway.protection import is_ours, refusal
@@ -64,6 +65,20 @@ def test_files_that_are_no_certificate_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("no certificate")
     with pytest.raises(InvalidArgument, match="no certificate"):
         given_certificate(tmp_path / "a", tmp_path / "b")
+
+
+def test_a_key_of_another_certificate_or_with_a_passphrase_is_refused_without_a_question(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    one, two = (certificate_for(tmp_path / name, "10.0.0.7", []) for name in ("one", "two"))
+    key = serialization.load_pem_private_key(one.key.read_bytes(), None)
+    secret = serialization.BestAvailableEncryption(b"secret")
+    locked = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, secret)
+    (tmp_path / "locked").write_bytes(locked)
+
+    for wrong in (two.key, tmp_path / "locked"):
+        with pytest.raises(InvalidArgument, match="belong together"):
+            given_certificate(one.certificate, wrong)
 
 
 def test_loopback_is_where_only_this_machine_is() -> None:
