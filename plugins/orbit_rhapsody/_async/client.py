@@ -50,7 +50,6 @@ class AsyncRhapsodyClient(AsyncResultReader):
     there is none.
     """
 
-    submits_patiently = False  # it waits for an endpoint that is away as long as for results, and not SUBMIT_AWAY_S alone
     _leaves = False  # when it is closed, as it reads from now on
 
     async def register_session(
@@ -76,6 +75,7 @@ class AsyncRhapsodyClient(AsyncResultReader):
         self._kept: set[str] = set()  # digests of what the session has of functions and arguments
         self._prefix = secrets.token_hex(4)  # of the uids that are given here
         self._numbers = count(1)
+        self.submits_patiently = False  # it waits for an endpoint as long as for results, and not SUBMIT_AWAY_S alone
         wanted = {
             "backends": list(backends) if isinstance(backends, tuple) else backends,
             "notify_batch_window": notify_batch_window,

@@ -51,7 +51,6 @@ class RhapsodyClient(ResultReader):
     there is none.
     """
 
-    submits_patiently = False  # it waits for an endpoint that is away as long as for results, and not SUBMIT_AWAY_S alone
     _leaves = False  # when it is closed, as it reads from now on
 
     def register_session(
@@ -77,6 +76,7 @@ class RhapsodyClient(ResultReader):
         self._kept: set[str] = set()  # digests of what the session has of functions and arguments
         self._prefix = secrets.token_hex(4)  # of the uids that are given here
         self._numbers = count(1)
+        self.submits_patiently = False  # it waits for an endpoint as long as for results, and not SUBMIT_AWAY_S alone
         wanted = {
             "backends": list(backends) if isinstance(backends, tuple) else backends,
             "notify_batch_window": notify_batch_window,
