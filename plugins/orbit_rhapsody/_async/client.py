@@ -55,7 +55,6 @@ class AsyncRhapsodyClient(AsyncResultReader):
     there is none.
     """
 
-    submits_patiently = False  # it waits for an endpoint that is away as long as for results, and not SUBMIT_AWAY_S alone
     _leaves = False  # when it is closed, as it reads from now on
 
     async def register_session(
@@ -82,6 +81,7 @@ class AsyncRhapsodyClient(AsyncResultReader):
         self._prefix = secrets.token_hex(4)  # of the uids that are given here
         self._numbers = count(1)
         self._held_up = ""  # why the batch that is to be sent has not been taken
+        self.submits_patiently = False  # it waits for an endpoint as long as for results, and not SUBMIT_AWAY_S alone
         wanted = {
             "backends": list(backends) if isinstance(backends, tuple) else backends,
             "notify_batch_window": notify_batch_window,
