@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from lab import within
 from chaoslab.world import World, say
 from orbit_zmq import Client
 from orbit_zmq.allocator import limit_arenas
+from orbit_zmq.rules.ended import CALLERS
 
 SAMPLE_S = 1.0
 WARM_UP = 0.25  # of the run, after which nothing may grow
@@ -65,7 +67,7 @@ def run(duration_s: float, place: Path, verbose: bool = False) -> Soak:
         world.start_broker()
         world.start_endpoint("hpc1", on_line=False)
         with Client(url=world.tcp) as client:
-            _fill(client)
+            _fill(client, world)
             _work_once(client, world, itertools.count(), Soak(), threading.Event())
             soak.before = _census(client, world)
             began, stop = time.monotonic(), threading.Event()
@@ -82,13 +84,20 @@ def run(duration_s: float, place: Path, verbose: bool = False) -> Soak:
     return soak
 
 
-def _fill(client: Client) -> None:
+def _fill(client: Client, world: World) -> None:
     """What an endpoint keeps for a while, events above all, is full from the start: it may not count as growth."""
     with client.get_plugin("hpc1", "rhapsody", backends=["noop"]) as session:
         for _ in range(FILL_BATCHES):
             session.wait_tasks(session.submit_tasks([{"executable": "/bin/true"}] * FILL_TASKS), timeout=60)
     for _ in range(ENDED_IDS):
         client.get_plugin("hpc1", "chaos").unregister_session()
+    with ThreadPoolExecutor(WORKERS) as pool:
+        list(pool.map(lambda number: _come_and_go(world, f"f{number}"), range(CALLERS)))
+
+
+def _come_and_go(world: World, key: str) -> None:
+    with Client(url=world.tcp) as guest:
+        guest.call("hpc1", "chaos", "once", {"key": key, "number": 0, "padding": b"", "size": 0})
 
 
 def _work(client: Client, world: World, numbers: Iterator[int], soak: Soak, stop: threading.Event) -> None:
