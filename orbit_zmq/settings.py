@@ -24,6 +24,12 @@ VARIABLES = {
     "ORBIT_FAULTPOINTS": "for tests alone: where a process is to die, stop, or be slow",
 }
 
+SET_FOR_PROGRAMS = {
+    "ORBIT_TASK_NUMBER": "which of several tasks of `orbit task submit -n` this is, from 1 on",
+    "ORBIT_ARRAY_INDEX": "which member of an array of jobs this is",
+    "ORBIT_PYTHON": "the Python that runs a worker inside a job",
+}
+
 
 def environment(name: str) -> str | None:
     """The value of one of VARIABLES, or None where it is unset or empty."""

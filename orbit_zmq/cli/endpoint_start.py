@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -31,6 +30,7 @@ PICKLE_HELP = "Whether callers who may run code may send functions and values as
 USAGE_HINT = "--help shows how it is used."
 LEAST_S = 0.5  # for the broker to answer once it is found
 LAUNCHERS = ("dragon",)
+THROUGH_TUNNEL_S = 30.0  # for the broker to answer through a tunnel that is open
 TUNNEL_S = 240.0  # to open the first tunnel
 LAUNCHED_S = 120.0  # for a launcher to start its runtime, before the endpoint
 DETACHED_S = 10.0  # beside the time for the broker: a cold import over a slow shared file system takes most of it
@@ -65,7 +65,7 @@ def start(detach: bool, launcher: str | None, name: str | None, **options: Any) 
     elif launcher:
         _launch(name, options)
     else:
-        _serve(name, **options)
+        _serve(name, options)
 
 
 def _launch(name: str | None, options: dict[str, Any]) -> None:
@@ -124,25 +124,7 @@ def _arguments(name: str | None, options: dict[str, Any]) -> list[str]:
     return arguments + [part for share in options["shares"] for part in ("--share", share)]
 
 
-def _serve(
-    name: str | None,
-    plugins: str,
-    options: tuple[str, ...],
-    modules: tuple[str, ...],
-    role: str | None,
-    labels: tuple[str, ...],
-    shares: tuple[str, ...],
-    pickle: str,
-    wait_s: float,
-    tunnel: str,
-    tunnel_via: str | None,
-    wall_time_s: float | None,
-    exit_with_parent: bool,
-    log_level: str | None,
-    log_format: str | None,
-    log_file: Path | None,
-    where: Where,
-) -> None:
+def _serve(name: str | None, options: dict[str, Any]) -> None:
     from orbit_zmq.configuration import plugin_options
     from orbit_zmq.endpoint.endpoint import Endpoint, default_name  # the command's help needs no plugins
     from orbit_zmq.errors import InvalidArgument, OrbitError
@@ -151,34 +133,32 @@ def _serve(
     from orbit_zmq.place import find_broker
     from orbit_zmq.tunnel.way import way_to
 
-    ends_at = time.monotonic() + wait_s
-
-    def make() -> Endpoint:
-        return Endpoint(
-            name,
-            place=place,
-            plugins=chosen,
-            role=role,
-            labels=dict(map(_label, labels)),
-            share=shares,
-            pickle=pickle == "yes",
-            plugin_options=merged(plugin_options(), given),
-            wall_time_s=wall_time_s,
-        )
-
+    where: Where = options["where"]
+    has_parent, ends_at = options["exit_with_parent"], time.monotonic() + options["wait_s"]
     try:
-        configure_logging(log_level, log_format, log_file)
-        given = _options(options)
-        chosen = _chosen(plugins, modules, given)
+        configure_logging(options["log_level"], options["log_format"], options["log_file"])
+        given = _options(options["options"])
         found = patiently(lambda: find_broker(*where), where, ends_at)
         with ExitStack() as stack:
-            place = stack.enter_context(way_to(found, tunnel, name or found.name or default_name(), tunnel_via))
-            ends_at = max(ends_at, time.monotonic() + LEAST_S)
-            made = make()
-            if exit_with_parent:
+            called = name or found.name or default_name()
+            place = stack.enter_context(way_to(found, options["tunnel"], called, options["tunnel_via"]))
+            if options["tunnel"] != "none":
+                ends_at = time.monotonic() + max(options["wait_s"], THROUGH_TUNNEL_S)
+            made = Endpoint(
+                name,
+                place=place,
+                plugins=_chosen(options["plugins"], options["modules"], given),
+                role=options["role"],
+                labels=dict(map(_label, options["labels"])),
+                share=options["shares"],
+                pickle=options["pickle"] == "yes",
+                plugin_options=merged(plugin_options(), given),
+                wall_time_s=options["wall_time_s"],
+            )
+            if has_parent:
                 watch_parent(made.stop)
-            tell = _teller(made, stack, str(log_file or ""), exit_with_parent)
-            made.run(on_ready=tell, within_s=None if exit_with_parent else max(ends_at - time.monotonic(), LEAST_S))
+            tell = _teller(made, stack, str(options["log_file"] or ""), has_parent)
+            made.run(on_ready=tell, within_s=None if has_parent else max(ends_at - time.monotonic(), LEAST_S))
     except (OrbitError, click.UsageError) as error:
         if not sys.stdout.isatty():  # who waits for the ready line reads it there
             say_failed(error if isinstance(error, OrbitError) else InvalidArgument(error.format_message(), hint=USAGE_HINT))

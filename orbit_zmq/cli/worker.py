@@ -87,7 +87,16 @@ def start(
         spec = {
             "name": f"orbit-{name}",
             "executable": "orbit-endpoint-wrapper.sh",
-            "arguments": ["-n", name, "--plugins", plugins, "--wall-time", f"{duration - min(STARTING_S, 0.1 * duration):g}s"],
+            "arguments": [
+                "-n",
+                name,
+                "--plugins",
+                plugins,
+                "--wait",
+                "1m",
+                "--wall-time",
+                f"{duration - min(STARTING_S, 0.1 * duration):g}s",
+            ],
             "attributes": {key: value for key, value in attributes.items() if value is not None},
         }
         executor = executor or str(client.call(login, PLUGIN, "executors")["default"])

@@ -170,9 +170,7 @@ def through(place: Place, port: int, events_port: int) -> Place:
 def free_ports(count: int) -> tuple[int, ...]:
     """Ports of the loopback that nobody listens at now."""
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return tuple(one.getsockname()[1] for one in sockets)
 
 
