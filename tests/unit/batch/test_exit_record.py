@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pytest
@@ -48,8 +48,7 @@ def sleeper(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], ExitRecor
     """A job that runs, as the leader of a session of its own."""
     files = {"record": tmp_path / "record", "stdout": tmp_path / "out", "stderr": tmp_path / "err"}
     process = subprocess.Popen(wrapped(["sleep", "1000"], **files, kind="local"), start_new_session=True)
-    record = wait_until(lambda: read_record(tmp_path / "record"), WAIT_S)
-    yield process, record
+    yield process, cast(ExitRecord, wait_until(lambda: read_record(tmp_path / "record"), WAIT_S))
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -97,7 +96,8 @@ def test_standard_output_and_error_may_be_one_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("which", ["stdin", "stdout", "stderr"])
 def test_a_file_that_cannot_be_opened_is_named_as_the_problem(tmp_path: Path, which: str) -> None:
-    ran = Ran(tmp_path, "true", **{which: tmp_path / "absent" / "file"})
+    files: dict[str, Any] = {which: tmp_path / "absent" / "file"}
+    ran = Ran(tmp_path, "true", **files)
 
     assert ran.record.exit_code == 126 and ran.record.problem.startswith(which)
 
