@@ -47,17 +47,22 @@ write() (
         "$$" "$born" "$boot" "$(uname -n)" "$id" "$begun" "$1" >"$record.new" && mv -f "$record.new" "$record"
 )
 ended() {
+    trap '' HUP INT QUIT TERM USR1 USR2
     signal=null
     [ "$1" -gt 128 ] && [ "$1" -le 192 ] && signal=$(($1 - 128))
     write "\"exit_code\": $1, \"signal\": $signal, \"ended\": $(date +%s), \"problem\": \"$2\""
     exit "$1"
 }
+cannot() {
+    [ -z "$asked" ] || ended "$asked" ""
+    ended 126 "$1"
+}
 asked=
 trap asked=129 HUP; trap asked=130 INT; trap asked=131 QUIT; trap asked=138 USR1; trap asked=140 USR2; trap asked=143 TERM
 write '"exit_code": null'
-(: <"$in") 2>/dev/null || ended 126 "stdin cannot be read"
-(: >"$out") 2>/dev/null || ended 126 "stdout cannot be written"
-[ "$err" = "$out" ] || (: >"$err") 2>/dev/null || ended 126 "stderr cannot be written"
+(: <"$in") 2>/dev/null || cannot "stdin cannot be read"
+(: >"$out") 2>/dev/null || cannot "stdout cannot be written"
+[ "$err" = "$out" ] || (: >"$err") 2>/dev/null || cannot "stderr cannot be written"
 [ -z "$asked" ] || ended "$asked" ""
 if [ "$err" = "$out" ]; then
     (exec "$@") 8>&1 9>&2 <"$in" >"$out" 2>&1 5<&0 6>&1 7>&1

@@ -17,6 +17,7 @@ End = Literal["successful", "failed", "cancelled", "finished_unknown"]
 Source = Literal["record", "accounting", "scheduler", "none"]
 
 EXIT_TEXTS = {126: ": the command cannot be executed", 127: ": there is no such command"}  # as shells say it
+ENDED_EARLY = ("CANCELLED", "TIMEOUT", "DEADLINE", "PREEMPTED")  # a shell may end well though what it ran was ended
 ENDED_BY_THE_SCHEDULER = ("TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "DEADLINE")
 
 
@@ -73,9 +74,9 @@ def outcome_of(
 def _by_record(record: ExitRecord, said: NativeState | None, cancel_asked: bool) -> Outcome:
     """The exit code is the job's own word; why it ended so may be the scheduler's doing."""
     found = Outcome("failed", record.exit_code, record.signal, record.problem, "record")
-    if record.exit_code == 0:
-        return replace(found, end="successful")
     raw = _word(said)
+    if record.exit_code == 0 and raw not in ENDED_EARLY:
+        return replace(found, end="successful")
     if raw.startswith("CANCELLED") or (said is not None and said.state == "CANCELLED" and raw != "DEADLINE"):
         return replace(found, end="cancelled", reason=reason_of(said))
     if raw in ENDED_BY_THE_SCHEDULER:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from orbit_psij.models import FINAL, JobSpec, State
-from orbit_zmq.errors import InvalidArgument
 from orbit_zmq.files import make_private_directory
 from orbit_zmq.paths import state_dir
 
@@ -109,12 +108,7 @@ def job_of(kept: Mapping[str, Any]) -> Job | None:
 
 def folder_of(job_id: str) -> Path:
     """Where a job's script, record and output lie; the nodes of a cluster have to see it."""
-    folder = state_dir() / "psij" / job_id
-    if any(sign in str(folder) for sign in '"\\$`\n'):
-        raise InvalidArgument(
-            f"{folder} has signs in it that a job's script cannot name", hint="Set ORBIT_STATE_DIR to a plain path."
-        )
-    return folder
+    return state_dir() / "psij" / job_id
 
 
 def make_folder(job_id: str) -> Path:

@@ -15,7 +15,7 @@ from orbit_zmq.batch.states import State as NativeWord
 SOON_S = 1.0  # between two questions while something changes
 CALM_S = 2.0  # while nothing does: a change is known within three seconds
 CALM_AFTER_S = 30.0
-SHARE = 20.0  # a question that takes long is asked the less often: a twentieth of the time at most
+SHARE = 10.0  # a question that takes long is asked the less often: a tenth of the time at most
 RECORD_S = 2.0  # a record may be seen later than the scheduler's word, as on NFS
 SILENCE_S = 10.0  # a scheduler may not know a job for a moment
 LEFT_BEHIND_S = 3.0  # a job that has written its end is not running, though its node cannot say so

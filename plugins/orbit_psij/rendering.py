@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from orbit_psij.library import executor_of, job_of, launch_words
-from orbit_psij.models import Custom, JobSpec, Resources
+from orbit_psij.models import NOT_IN_DIRECTIVES, Custom, JobSpec, Resources
+from orbit_zmq.errors import InvalidArgument
 
 ASIDE = 'exec "$@" >&8 2>&9'  # what launchers say themselves goes to the script's own output, not to the job's
 MARK = "@orbit-launch@"
@@ -53,6 +54,10 @@ def render(executor: str, spec: JobSpec, *, job_id: str, launch_command: Sequenc
 
     InvalidArgument for an executor that there is not, Unsupported for one that takes no script.
     """
+    if NOT_IN_DIRECTIVES.search(str(script_dir)):
+        raise InvalidArgument(
+            f"{script_dir} has signs in it that a job's script cannot name", hint="Set ORBIT_STATE_DIR to a plain path."
+        )
     directives = _local_head(spec) if executor == "local" else _directives(executor, spec, job_id, script_dir)
     exports = "".join(f"export {name}={shlex.quote(str(value))}\n" for name, value in spec.environment.items())
     change = f"cd -- {shlex.quote(spec.directory)} || exit 1\n" if spec.directory else ""

@@ -71,13 +71,13 @@ def why_not(executor: str) -> str:
     module = MODULES.get(executor, "")
     if module and find_spec(module.partition(".")[0]) is None:
         return f"it needs the Python module {module}, which is not installed"
+    absent = [command for command in COMMANDS.get(executor, ()) if shutil.which(command) is None]
+    if absent:
+        return f"{absent[0]} is not installed on this machine"
     try:
         executor_of(executor)
     except Unsupported as error:
         return error.message
-    absent = [command for command in COMMANDS.get(executor, ()) if shutil.which(command) is None]
-    if absent:
-        return f"{absent[0]} is not installed on this machine"
     if executor.startswith("pbs") and not any(name.startswith("pbs") for name in detect_batch_system().present):
         return f"{COMMANDS[executor][0]} on this machine is not that of PBS, or PBS does not answer"
     return ""

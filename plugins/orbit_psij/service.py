@@ -91,7 +91,7 @@ class PSIJSession(PluginSession):
         answer: dict[str, Any] = await self._plugin.beside(starting)
         return answer
 
-    @operation(effect="read", path="preview/{sid}")
+    @operation(effect="read", method="POST", path="preview/{sid}")
     async def preview_job(self, job_spec: JobSpec, executor: str = "local") -> dict[str, Any]:
         """The script that would be handed over, under an id of its own: `{script, warnings}`. Nothing is written."""
         submission = await self._threads.run(Submission.of, str(uuid.uuid4()), executor, job_spec)

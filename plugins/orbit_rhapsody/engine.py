@@ -196,8 +196,8 @@ class Engine:
 
     @property
     def being_started(self) -> str:
-        """The backend that is being started; empty once all are there."""
-        return "" if self._loop is not None else self._being_started
+        """The backend that is being started, or will be first; empty once all are there."""
+        return "" if self._loop is not None else self._being_started or self._names[0]
 
     async def place(self, uid: str) -> Place | None:
         """Where a task is; None where it has ended, or is on its way. From any loop."""

@@ -50,8 +50,9 @@ class Lab:
         self.url = ""
         self.tcp = ""
 
-    def start_broker(self, tcp: str | None = "tcp://127.0.0.1:0") -> Child:
-        self.broker = start_broker(tcp=tcp, environment=self.environment, log=self.place / "broker.log")
+    def start_broker(self, tcp: str | None = "tcp://127.0.0.1:0", options: Sequence[str] = ()) -> Child:
+        log = self.place / "broker.log"
+        self.broker = start_broker(tcp=tcp, environment=self.environment, log=log, options=options)
         self.stack.callback(self.broker.end)
         self.url = f"ipc://{self.broker.ready['ipc']}"
         self.tcp = self.broker.ready["tcp"] or ""
@@ -169,13 +170,13 @@ class CuttableProxy:
 
 
 @contextlib.contextmanager
-def running_lab() -> Iterator[Lab]:
-    """A broker on ipc and TCP in a directory of its own."""
+def running_lab(*options: str) -> Iterator[Lab]:
+    """A broker on ipc and TCP in a directory of its own, with these options of its command."""
     place = Path(tempfile.mkdtemp(prefix="orbit-test-"))  # pytest's own paths are too long for sockets
     made = Lab(place)
     with within(place):
         try:
-            made.start_broker()
+            made.start_broker(options=options)
             yield made
         finally:
             made.close()

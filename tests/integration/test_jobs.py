@@ -227,8 +227,8 @@ def test_jobs_outlive_the_endpoints_process(tmp_path: Path) -> None:
         after = submitted(jobs, shell("echo $SECRET"), after=[done])
         secret = {"SECRET": "very-secret-word"}
         held = submitted(jobs, shell("echo $SECRET", environment=secret), after=[lives])
-        for handle in (ends, lives, lost):
-            wait_until(lambda handle=handle: jobs.status(handle).status is JobStatus.RUNNING, WAIT_S, "it runs")
+        wanted = {handle.job_id for handle in (ends, lives, lost)}
+        wait_until(lambda: wanted <= {job.job_id for job in jobs.list(["running"])}, WAIT_S, "they run")
         jobs.wait(after, WAIT_S)
 
         kill(endpoint)

@@ -27,6 +27,7 @@ from orbit_zmq.errors import OrbitError
 
 PATIENCE_S = 240.0  # on a machine where much else goes on
 BETWEEN_S = 1.0  # two questions of one kind to the scheduler
+LATE = 2.0  # a command is written down when it runs, which on a busy machine is some time after it was started
 LATEST_S = 5.0  # after its end a job is shown as running no longer
 
 
@@ -152,9 +153,11 @@ def is_right(wanted: Wanted, found: JobStatusResult) -> str:
     return said if wanted.reason.lower() not in str(detail.get("reason", "")).lower() else ""
 
 
-def most_in_a_second(moments: Sequence[float]) -> int:
-    """Within any second; a question takes its start a little late on a busy machine."""
-    return max((sum(1 for other in moments if one <= other < one + BETWEEN_S * 0.9) for one in moments), default=0)
+def too_many(moments: Sequence[float]) -> float:
+    """By how many questions more than one a second were asked in any stretch of time."""
+    at = sorted(moments)
+    ahead = [number - moment / BETWEEN_S for number, moment in enumerate(at)]
+    return max((later - earlier for place, earlier in enumerate(ahead) for later in ahead[place + 1 :]), default=0.0)
 
 
 def run_mixed(
@@ -174,8 +177,8 @@ def run_mixed(
         wait_until(lambda: not jobs.list(["running", "pending"]), what="nothing is shown as unfinished")
     wrong = [said for one, found in zip(wanted, results, strict=True) if (said := is_right(one, found))]
     assert not wrong, "\n".join(wrong)
-    asked = {command: most_in_a_second(commands.moments(command)) for command in ("squeue", "sacct")}
-    assert all(most <= 1 for most in asked.values()), asked
+    asked = {command: too_many(commands.moments(command)) for command in ("squeue", "sacct")}
+    assert all(more <= LATE for more in asked.values()), asked
     return watch.shown_too_long_s(results)
 
 

@@ -178,18 +178,6 @@ def test_lists_of_queue_info_know_at_once_what_was_submitted_and_canceled(lab: L
     assert job["native_id"] in [one["job_id"] for one in queue_info.list_all_jobs()["jobs"]]
 
 
-def test_a_job_that_ends_while_the_controller_is_down_is_known_to_have_ended(slurm: SlurmLab, psij: Any) -> None:
-    job_id = submit(psij, "echo up; sleep 5; exit 4")
-    wait_until(lambda: state_of(psij, job_id) == "ACTIVE", PATIENCE_S)
-    slurm.stop("slurmctld")
-    try:
-        end = ended(psij, job_id)
-        assert (end["state"], end["exit_code"], end["source"]) == ("FAILED", 4, "record")
-    finally:
-        slurm.start_again("slurmctld")
-        wait_until(lambda: "UP" in slurm.run("scontrol", "ping"), PATIENCE_S)
-
-
 def test_a_killed_endpoint_finds_its_jobs_again_also_the_one_that_it_was_submitting(
     slurm: SlurmLab, commands: CountedCommands, tmp_path: Path
 ) -> None:
@@ -261,3 +249,15 @@ def test_a_job_that_takes_too_long_has_failed_by_its_time_limit(psij: Any) -> No
     job_id = submit(psij, "sleep 1000", attributes={"duration": 60})
     end = psij.wait_job(job_id, timeout=300)
     assert (end["state"], end["raw_state"], end["message"]) == ("FAILED", "TIMEOUT", "TimeLimit")
+
+
+def test_a_job_that_ends_while_the_controller_is_down_is_known_to_have_ended(slurm: SlurmLab, psij: Any) -> None:
+    job_id = submit(psij, "echo up; sleep 5; exit 4")
+    wait_until(lambda: state_of(psij, job_id) == "ACTIVE", PATIENCE_S)
+    slurm.stop("slurmctld")
+    try:
+        end = ended(psij, job_id)
+        assert (end["state"], end["exit_code"], end["source"]) == ("FAILED", 4, "record")
+    finally:
+        slurm.start_again("slurmctld")
+        wait_until(lambda: "UP" in slurm.run("scontrol", "ping"), PATIENCE_S)

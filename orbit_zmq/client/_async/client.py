@@ -224,9 +224,9 @@ class AsyncClient:
     ) -> Why:
         """Where a task, a job or a session is, by its id, and why it is not further; docs/operating.md has its fields.
 
-        This client, the broker and the plugins of all endpoints are asked; each has `deadline_s` seconds. NotFound where nobody
-        knows the id, with who could not be asked. Conflict where several do: `endpoint`, `plugin` (its instance) and `session`
-        say which is meant.
+        This client, the broker and the plugins of all endpoints are asked; each plugin has `deadline_s` seconds. NotFound where
+        nobody knows the id, with who could not be asked. Conflict where several do: `endpoint`, `plugin` (its instance) and
+        `session` say which is meant.
         """
         from orbit_zmq.client._async.why import Question, async_why  # its models are slow to load
 

@@ -47,7 +47,7 @@ class Question(NamedTuple):
     endpoint: str
     plugin: str
     session: str
-    deadline_s: float  # for each answer
+    deadline_s: float  # for each answer of a plugin
 
 
 async def async_why(
@@ -58,7 +58,7 @@ async def async_why(
     here = _known_here(plugin_clients, asked)
     if len(here) == 1 and not client.is_connected:
         return without_broker(item, here[0], link.obstacle().message)
-    known = await _known(client, link, user, asked)
+    known = await _known(client, link, user)
     said, unanswered = await _ask_all(client, known, asked)
     found = [place for place in said if asked.session in ("", place.sid)]
     if not found and not here:
@@ -81,8 +81,8 @@ def _known_here(plugin_clients: Sequence[AsyncPluginClient], asked: Question) ->
     return places
 
 
-async def _known(client: AsyncClient, link: Link, user: str, asked: Question) -> Known:
-    status = BrokerStatus.model_validate(await client.broker_status(deadline_s=asked.deadline_s))
+async def _known(client: AsyncClient, link: Link, user: str) -> Known:
+    status = BrokerStatus.model_validate(await client.broker_status())
     endpoints = {handle.name: handle.facts for handle in await client.endpoints()}
     open_calls = Counter(call.header.endpoint for call in tuple(link.caller.open.values()))
     return Known(client.name, user, open_calls, link.caller.limits.open_calls, endpoints, status)

@@ -48,7 +48,7 @@ class Question(NamedTuple):
     endpoint: str
     plugin: str
     session: str
-    deadline_s: float  # for each answer
+    deadline_s: float  # for each answer of a plugin
 
 
 def why(client: Client, link: Link, user: str, plugin_clients: Sequence[PluginClient], asked: Question) -> Why:
@@ -57,7 +57,7 @@ def why(client: Client, link: Link, user: str, plugin_clients: Sequence[PluginCl
     here = _known_here(plugin_clients, asked)
     if len(here) == 1 and not client.is_connected:
         return without_broker(item, here[0], link.obstacle().message)
-    known = _known(client, link, user, asked)
+    known = _known(client, link, user)
     said, unanswered = _ask_all(client, known, asked)
     found = [place for place in said if asked.session in ("", place.sid)]
     if not found and not here:
@@ -80,8 +80,8 @@ def _known_here(plugin_clients: Sequence[PluginClient], asked: Question) -> list
     return places
 
 
-def _known(client: Client, link: Link, user: str, asked: Question) -> Known:
-    status = BrokerStatus.model_validate(client.broker_status(deadline_s=asked.deadline_s))
+def _known(client: Client, link: Link, user: str) -> Known:
+    status = BrokerStatus.model_validate(client.broker_status())
     endpoints = {handle.name: handle.facts for handle in client.endpoints()}
     open_calls = Counter(call.header.endpoint for call in tuple(link.caller.open.values()))
     return Known(client.name, user, open_calls, link.caller.limits.open_calls, endpoints, status)

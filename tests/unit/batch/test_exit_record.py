@@ -7,12 +7,14 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,6 +22,7 @@ from lab import wait_until
 
 from orbit_zmq.batch.exit_record import ExitRecord, Kind, boot_id, is_running, read_record, started_ticks, wrapped
 
+WAIT_S = 60.0
 SETTLED = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "3", "ORBIT_ARRAY_INDEX": "5"}
 
 
@@ -45,8 +48,7 @@ def sleeper(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], ExitRecor
     """A job that runs, as the leader of a session of its own."""
     files = {"record": tmp_path / "record", "stdout": tmp_path / "out", "stderr": tmp_path / "err"}
     process = subprocess.Popen(wrapped(["sleep", "1000"], **files, kind="local"), start_new_session=True)
-    record = wait_until(lambda: read_record(tmp_path / "record"), 30)
-    yield process, record
+    yield process, cast(ExitRecord, wait_until(lambda: read_record(tmp_path / "record"), WAIT_S))
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -94,7 +96,8 @@ def test_standard_output_and_error_may_be_one_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("which", ["stdin", "stdout", "stderr"])
 def test_a_file_that_cannot_be_opened_is_named_as_the_problem(tmp_path: Path, which: str) -> None:
-    ran = Ran(tmp_path, "true", **{which: tmp_path / "absent" / "file"})
+    files: dict[str, Any] = {which: tmp_path / "absent" / "file"}
+    ran = Ran(tmp_path, "true", **files)
 
     assert ran.record.exit_code == 126 and ran.record.problem.startswith(which)
 
@@ -118,16 +121,31 @@ def test_a_job_that_is_asked_to_end_writes_its_end(tmp_path: Path, sleeper: tupl
     assert record.exit_code is None and is_running(record)
 
     os.killpg(process.pid, signal.SIGTERM)
-    process.wait(30)
+    process.wait(WAIT_S)
 
     ended = read_record(tmp_path / "record")
     assert ended is not None and (ended.exit_code, ended.signal) == (143, 15)
 
 
+@pytest.mark.parametrize("after_ms", range(0, 60, 6))
+def test_a_job_that_is_asked_to_end_at_any_moment_ends(tmp_path: Path, after_ms: int) -> None:
+    files = {"record": tmp_path / "record", "stdout": tmp_path / "out", "stderr": tmp_path / "err"}
+    process = subprocess.Popen(wrapped(["sleep", "1000"], **files, kind="local"), start_new_session=True)
+    threading.Event().wait(after_ms / 1000)  # what is tested are moments in its life
+    os.killpg(process.pid, signal.SIGTERM)
+    process.wait(WAIT_S)
+
+    record = read_record(tmp_path / "record")
+    if process.returncode == -signal.SIGTERM:  # before anything was begun
+        assert record is None
+    else:
+        assert record is not None and (record.exit_code, record.signal, record.problem) == (143, 15, "")
+
+
 def test_a_process_that_has_ended_and_that_nobody_has_asked_about_does_not_run(sleeper: Any) -> None:
     process, record = sleeper
     os.killpg(process.pid, signal.SIGKILL)
-    wait_until(lambda: Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z", 30, "a zombie")
+    wait_until(lambda: Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z", WAIT_S, "a zombie")
 
     assert not is_running(record)
 
@@ -144,12 +162,14 @@ def test_another_process_of_the_same_number_is_not_the_job(sleeper: Any) -> None
 
 def test_a_command_that_outlives_its_wrapper_still_runs(sleeper: Any) -> None:
     process, record = sleeper
+    children = psutil.Process(process.pid).children
+    wait_until(lambda: any(child.name() == "sleep" for child in children()), WAIT_S, "its command runs")
     process.kill()
-    process.wait(30)
+    process.wait(WAIT_S)
 
     assert is_running(record)
     os.killpg(process.pid, signal.SIGKILL)
-    wait_until(lambda: not is_running(record), 30)
+    wait_until(lambda: not is_running(record), WAIT_S)
 
 
 def test_there_is_no_record_of_a_job_that_has_written_none(tmp_path: Path) -> None:

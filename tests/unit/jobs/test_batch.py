@@ -155,7 +155,7 @@ class Site:
         self.now = 100.0
         monkeypatch.setattr(batch, "states", self._states)
         monkeypatch.setattr(batch, "accounting", self._accounting)
-        monkeypatch.setattr(batch.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr("orbit_jobs.batch.time.monotonic", lambda: self.now)
 
     def _states(self, executor: str, ids: list[str]) -> dict[str, NativeState]:
         if isinstance(self.states, OrbitError):

@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from orbit_jobs import runner as runners
 from orbit_jobs.batch import BatchRunner
-from orbit_jobs.models import Issue, JobDryRun, JobHandle, JobStatus, JobStatusResult, JobValidationError
+from orbit_jobs.models import Array, Issue, JobDryRun, JobHandle, JobStatus, JobStatusResult, JobValidationError
 from orbit_jobs.runner import Job, JobRunner, build, runner_names, runner_of
 from orbit_jobs.shell import ShellRunner
 from orbit_zmq.children import environment_of_child
@@ -133,7 +132,7 @@ def test_what_is_wrong_is_said_before_anything_is_done_and_on_a_dry_run_too() ->
             Careful(wrong="It is wrong.").submit(["true"], dry_run=dry_run)
         assert [issue.kind for issue in caught.value.issues] == ["wrong"]
     with pytest.raises(JobValidationError, match="takes no arrays"):
-        Careful().submit(Job(Job.of(["true"]).spec, array=runners.Array.parse("0-1")))
+        Careful().submit(Job(Job.of(["true"]).spec, array=Array.parse("0-1")))
     with pytest.raises(JobValidationError, match="cannot be asked"):
         Careful(blind=True).status(JobHandle(job_id="job.1", backend="x"))
 
@@ -153,7 +152,8 @@ def test_a_runner_that_cannot_cancel_says_so() -> None:
 
 def test_a_job_is_a_spec_its_fields_or_the_words_of_a_command() -> None:
     assert Job.of(["sleep", "1"]).command == Job.of({"executable": "sleep", "arguments": ["1"]}).command == ["sleep", "1"]
-    for given in ("sleep 1", [], {"executable": "x", "argument": []}):
+    wrong: list[Any] = ["sleep 1", [], {"executable": "x", "argument": []}]
+    for given in wrong:
         with pytest.raises(InvalidArgument):
             Job.of(given)
 

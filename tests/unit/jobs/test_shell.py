@@ -107,7 +107,7 @@ def test_a_job_whose_record_is_gone_has_an_unknown_end(shell: ShellRunner) -> No
     assert shell.wait(handle, WAIT_S).status is JobStatus.SUCCESSFUL
     (Path(handle.metadata["directory"]) / "record").unlink()
 
-    assert shell.status(handle).status is JobStatus.FINISHED_UNKNOWN
+    assert shell.wait(handle, WAIT_S).status is JobStatus.FINISHED_UNKNOWN
 
 
 def test_a_process_that_has_taken_over_the_number_is_not_the_job(shell: ShellRunner) -> None:

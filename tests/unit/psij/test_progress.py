@@ -56,6 +56,12 @@ def test_the_scheduler_says_why_a_job_was_ended() -> None:
     assert timed_out is not None and (timed_out.end, timed_out.exit_code, timed_out.reason) == ("failed", 143, "TimeLimit")
 
 
+def test_a_shell_that_ended_well_though_its_command_was_ended_has_not_succeeded() -> None:
+    assert ended_as(Seen(said("CANCELLED", "CANCELLED by 0"), DONE)) == "CANCELED"
+    assert ended_as(Seen(said("FAILED", "TIMEOUT"), DONE)) == "FAILED"
+    assert ended_as(Seen(said("FAILED", "NODE_FAIL"), DONE)) == "COMPLETED"
+
+
 def test_a_record_may_come_later_than_the_schedulers_word() -> None:
     word = said("FAILED", exit_code=1)
     assert ended_as(Seen(word, BEGUN, ended_for_s=0.0)) is None
@@ -100,5 +106,5 @@ def test_the_end_of_an_earlier_run_is_none_of_a_requeued_job() -> None:
 def test_a_change_is_known_within_three_seconds_and_costly_questions_are_rare() -> None:
     assert interval_s(took_s=0.02, quiet_for_s=0.0, longest_s=5.0) == 1.0
     assert interval_s(took_s=0.02, quiet_for_s=1e6, longest_s=5.0) == 2.0
-    assert interval_s(took_s=0.2, quiet_for_s=0.0, longest_s=5.0) == 4.0
+    assert interval_s(took_s=0.4, quiet_for_s=0.0, longest_s=5.0) == 4.0
     assert interval_s(took_s=10.0, quiet_for_s=1e6, longest_s=5.0) == 5.0

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from orbit_psij.models import JobSpec
 from orbit_psij.rendering import launched, render, warnings_of
+from orbit_zmq.errors import InvalidArgument
 
 BATCH = ("slurm", "pbs", "pbs_classic", "lsf", "cobalt")
 PLACE = Path("/scratch/j1")
@@ -93,6 +94,12 @@ def test_what_an_executor_passes_over_is_said() -> None:
 @pytest.mark.parametrize("executor", [*BATCH, "local"])
 def test_the_script_ends_as_the_command_does(executor: str) -> None:
     assert lines(executor)[-1] == "exec /bin/true"
+
+
+def test_a_place_that_a_script_cannot_name_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="ORBIT_STATE_DIR"):
+        script("slurm", place=Path('/scratch/a"b'))
+    assert 'PSIJ_NODEFILE="/scratch/a b/$SLURM_JOB_ID.nodefile"' in script("slurm", place=Path("/scratch/a b"))
 
 
 def test_the_name_of_the_program_is_the_name_of_the_job_as_far_as_schedulers_take_it() -> None:
