@@ -119,6 +119,12 @@ class KeptGateway:
         self._thread = threading.Thread(target=self._keep, name="orbit-gateway", daemon=True)
         self._thread.start()
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """Where it listens, as `http`, and the `fingerprint` of a certificate of its own making."""
+        fingerprint = self._child.ready.get("fingerprint")
+        return {"http": self.address} | ({"fingerprint": fingerprint} if fingerprint else {})
+
     def end(self) -> None:
         """End it for good."""
         self._ended.set()

@@ -254,7 +254,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _parts(text: str) -> tuple[str, ...]:
     try:
-        return check_parts([part.strip() for part in text.split(",") if part.strip()])
+        return check_parts([part.strip() for part in text.split(",")])
     except InvalidArgument as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

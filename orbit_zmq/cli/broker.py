@@ -113,6 +113,7 @@ def _start_detached(options: list[str], log_file: Path | None) -> None:
 
 def _listens(said: dict[str, Any]) -> str:
     over_http = f", HTTP at {said['http']}" if "http" in said else ""
+    over_http += f" with the certificate {said['fingerprint']}" if "fingerprint" in said else ""
     return f"broker {said['pid']} listens at {said['tcp']} and ipc://{said['ipc']}{over_http}"
 
 
@@ -133,7 +134,7 @@ def _run_with_gateway(tcp: str, http: str, level: str | None, form: str | None, 
             stack.callback(child.end)
             kept = KeptGateway(f"ipc://{child.ready['ipc']}", http, logs)
             stack.callback(kept.end)
-            said = {**child.ready, "http": kept.address}
+            said = {**child.ready, **kept.facts}
             say_ready(said, f"{_listens(said)}; Ctrl-C ends both")
             if (code := child.wait()) != 0:
                 raise InternalError(f"The broker ended with exit code {code}.", hint="What it wrote above says why.")
@@ -160,7 +161,7 @@ def _supervise(
         if http:
             kept = KeptGateway(f"ipc://{said['ipc']}", http, logs)
             stack.callback(kept.end)
-            said = {**said, "http": kept.address}
+            said = {**said, **kept.facts}
         say_ready(said, f"{_listens(said)}, supervised; Ctrl-C ends both")
 
     configure_logging(level, form, file)

@@ -56,7 +56,8 @@ def up(
         click.echo(f"broker at {url}" + (f" and {broker.ready['tcp']}" if broker.ready.get("tcp") else ""))
         click.echo(f"endpoint {endpoint.ready['name']} with {', '.join(endpoint.ready['plugins']) or 'no plugin'}")
         if http:
-            click.echo(f"HTTP at {kept.address}")
+            shown = f", certificate {kept.facts['fingerprint']}" if "fingerprint" in kept.facts else ""
+            click.echo(f"HTTP at {kept.address}{shown}")
         click.echo("Ctrl-C ends all of them." if http else "Ctrl-C ends both.")
         with suppress(KeyboardInterrupt):
             while broker.exit_code() is None and endpoint.exit_code() is None:

@@ -47,7 +47,7 @@ def unpack_body(frame: bytes, flags: int = 0) -> Any:
         value = msgpack.unpackb(frame, strict_map_key=True, ext_hook=_refuse_extension, timestamp=0)
         return _untagged(value, 0) if flags & TAGGED else value
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
-        raise ProtocolError(f"a body that is not msgpack: {error}") from error
+        raise ProtocolError(f"a body that is not msgpack: {str(error) or type(error).__name__}") from error
 
 
 def unpack_map(frame: bytes, flags: int = 0) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from contextlib import ExitStack, suppress
@@ -81,6 +83,19 @@ def test_up_serves_http_too(shell: Shell) -> None:
     (url,) = [line.split()[-1] for line in lines if line.startswith("HTTP at ")]
 
     assert httpx.get(f"{url}/here/sysinfo/homedir", headers=token_of(shell), timeout=20).json()["homedir"]
+    up.send_signal(signal.SIGINT)
+    assert up.wait(30) == 0
+
+
+def test_up_on_the_network_tells_the_fingerprint_that_peers_compare(shell: Shell) -> None:
+    up = shell.start("up", "--plugins", "sysinfo", "--name", "here", "--http", "0.0.0.0:0")
+    assert up.stdout is not None
+    lines = [up.stdout.readline() for _ in range(4)]
+    (line,) = [line for line in lines if line.startswith("HTTP at https://")]
+    port = int(line.partition(",")[0].rpartition(":")[2])
+    shown = ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(("127.0.0.1", port)))
+
+    assert line.split()[-1].replace(":", "").lower() == hashlib.sha256(shown).hexdigest()
     up.send_signal(signal.SIGINT)
     assert up.wait(30) == 0
 
