@@ -23,6 +23,8 @@ from orbit_rhapsody.output import Tail, kept_bytes
 GRACE_S = 2.0  # after SIGINT and again after SIGTERM: time for an mpirun to end its ranks
 READ_BYTES = 64 << 10
 KILL_GRACE_S = 5.0  # a killed process that is not gone by then is stuck in the kernel; nothing more can be done
+LISTEN_BYTES = 8 << 10  # told at once: of the shortest lines as many as there is room for
+BEHIND_S = 0.01  # who listens is asked again so soon
 
 
 class _Work(Future[Any]):
@@ -117,7 +119,7 @@ class DaemonThreads(Executor):
                 self._queue.put(None)
 
 
-Listen = Callable[[str, bytes], None]  # told the stream and what was written to it
+Listen = Callable[[str, bytes], bool]  # told the stream and what was written to it; False: it is to be told again, soon
 listen_to_output: ContextVar[Listen | None] = ContextVar("listen_to_output", default=None)  # of the task that starts a process
 
 
@@ -170,8 +172,10 @@ class _Output:
     async def read(self) -> bytes:
         while block := await self._stream.read(READ_BYTES):
             self.tail.add(block, kept_bytes(len(self._loop.processes)))
-            if self._listen is not None:
-                self._listen(self._name, block)
+            for start in range(0, len(block) if self._listen is not None else 0, LISTEN_BYTES):
+                piece = block[start : start + LISTEN_BYTES]
+                while self._listen is not None and not self._listen(self._name, piece):  # noqa: ASYNC110 - a thread reads
+                    await asyncio.sleep(BEHIND_S)  # meanwhile the program waits in its pipe
         return self.tail.text().encode()
 
 
