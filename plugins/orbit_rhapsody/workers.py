@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from contextlib import suppress
@@ -22,9 +23,9 @@ from orbit_rhapsody.output import Tail, kept_bytes
 
 GRACE_S = 2.0  # after SIGINT and again after SIGTERM: time for an mpirun to end its ranks
 READ_BYTES = 64 << 10
-KILL_GRACE_S = 5.0  # a killed process that is not gone by then is stuck in the kernel; nothing more can be done
 LISTEN_BYTES = 8 << 10  # told at once: of the shortest lines as many as there is room for
 BEHIND_S = 0.01  # who listens is asked again so soon
+KILL_GRACE_S = 5.0  # a killed process that is not gone by then is stuck in the kernel; nothing more can be done
 
 
 class _Work(Future[Any]):
@@ -123,16 +124,64 @@ Listen = Callable[[str, bytes], bool]  # told the stream and what was written to
 listen_to_output: ContextVar[Listen | None] = ContextVar("listen_to_output", default=None)  # of the task that starts a process
 
 
+class _Awaited(asyncio.Future[Any]):
+    """What a coroutine waits for while a function waits for its thread, or runs."""
+
+    def __init__(self, work: Future[Any], loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self._work = work
+
+    def cancel(self, msg: Any = None) -> bool:
+        if not super().cancel(msg):
+            return False
+        self.get_loop().call_soon(self._work.cancel)  # after those that are canceled with it: a free thread would begin one
+        return True
+
+    def settle(self) -> None:
+        """The function has ended."""
+        if self.done():
+            return
+        error = self._work.exception()
+        if error is None:
+            self.set_result(self._work.result())
+        else:
+            self.set_exception(error)
+
+
 class ProcessLoop(asyncio.SelectorEventLoop):
     """An event loop that knows which of its tasks started which child process, each in a process group of its own.
 
-    Who reads `processes` takes out of it what has ended.
+    Who reads `processes` takes out of it what has ended. Of functions in threads it is told once for all that have ended since
+    it looked last: to be woken costs more than a short function.
     """
 
     def __init__(self) -> None:
         super().__init__()
         _watch_children_without_threads()
         self.processes: dict[asyncio.Task[Any], asyncio.subprocess.Process] = {}
+        self._ended: deque[_Awaited] = deque()
+        self._is_woken = False
+
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override]  # as it is called
+        if not isinstance(executor, DaemonThreads):
+            return super().run_in_executor(executor, func, *args)
+        work = executor.submit(func, *args)
+        awaited = _Awaited(work, self)
+        work.add_done_callback(lambda _: self._note_ended(awaited))
+        return awaited
+
+    def _note_ended(self, awaited: _Awaited) -> None:
+        """In the thread of the function."""
+        self._ended.append(awaited)
+        if not self._is_woken:
+            self._is_woken = True
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self.call_soon_threadsafe(self._settle_ended)
+
+    def _settle_ended(self) -> None:
+        self._is_woken = False
+        for _ in range(len(self._ended)):
+            self._ended.popleft().settle()
 
     async def subprocess_exec(self, protocol_factory: Any, *args: Any, **kwargs: Any) -> Any:
         return self._tracked(*await super().subprocess_exec(protocol_factory, *args, **_own_group(kwargs)))
