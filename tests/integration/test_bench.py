@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -62,7 +63,7 @@ def test_a_measure_runs_to_its_end_and_says_what_it_has_found_in_json(measure: s
     assert found["machine"]["cpus"] == os.cpu_count() and "pyzmq" in found["versions"]
     assert all(row["ours"] >= 0 for row in found["rows"])
     if measure == "scale":
-        heard, missed, lost = (row["ours"] for row in found["rows"][1:])
+        heard, missed, lost = (row["ours"] for row in found["rows"][2:])
         assert lost == 0 and heard + missed == 12 * 50
 
 
@@ -110,6 +111,17 @@ def test_what_orbit_top_takes_is_measured() -> None:
     found = report_of(bench("top", "--endpoints", "30", "--seconds", "1", "--json"))
 
     assert [row["what"] for row in found["rows"]] == ["orbit top", "the broker meanwhile"] * 2
+
+
+def test_the_page_on_performance_names_commands_that_there_are() -> None:
+    page = (ROOT / "docs" / "performance.md").read_text()
+    commands = re.findall(r"`scripts/bench ([a-z][^`]*)`", page)
+
+    assert {command.split()[0] for command in commands} == {*TINY, "peers", "top", "queue"}
+    for command in commands:
+        words = [word for word in command.split() if word.startswith("--")]
+        said = bench(command.split()[0], "--help").stdout
+        assert all(f"{word} " in said for word in words), command
 
 
 def test_bench_without_a_measure_says_which_there_are() -> None:
