@@ -54,7 +54,7 @@ class DaemonThreads(Executor):
         self._queue: SimpleQueue[_Work | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._threads = 0
-        self._idle = 0
+        self._free = 0  # threads without work, less the work in the queue, which they are about to take
         self._given_up = 0
         self._closed = False
 
@@ -69,12 +69,14 @@ class DaemonThreads(Executor):
             if self._closed:
                 raise RuntimeError("the threads have been shut down")
             self._queue.put(work)
+            self._free -= 1
             self._grow()
         return work
 
     def _grow(self) -> None:
-        if self._queue.qsize() > self._idle and self._threads < self._max_threads + self._given_up:
+        if self._free < 0 and self._threads < self._max_threads + self._given_up:
             self._threads += 1
+            self._free += 1
             threading.Thread(target=self._run, name="orbit-rhapsody-worker", daemon=True).start()
 
     def replace_one(self) -> None:
@@ -85,14 +87,12 @@ class DaemonThreads(Executor):
 
     def _run(self) -> None:
         while True:
-            with self._lock:
-                self._idle += 1
             work = self._queue.get()
-            with self._lock:
-                self._idle -= 1
             if work is None or not self._perform(work):
                 break
             del work  # it holds on to arguments, which may be large
+            with self._lock:
+                self._free += 1
         with self._lock:
             self._threads -= 1
 
