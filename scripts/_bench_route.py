@@ -20,7 +20,6 @@ from pathlib import Path
 from time import perf_counter
 
 import msgpack
-import psutil
 import zmq
 from _bench_bare import ask, child, own_place, said
 from raw_peer import Peer
@@ -52,8 +51,9 @@ class Route:
         return rate, (self._cpu_s() - before) / calls * 1e6
 
     def _cpu_s(self) -> float:
-        times = psutil.Process(self.pid).cpu_times()
-        return float(times.user + times.system)
+        """Of all its threads, to the nanosecond."""
+        threads = Path(f"/proc/{self.pid}/task").glob("*/schedstat")
+        return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
 
 
 def proxy(front: str, back: str, public: str, secret: str) -> None:
