@@ -145,8 +145,8 @@ def p99(times: Sequence[float]) -> float:
 
 
 def quartiles(values: Sequence[float]) -> Quartiles:
-    if len(values) < 2:
-        return Quartiles(values[0], values[0], values[0])
+    if len(values) < 3:  # of which none lies between
+        return Quartiles(min(values), statistics.median(values), max(values))
     return Quartiles(*statistics.quantiles(values, n=4))
 
 

@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 from importlib import import_module
+from types import ModuleType
 
 from orbit_zmq.measuring import table
 
@@ -36,6 +37,23 @@ def usage() -> str:
     return "\n".join(["usage: scripts/bench MEASURE [--pairs N] [--json] [...]", *lines])
 
 
+def parser_of(name: str, module: ModuleType) -> argparse.ArgumentParser:
+    """The options of one measure."""
+    parser = argparse.ArgumentParser(
+        prog=f"scripts/bench {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pairs", type=_at_least_one, default=PAIRS, help=f"pairs of blocks ({PAIRS})")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    module.add_options(parser)
+    return parser
+
+
+def _at_least_one(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return int(text)
+
+
 def main() -> int:
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name not in MEASURES:
@@ -43,13 +61,7 @@ def main() -> int:
         print(usage(), file=sys.stdout if is_asked else sys.stderr)
         return 0 if is_asked else 2
     module = import_module(f"_bench_{name}")
-    parser = argparse.ArgumentParser(
-        prog=f"scripts/bench {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--pairs", type=int, default=PAIRS, help=f"pairs of blocks ({PAIRS})")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
-    module.add_options(parser)
-    options = parser.parse_args(sys.argv[2:])
+    options = parser_of(name, module).parse_args(sys.argv[2:])
     found = module.measure(options).to_item()
     print(json.dumps(found) if options.json else table(found))
     return 0 if found["met"] else 1

@@ -57,9 +57,7 @@ PEERS = {
         rate_at_least=4.0,
         latency_at_most=0.01,
     ),
-    "distributed": Peer(
-        ("distributed",), "_peer_dask.py", {"map": "executor", "executor": "executor"}, tasks=10_000, rate_at_least=5.0
-    ),
+    "distributed": Peer(("distributed",), "_peer_dask.py", {"map": "executor"}, tasks=10_000, rate_at_least=5.0),
     "parsl": Peer(("parsl",), "_peer_parsl.py", {"map": "executor"}, tasks=10_000, rate_at_least=5.0),
     "ipyparallel": Peer(("ipyparallel",), "_peer_ipyparallel.py", {"map": "executor"}, tasks=10_000, rate_at_least=5.0),
 }
@@ -100,15 +98,17 @@ class Driven:
     """The script of a peer, which waits for blocks; PeerFailed where it hangs or has ended."""
 
     def __init__(self, python: Path, script: str, home: str, log: Path) -> None:
+        own = Path(__file__).parent
+        path = os.pathsep.join((str(python.parent), os.environ["PATH"]))  # some peers look for their own scripts there
         with log.open("wb") as written:
             self._process = subprocess.Popen(
-                [str(python), str(Path(__file__).with_name(script)), home],
+                [str(python), str(own / script), home],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=written,
                 text=True,
                 cwd=home,
-                env={**os.environ, "HOME": home},
+                env={**os.environ, "HOME": home, "PATH": path, "PYTHONPATH": str(own)},
             )
         self._log = log
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()

@@ -4,14 +4,17 @@ The peers are nothing but pyzmq and msgpack: a caller that keeps a window of cal
 processes of their own. Through the broker a call is what it always is: its header is read and checked, permission is looked
 up, source and user are stamped, and a record is kept until the reply. The proxy (`zmq_proxy` between ROUTER and DEALER) passes
 the same frames on and knows nothing of them. Without CURVE both go over ipc, where the broker has none, with CURVE over TCP.
+Beside the rates stands the processor time of whoever routes, its I/O thread's included: it changes little on a busy machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -21,7 +24,7 @@ import zmq
 from _bench_bare import ask, child, own_place, said
 from raw_peer import Peer
 
-from orbit_zmq.measuring import Comparison, Report, alternate
+from orbit_zmq.measuring import Comparison, Report
 
 AT_LEAST = 0.45  # of the proxy's rate, without CURVE
 REQUEST, REPLY = 7, 8
@@ -32,7 +35,25 @@ WINDOW = 500
 NO_CURVE = ("", "", "")
 
 Curve = tuple[str, str, str]  # the public key of whom one connects to, and one's own public and secret key
-Rate = Callable[[int], float]  # calls a second of a block of so many
+
+
+@dataclass(frozen=True)
+class Route:
+    """A caller and a server, and the process between them."""
+
+    caller: subprocess.Popen[str]
+    pid: int
+
+    def block(self, calls: int) -> tuple[float, float]:
+        """Calls a second of so many, and the microseconds of a processor that each took between the peers."""
+        before = self._cpu_s()
+        rate = float(ask(self.caller, calls))
+        return rate, (self._cpu_s() - before) / calls * 1e6
+
+    def _cpu_s(self) -> float:
+        """Of all its threads, to the nanosecond."""
+        threads = Path(f"/proc/{self.pid}/task").glob("*/schedstat")
+        return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
 
 
 def proxy(front: str, back: str, public: str, secret: str) -> None:
@@ -104,29 +125,28 @@ def _pair() -> tuple[str, str]:
 
 
 @contextmanager
-def between(front: str, back: str, way: str, for_caller: Curve, for_server: Curve) -> Iterator[Rate]:
-    """A caller and a server on two addresses."""
-    with child("serve", back, way, *for_server, script=__file__) as server:
+def between(pid: int, front: str, back: str, way: str, keys: Curve) -> Iterator[Route]:
+    """A caller and a server on two addresses of that process."""
+    with child("serve", back, way, *keys, script=__file__) as server:
         said(server)
-        with child("call", front, way, *for_caller, script=__file__) as caller:
+        with child("call", front, way, *keys, script=__file__) as caller:
             said(caller)
-            yield lambda calls: float(ask(caller, calls))
+            yield Route(caller, pid)
 
 
 @contextmanager
-def through_proxy(place: Path, *, has_curve: bool) -> Iterator[Rate]:
+def through_proxy(place: Path, *, has_curve: bool) -> Iterator[Route]:
     """The base, over TCP with CURVE, or over ipc without."""
     (public, secret), own = (_pair() if has_curve else ("", "") for _ in range(2))
     addresses = ("tcp://127.0.0.1:*",) * 2 if has_curve else (f"ipc://{place}/front", f"ipc://{place}/back")
     with child("proxy", *addresses, public, secret, script=__file__) as process:
         front, back = said(process).split()
-        keys = (public, *own)
-        with between(front, back, "proxy", keys, keys) as rate:
-            yield rate
+        with between(process.pid, front, back, "proxy", (public, *own)) as route:
+            yield route
 
 
 @contextmanager
-def through_broker(*, has_curve: bool) -> Iterator[Rate]:
+def through_broker(*, has_curve: bool) -> Iterator[Route]:
     """The product's broker, the same way."""
     from orbit_zmq.children import environment_of_child, start_broker
     from orbit_zmq.place import find_broker
@@ -138,8 +158,8 @@ def through_broker(*, has_curve: bool) -> Iterator[Rate]:
         keys = NO_CURVE
         if place.keys is not None and place.server_key is not None:
             keys = (place.server_key, place.keys.public, place.keys.secret)
-        with between(address, address, "broker", keys, keys) as rate:
-            yield rate
+        with between(broker.pid, address, address, "broker", keys) as route:
+            yield route
     finally:
         broker.end()
 
@@ -149,19 +169,27 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> Report:
-    return Report("route", [compare(options, has_curve=False), compare(options, has_curve=True)])
+    report = Report("route")
+    for has_curve in (False, True):
+        report.comparisons += compare(options, has_curve=has_curve)
+    return report
 
 
-def compare(options: argparse.Namespace, *, has_curve: bool) -> Comparison:
+def compare(options: argparse.Namespace, *, has_curve: bool) -> list[Comparison]:
     """Alternating blocks of the proxy and of the broker."""
     with own_place() as place, ExitStack() as stack:
         theirs = stack.enter_context(through_proxy(place, has_curve=has_curve))
         ours = stack.enter_context(through_broker(has_curve=has_curve))
-        for rate in (theirs, ours):
-            rate(max(1, options.calls // 5))
-        found = alternate(options.pairs, lambda: ours(options.calls), lambda: theirs(options.calls))
+        for route in (theirs, ours):
+            route.block(max(1, options.calls // 5))
+        found = [(theirs.block(options.calls), ours.block(options.calls)) for _ in range(options.pairs)]
     what = "calls of 64 bytes over TCP with CURVE" if has_curve else "calls of 64 bytes over ipc"
-    return Comparison(what, "calls/s", *found, "libzmq's proxy", at_least=None if has_curve else AT_LEAST)
+    (base, base_us), (rates, our_us) = [list(zip(*side, strict=True)) for side in zip(*found, strict=True)]
+    beside = "libzmq's proxy"
+    return [
+        Comparison(what, "calls/s", rates, base, beside, at_least=None if has_curve else AT_LEAST),
+        Comparison(f"{what}: processor time of each", "us", our_us, base_us, beside),
+    ]
 
 
 CHILDREN: dict[str, Callable[..., None]] = {"proxy": proxy, "serve": serve, "call": call}

@@ -16,10 +16,7 @@ def main() -> None:
         n_workers=WORKERS, threads_per_worker=1, dashboard_address=None, local_directory=sys.argv[1]
     )
     with cluster, distributed.Client(cluster) as client:
-        serve(
-            map=lambda count: seconds(lambda n: client.gather(client.map(same, range(n), pure=False)), count),
-            executor=lambda count: seconds(lambda n: client.get_executor(pure=False).map(same, range(n)), count),
-        )
+        serve(map=lambda count: seconds(lambda n: client.gather(client.map(same, range(n), pure=False)), count))
 
 
 if __name__ == "__main__":

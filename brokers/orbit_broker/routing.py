@@ -111,7 +111,6 @@ def _route(state: State, out: Out, caller: Participant, header: Header, body: by
     if not permissions.check_call(state, caller, server, header):
         _keep(state, caller, header, body, server.catalogue, now + CATALOGUE_WAIT_S, now)
         return
-    header.left_s = float(header.left_s)
     flight = state.flights.get((caller.incarnation, header.id))
     if flight is None:
         _begin(state, out, caller, server, header, body, now)

@@ -69,15 +69,14 @@ def start(detach: bool, launcher: str | None, name: str | None, **options: Any) 
 
 
 def _launch(name: str | None, options: dict[str, Any]) -> None:
-    """Become the launcher."""
+    """Serve in a process that the launcher starts."""
     from orbit_zmq.background import check_no_secret
     from orbit_zmq.children import command_of
-    from orbit_zmq.cli.launching import launched
+    from orbit_zmq.cli.launching import launched, run_until_ended
 
     check_no_secret(options["where"].join)
     command = launched([*command_of("orbit_zmq.cli"), "endpoint", "start", *_arguments(name, options)])
-    sys.stdout.flush()
-    os.execv(command[0], command)
+    click.get_current_context().exit(run_until_ended(command))
 
 
 def _detach(name: str | None, launcher: str | None, options: dict[str, Any]) -> None:

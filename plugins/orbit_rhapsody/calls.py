@@ -218,15 +218,16 @@ class CallStream:
                 self._settle(session, results)
 
     def _settle(self, session: AsyncRhapsodyClient, results: list[dict[str, Any]]) -> None:
-        for result in results:
-            with self._lock:
-                future = self._sent.pop(result["uid"], None)
+        with self._lock:
+            futures = [self._sent.pop(result["uid"], None) for result in results]
+        for future, result in zip(futures, results, strict=True):
             if future is None:
                 continue  # it was withdrawn
             if result["state"] == CANCELED:
                 future.settle_canceled()
                 continue
-            error = result["exception"] or task_error(result)
+            raised = result["exception"]
+            error = raised if isinstance(raised, BaseException) else task_error(result)
             if isinstance(error, InitializerFailed) or (isinstance(error, _LOST) and not result["traceback"]):
                 error = self._break(session.endpoint, error)
             future.settle(result["return_value"], error)

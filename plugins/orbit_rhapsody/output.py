@@ -1,14 +1,15 @@
 """What programs write: the end of it is kept for their results, and its lines can be read while they run.
 
 Lines are numbered for each program, over both of its streams, in the order in which they came; a reader says which number it
-has got to, so one that was cut off goes on there. What there is no room for is left out from the beginning, and counted. This
-module must not start programs or know what the lines say.
+has got to, so one that was cut off goes on there. A program waits for a reader that is behind, as for a pipe; without one, what
+there is no room for is left out from the beginning, and counted. This module must not start programs or know what lines say.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Iterable
 from contextlib import suppress
@@ -22,6 +23,8 @@ LINES_BYTES = 4 << 20  # of one program, for readers
 LINES_ROOM_BYTES = 64 << 20  # of a session
 LINE_BYTES = 64 << 10  # a longer line comes in pieces
 ENTRY_BYTES = 100  # that a line takes beside its text
+FOLLOWED_S = 10.0  # a reader that has asked so lately goes on reading: a portion takes some time on a slow line
+FIRST_READER_S = 0.5  # who submits a task to read it asks about as soon; only what fills its room waits so long
 
 Entry = tuple[int, str, str]  # number, stdout or stderr, text
 
@@ -70,7 +73,25 @@ class _Program:
         self.size_bytes = 0
         self.last = 0
         self.has_ended = False
+        self.reached = 0  # some reader has all lines up to this number
+        self.read_at: float | None = None  # when one asked last
+        self.waiting = 0  # readers that wait for the next line
+        self._full_at: float | None = None  # when its room was full for the first time
         self._begun = {"stdout": b"", "stderr": b""}  # lines without an end so far
+
+    def is_to_wait(self, block: bytes, limit: int, now: float) -> bool:
+        """Whether there is no room for the block, and a reader that makes some."""
+        needed = len(block) + ENTRY_BYTES * (block.count(b"\n") + 1)
+        while self.lines and self.lines[0][0] <= self.reached and self.size_bytes + needed > limit:
+            self._drop_first()
+        if not self.lines or self.size_bytes + needed <= limit:
+            return False
+        if self.waiting:
+            return True
+        if self._full_at is None:
+            self._full_at = now
+        since, patience_s = (self._full_at, FIRST_READER_S) if self.read_at is None else (self.read_at, FOLLOWED_S)
+        return now - since < patience_s
 
     def add(self, stream: str, block: bytes) -> None:
         *whole, rest = (self._begun[stream] + block).split(b"\n")
@@ -90,7 +111,10 @@ class _Program:
 
     def cut(self, limit: int) -> None:
         while self.size_bytes > limit and self.lines:
-            self.size_bytes -= len(self.lines.popleft()[2]) + ENTRY_BYTES
+            self._drop_first()
+
+    def _drop_first(self) -> None:
+        self.size_bytes -= len(self.lines.popleft()[2]) + ENTRY_BYTES
 
     def read(self, after: int, max_bytes: int) -> dict[str, Any]:
         """The lines after that number, and how many there were that are gone."""
@@ -143,15 +167,19 @@ class OutputLines:
             self._running += 1
         self._wake_soon()
 
-    def add(self, uid: str, stream: str, block: bytes) -> None:
-        """It has written something."""
+    def add(self, uid: str, stream: str, block: bytes) -> bool:
+        """It has written something. False: a reader is behind, so nothing was taken, and it is to be offered again soon."""
         with self._lock:
             program = self._programs.get(uid)
             if program is None or program.has_ended:
-                return
+                return True
+            limit = min(LINES_BYTES, LINES_ROOM_BYTES // max(1, self._running))
+            if program.is_to_wait(block, limit, time.monotonic()):
+                return False
             program.add(stream, block)
-            program.cut(min(LINES_BYTES, LINES_ROOM_BYTES // max(1, self._running)))
+            program.cut(limit)
         self._wake_soon()
+        return True
 
     def end(self, uid: str) -> None:
         """It writes no more; its lines stay as long as there is room for them."""
@@ -190,11 +218,15 @@ class OutputLines:
             with self._lock:
                 program = self._programs.get(uid)
                 found = program.read(after, max_bytes) if program is not None else None
+                if program is not None:
+                    program.reached, program.read_at = max(program.reached, after), time.monotonic()
                 left_s = deadline - loop.time()
                 if (found is not None and (found["lines"] or found["ended"])) or left_s <= 0:
                     return found
                 waiter: asyncio.Future[None] = loop.create_future()
                 self._waiting.add(waiter)
+                if program is not None:
+                    program.waiting += 1
             try:
                 async with asyncio.timeout(left_s):
                     await waiter
@@ -203,6 +235,8 @@ class OutputLines:
             finally:
                 with self._lock:
                     self._waiting.discard(waiter)
+                    if program is not None:
+                        program.waiting -= 1
 
     def _wake_soon(self) -> None:
         with self._lock:

@@ -314,8 +314,7 @@ class RhapsodySession(PluginSession):
 
     @operation(effect="run", idempotent=True, deadline_s=CANCEL_S)
     async def cancel_all(self, reason: Reason = "", begun: bool = True) -> dict[str, int]:
-        """End all tasks: how many were `requested` to end, and how many have: `canceled`. Without `begun` only those that
-        wait.
+        """End all tasks: how many were `requested` to end, and how many have: `canceled`; without `begun`, those that wait.
 
         `unstoppable` counts functions that run on in their thread, though their task is canceled, for a thread cannot be ended.
         """

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from contextlib import suppress
@@ -22,6 +23,8 @@ from orbit_rhapsody.output import Tail, kept_bytes
 
 GRACE_S = 2.0  # after SIGINT and again after SIGTERM: time for an mpirun to end its ranks
 READ_BYTES = 64 << 10
+LISTEN_BYTES = 8 << 10  # told at once: of the shortest lines as many as there is room for
+BEHIND_S = 0.01  # who listens is asked again so soon
 KILL_GRACE_S = 5.0  # a killed process that is not gone by then is stuck in the kernel; nothing more can be done
 
 
@@ -51,7 +54,7 @@ class DaemonThreads(Executor):
         self._queue: SimpleQueue[_Work | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._threads = 0
-        self._idle = 0
+        self._free = 0  # threads without work, less the work in the queue, which they are about to take
         self._given_up = 0
         self._closed = False
 
@@ -71,12 +74,14 @@ class DaemonThreads(Executor):
             if self._closed:
                 raise RuntimeError("the threads have been shut down")
             self._queue.put(work)
+            self._free -= 1
             self._grow()
         return work
 
     def _grow(self) -> None:
-        if self._queue.qsize() > self._idle and self._threads < self._max_threads + self._given_up:
+        if self._free < 0 and self._threads < self._max_threads + self._given_up:
             self._threads += 1
+            self._free += 1
             threading.Thread(target=self._run, name="orbit-rhapsody-worker", daemon=True).start()
 
     def replace_one(self) -> None:
@@ -87,14 +92,12 @@ class DaemonThreads(Executor):
 
     def _run(self) -> None:
         while True:
-            with self._lock:
-                self._idle += 1
             work = self._queue.get()
-            with self._lock:
-                self._idle -= 1
             if work is None or not self._perform(work):
                 break
             del work  # it holds on to arguments, which may be large
+            with self._lock:
+                self._free += 1
         with self._lock:
             self._threads -= 1
 
@@ -122,20 +125,68 @@ class DaemonThreads(Executor):
                 self._queue.put(None)
 
 
-Listen = Callable[[str, bytes], None]  # told the stream and what was written to it
+Listen = Callable[[str, bytes], bool]  # told the stream and what was written to it; False: it is to be told again, soon
 listen_to_output: ContextVar[Listen | None] = ContextVar("listen_to_output", default=None)  # of the task that starts a process
+
+
+class _Awaited(asyncio.Future[Any]):
+    """What a coroutine waits for while a function waits for its thread, or runs."""
+
+    def __init__(self, work: Future[Any], loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self._work = work
+
+    def cancel(self, msg: Any = None) -> bool:
+        if not super().cancel(msg):
+            return False
+        self.get_loop().call_soon(self._work.cancel)  # after those that are canceled with it: a free thread would begin one
+        return True
+
+    def settle(self) -> None:
+        """The function has ended."""
+        if self.done():
+            return
+        error = self._work.exception()
+        if error is None:
+            self.set_result(self._work.result())
+        else:
+            self.set_exception(error)
 
 
 class ProcessLoop(asyncio.SelectorEventLoop):
     """An event loop that knows which of its tasks started which child process, each in a process group of its own.
 
-    Who reads `processes` takes out of it what has ended.
+    Who reads `processes` takes out of it what has ended. Of functions in threads it is told once for all that have ended since
+    it looked last: to be woken costs more than a short function.
     """
 
     def __init__(self) -> None:
         super().__init__()
         _watch_children_without_threads()
         self.processes: dict[asyncio.Task[Any], asyncio.subprocess.Process] = {}
+        self._ended: deque[_Awaited] = deque()
+        self._is_woken = False
+
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override]  # as it is called
+        if not isinstance(executor, DaemonThreads):
+            return super().run_in_executor(executor, func, *args)
+        work = executor.submit(func, *args)
+        awaited = _Awaited(work, self)
+        work.add_done_callback(lambda _: self._note_ended(awaited))
+        return awaited
+
+    def _note_ended(self, awaited: _Awaited) -> None:
+        """In the thread of the function."""
+        self._ended.append(awaited)
+        if not self._is_woken:
+            self._is_woken = True
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self.call_soon_threadsafe(self._settle_ended)
+
+    def _settle_ended(self) -> None:
+        self._is_woken = False
+        for _ in range(len(self._ended)):
+            self._ended.popleft().settle()
 
     async def subprocess_exec(self, protocol_factory: Any, *args: Any, **kwargs: Any) -> Any:
         return self._tracked(*await super().subprocess_exec(protocol_factory, *args, **_own_group(kwargs)))
@@ -175,8 +226,10 @@ class _Output:
     async def read(self) -> bytes:
         while block := await self._stream.read(READ_BYTES):
             self.tail.add(block, kept_bytes(len(self._loop.processes)))
-            if self._listen is not None:
-                self._listen(self._name, block)
+            for start in range(0, len(block) if self._listen is not None else 0, LISTEN_BYTES):
+                piece = block[start : start + LISTEN_BYTES]
+                while self._listen is not None and not self._listen(self._name, piece):  # noqa: ASYNC110 - a thread reads
+                    await asyncio.sleep(BEHIND_S)  # meanwhile the program waits in its pipe
         return self.tail.text().encode()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -54,7 +55,7 @@ def report_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("measure", TINY)
+@pytest.mark.parametrize("measure", [pytest.param(name, marks=[pytest.mark.long] if name == "flood" else []) for name in TINY])
 def test_a_measure_runs_to_its_end_and_says_what_it_has_found_in_json(measure: str) -> None:
     found = report_of(bench(measure, "--pairs", "2", "--json", *TINY[measure]))
 
@@ -62,7 +63,7 @@ def test_a_measure_runs_to_its_end_and_says_what_it_has_found_in_json(measure: s
     assert found["machine"]["cpus"] == os.cpu_count() and "pyzmq" in found["versions"]
     assert all(row["ours"] >= 0 for row in found["rows"])
     if measure == "scale":
-        heard, missed, lost = (row["ours"] for row in found["rows"][1:])
+        heard, missed, lost = (row["ours"] for row in found["rows"][2:])
         assert lost == 0 and heard + missed == 12 * 50
 
 
@@ -110,6 +111,15 @@ def test_what_orbit_top_takes_is_measured() -> None:
     found = report_of(bench("top", "--endpoints", "30", "--seconds", "1", "--json"))
 
     assert [row["what"] for row in found["rows"]] == ["orbit top", "the broker meanwhile"] * 2
+
+
+def test_the_page_on_performance_names_commands_that_there_are() -> None:
+    page = (ROOT / "docs" / "performance.md").read_text()
+    commands = re.findall(r"`scripts/bench ([a-z][^`]*)`", page)
+
+    assert {command.split()[0] for command in commands} == {*TINY, "peers", "top", "queue"}
+    for measure, option in (command.split()[:2] for command in commands if "--" in command):
+        assert f"{option} " in bench(measure, "--help").stdout
 
 
 def test_bench_without_a_measure_says_which_there_are() -> None:

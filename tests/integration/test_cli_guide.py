@@ -50,7 +50,7 @@ def test_every_command_has_an_example(command: str) -> None:
     assert any(re.search(rf"\b{command}\b", line) for line, _, _ in examples())
 
 
-@pytest.mark.timeout(300)  # a hundred commands, on a machine where much else goes on
+@pytest.mark.timeout(300)  # a hundred commands, each of which is a process
 def test_the_examples_run_as_they_stand() -> None:
     place = Path(tempfile.mkdtemp(prefix="orbit-test-"))
     (place / "bin").mkdir()

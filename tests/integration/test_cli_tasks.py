@@ -156,6 +156,13 @@ def test_run_shows_what_is_written_while_the_task_runs(shell: Tasks, tmp_path: P
     assert (running.stdout.read(), running.stderr.read()) == ("no\tend\n", "")
 
 
+def test_a_task_that_writes_faster_than_is_read_waits_and_nothing_is_missing(shell: Tasks) -> None:
+    done = shell.task("run", "--", "sh", "-c", "seq 1 200000; seq 1 10 >&2")
+
+    assert done.stdout.split() == [str(number) for number in range(1, 200_001)]
+    assert done.stderr.split() == [str(number) for number in range(1, 11)]
+
+
 def test_the_output_of_a_task_is_followed_from_another_process(shell: Tasks, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     (uid,) = shell.uids("submit", "-q", "--", *until(gate, "echo begun", "echo ended"))

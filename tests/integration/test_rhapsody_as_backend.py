@@ -237,6 +237,7 @@ def halted(pid: int) -> Iterator[Callable[[], None]]:
         os.kill(pid, signal.SIGCONT)
 
 
+@pytest.mark.long
 def test_canceling_all_ends_what_runs_what_waits_and_what_is_being_sent(shared: Lab, tmp_path: Path):
     async def main(backend: Any, told: Told) -> None:
         running: list[dict[str, Any]] = [
@@ -264,6 +265,7 @@ def test_canceling_all_ends_what_runs_what_waits_and_what_is_being_sent(shared: 
         (tmp_path / "held").unlink()
 
 
+@pytest.mark.long
 def test_an_interrupted_submission_leaves_no_task_open(shared: Lab):
     async def main(backend: Any, told: Told) -> None:
         tasks: list[dict[str, Any]] = [

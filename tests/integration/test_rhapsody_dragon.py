@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from lab import Lab, running_lab, wait_until
 
@@ -23,6 +22,8 @@ from orbit_zmq.errors import DeadlineExceeded, Unsupported
 rhapsody = pytest.importorskip("rhapsody")
 
 START_S = 120.0
+END_S = 60.0
+ENDPOINT, BEHIND = (f"{name}-{os.getpid()}" for name in ("hpc1", "hpc2"))  # by which their processes are found
 START = ("endpoint", "start", "--launcher", "dragon")
 PATIENCE_S = 90.0
 
@@ -37,13 +38,16 @@ pytestmark = [
 def lab() -> Iterator[Lab]:
     """A broker, and an endpoint under the launcher."""
     with running_lab() as made:
-        launcher = _launched(made, *START, "--url", made.url, "--name", "hpc1", "--plugins", "rhapsody")
+        launcher = _launched(made, *START, "--url", made.url, "--name", ENDPOINT, "--plugins", "rhapsody")
         try:
             client = made.client()
-            wait_until(lambda: "hpc1" in {endpoint.name for endpoint in client.endpoints()}, START_S, "the endpoint is there")
+            wait_until(lambda: ENDPOINT in {endpoint.name for endpoint in client.endpoints()}, START_S, "the endpoint is there")
             yield made
+            launcher.terminate()
+            assert launcher.wait(END_S) == 0
         finally:
-            _end(launcher)
+            for process in processes_of(ENDPOINT):
+                process.kill()
 
 
 def _launched(lab: Lab, *arguments: str) -> subprocess.Popen[bytes]:
@@ -58,18 +62,14 @@ def environment_of(lab: Lab) -> dict[str, str]:
     return lab.environment | {"HOME": str(lab.place)}
 
 
-def _end(launcher: subprocess.Popen[bytes]) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(launcher.pid, number)
-        with suppress(subprocess.TimeoutExpired):
-            launcher.wait(20)
-            return
+def processes_of(endpoint: str) -> list[psutil.Process]:
+    """Those that were started for it: the command, the launcher and the endpoint."""
+    return [process for process in psutil.process_iter(["cmdline"]) if endpoint in (process.info["cmdline"] or ())]
 
 
 @pytest.fixture(scope="module")
 def plugin(lab: Lab) -> Iterator[Any]:
-    with lab.client().get_plugin("hpc1", "rhapsody") as plugin:
+    with lab.client().get_plugin(ENDPOINT, "rhapsody") as plugin:
         yield plugin
 
 
@@ -97,7 +97,7 @@ def doze() -> None:
 
 
 def test_dragon_is_the_default_under_its_launcher(lab: Lab, plugin: Any):
-    said = lab.client().call("hpc1", "rhapsody", "backends")
+    said = lab.client().call(ENDPOINT, "rhapsody", "backends")
 
     assert said["default"] == ["dragon"] and "dragon" in said["available"]
     assert list(plugin.get_statistics()["backends"]) == ["dragon"]
@@ -159,15 +159,16 @@ def test_an_endpoint_under_dragon_is_left_in_the_background_and_stopped(lab: Lab
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    said = orbit(*START, "--detach", "--url", lab.url, "--name", "hpc2", "--plugins", "rhapsody")
-    assert said.startswith("endpoint hpc2, process ") and ", serves rhapsody; its log is " in said
-    assert lab.client().call("hpc2", "rhapsody", "backends")["default"] == ["dragon"]
-    assert orbit("endpoint", "stop", "hpc2") == "stopped hpc2\n"
+    said = orbit(*START, "--detach", "--url", lab.url, "--name", BEHIND, "--plugins", "rhapsody")
+    assert said.startswith(f"endpoint {BEHIND}, process ") and ", serves rhapsody; its log is " in said
+    assert lab.client().call(BEHIND, "rhapsody", "backends")["default"] == ["dragon"]
+    assert orbit("endpoint", "stop", BEHIND) == f"stopped {BEHIND}\n"
+    wait_until(lambda: not processes_of(BEHIND), END_S, "the launcher has ended, too")
 
 
 def test_tasks_of_a_program_on_rhapsody_run_on_dragon_elsewhere(lab: Lab):
     async def main() -> list[Any]:
-        backend = await rhapsody.get_backend("orbit_zmq", endpoint="hpc1", backends=["dragon"], url=lab.url)
+        backend = await rhapsody.get_backend("orbit_zmq", endpoint=ENDPOINT, backends=["dragon"], url=lab.url)
         async with rhapsody.Session([backend], work_dir=str(lab.place)) as session:
             tasks = [rhapsody.ComputeTask(function=add, args=(number, 1)) for number in range(5)]
             tasks.append(rhapsody.ComputeTask(**program("echo out")))

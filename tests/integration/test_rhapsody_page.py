@@ -26,6 +26,8 @@ PRINTED = [
     "10000000",
     "['one', 'three', 'two']",
     "[2.0, True]",
+    "3.0",
+    str(sum(n * n for n in range(100))),
     "canceled",
     "not needed after all",
     "{'canceled': 0, 'requested': 0, 'unstoppable': 0}",

@@ -6,6 +6,7 @@ import asyncio
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,6 +42,33 @@ def test_the_end_of_what_was_written_is_kept_and_the_rest_counted(blocks: list[b
     assert text == everything[dropped:].decode("utf-8", "backslashreplace")
     assert len(everything) - dropped >= min(limit, len(everything))
     assert len(everything) - dropped < limit + 50
+
+
+def test_a_program_waits_for_a_reader_that_is_behind_and_not_for_one_that_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "LINES_BYTES", 10 * (output.ENTRY_BYTES + 2))
+    lines = written(b"12\n" * 8, is_over=False)
+    assert read(lines, max_bytes=1)["after"] == 1
+
+    assert not lines.add("u", "stdout", b"34\n" * 4)  # of which only one has room
+    assert read(lines, after=1)["after"] == 8
+    assert not lines.add("u", "stdout", b"34\n" * 4)  # these lines may be on their way
+    assert read(lines, after=8)["lines"] == []
+    assert lines.add("u", "stdout", b"34\n" * 4)
+    assert (read(lines, after=8)["cut"], read(lines, after=8)["after"]) == (0, 12)
+
+    monkeypatch.setattr(output, "FOLLOWED_S", 0.0)
+    assert lines.add("u", "stdout", b"56\n" * 9)
+    assert read(lines, after=8)["cut"] > 0
+
+
+def test_without_a_reader_a_program_waits_for_a_moment_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "LINES_BYTES", output.ENTRY_BYTES + 5)
+    lines = written(b"1\n", is_over=False)
+
+    assert not lines.add("u", "stdout", b"2\n")
+    monkeypatch.setattr(output, "FIRST_READER_S", 0.0)
+    assert lines.add("u", "stdout", b"2\n")
+    assert lines.add("u", "stdout", b"3\n" * 100)
 
 
 def test_the_more_programs_run_the_less_is_kept_of_each() -> None:

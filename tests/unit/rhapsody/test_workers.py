@@ -16,7 +16,7 @@ import pytest
 
 from orbit_rhapsody.workers import DaemonThreads, ProcessLoop, end_process
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 
 
 def wait_until(condition, what: str) -> None:
@@ -87,6 +87,23 @@ def test_functions_that_hang_and_are_cancelled_do_not_keep_others_from_running()
     wait_until(lambda: threads.given_up == 0, "the given-up threads were not taken back")
     assert threads.submit(pow, 3, 2).result(PATIENCE_S) == 9
     threads.shutdown()
+
+
+def test_a_function_has_a_thread_at_once_while_fewer_are_held_than_there_may_be():
+    switching_s, before = sys.getswitchinterval(), threading.active_count()
+    sys.setswitchinterval(1e-5)
+    try:
+        for _ in range(100):
+            threads, release = DaemonThreads(4), threading.Event()
+            threads.submit(int).result(PATIENCE_S)  # its thread may be about to take the next one, and counts as free no more
+            held = [threads.submit(release.wait, 2 * PATIENCE_S) for _ in range(3)]
+            assert threads.submit(pow, 2, 3).result(PATIENCE_S) == 8
+            release.set()
+            assert all(future.result(PATIENCE_S) for future in held)
+            threads.shutdown()
+    finally:
+        sys.setswitchinterval(switching_s)
+    wait_until(lambda: threading.active_count() <= before, "the threads have not ended")
 
 
 def test_shutting_down_does_not_wait_and_takes_nothing_more():
