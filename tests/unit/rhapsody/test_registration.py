@@ -35,7 +35,8 @@ def test_the_plugin_imports_neither_rhapsody_nor_the_backend():
 
 def test_rhapsody_imports_the_backend_when_it_is_asked_for():
     script = (
-        "import orbit_rhapsody, rhapsody, sys; watching = [f for f in sys.meta_path if type(f).__module__ == 'orbit_rhapsody.registration'];"
+        "import orbit_rhapsody, rhapsody, sys;"
+        "watching = [one for one in sys.meta_path if type(one).__module__ == 'orbit_rhapsody.registration'];"
         "print('orbit_rhapsody.backend' in sys.modules, watching)"
     )
 
