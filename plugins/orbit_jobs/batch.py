@@ -32,7 +32,7 @@ from orbit_zmq.batch.outcome import NativeState
 from orbit_zmq.errors import NotFound, OrbitError
 from orbit_zmq.files import write_private
 
-SETTLE_S = 2.0  # for a record to be seen, and for the scheduler to say why a job has ended
+SETTLE_S = 1.5  # for a record to be seen, and for the scheduler to say why a job has ended
 REQUEUE_S = 20.0  # for a scheduler that has ended a job by a signal to say that it starts it again
 LAG_S = 10.0  # a scheduler may not list a job that it has just taken
 LISTS = ("slurm", "pbs")  # schedulers that render arrays and dependencies natively
@@ -220,7 +220,7 @@ class _Look:
     def _judged(self, member: int | None, accounted: NativeState | None) -> Verdict:
         record, shown = self._records.get(member), self._shown[member]
         if self._has_written(member):
-            known = shown is None or shown.has_ended or (record is not None and record.exit_code == 0)
+            known = shown is None or shown.has_ended
             may_come_again = record is not None and record.signal is not None and self._files.cancel_reason() is None
             if known or self._fault is not None or self._has_waited(member, REQUEUE_S if may_come_again else SETTLE_S):
                 return self._end(member, accounted)

@@ -305,10 +305,10 @@ class Desk:
         finally:
             self._under_way.discard(name)
         for entry, one in zip(entries, found, strict=True):
-            before = entry.status
+            before = (entry.status, entry.detail.get("raw_state"))
             if entry.stage == "handed":
                 self._on_look(entry, one)
-            if entry.status is not before:
+            if (entry.status, entry.detail.get("raw_state")) != before:
                 self._active_at[name] = time.monotonic()
 
     def _on_look(self, entry: Entry, found: JobStatusResult | OrbitError) -> None:

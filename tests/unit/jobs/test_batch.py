@@ -196,11 +196,19 @@ def test_a_job_that_waits_says_for_what_and_until_when(site: Site) -> None:
     assert (found.detail["reason"], found.detail["estimated_start"]) == ("Resources", 9.0) and not site.asked
 
 
-def test_success_is_believed_at_once_though_the_scheduler_is_late(site: Site) -> None:
+def test_exit_code_0_counts_unless_the_scheduler_has_ended_the_job(site: Site) -> None:
     site.states = {"17": RUNNING}
     site.has_begun()
     assert site.status() is JobStatus.RUNNING
     site.has_ended(0)
+    assert site.status() is JobStatus.RUNNING  # for the moment that the scheduler takes to say why
+    site.states = {"17": TIMEOUT}
+    assert site.status() is JobStatus.FAILED
+    site.states = {"17": DONE}
+    assert site.status() is JobStatus.SUCCESSFUL
+    site.states = {"17": RUNNING}  # as when a node has been cut off
+    site.look()
+    site.now += batch.SETTLE_S
 
     assert site.status() is JobStatus.SUCCESSFUL and not site.asked
 
