@@ -84,15 +84,18 @@ def _python_on(machine: str, place: Path) -> Path:
     return shim
 
 
+TOLD = pytest.mark.long  # what is told is done by other tests as well; that it is found out, by none
+
+
 @pytest.mark.parametrize(
     ("kind", "tunnel"),
     [
-        ("none", "none"),
         ("none", "auto"),
-        ("forward", "forward"),
         ("forward", "auto"),
-        ("reverse", "reverse"),
         ("reverse", "auto"),
+        pytest.param("none", "none", marks=TOLD),
+        pytest.param("forward", "forward", marks=TOLD),
+        pytest.param("reverse", "reverse", marks=TOLD),
     ],
 )
 def test_ten_thousand_tasks_from_a_laptop_through_a_worker_inside_a_job(
