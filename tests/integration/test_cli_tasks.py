@@ -191,7 +191,11 @@ def test_several_runs_are_told_apart_and_the_first_failure_is_the_exit_code(shel
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_an_interrupt_of_run_cancels_its_task_and_says_so(shell: Tasks, number: signal.Signals, code: int) -> None:
-    running = shell.begin("run", "--", "sh", "-c", "echo $$; exec sleep 600")
+    before = signal.signal(number, signal.SIG_DFL)  # what is ignored here, as under nohup, would be ignored there
+    try:
+        running = shell.begin("run", "--", "sh", "-c", "echo $$; exec sleep 600")
+    finally:
+        signal.signal(number, before)
     assert running.stdout is not None
     assert running.stderr is not None
     process = int(running.stdout.readline())
