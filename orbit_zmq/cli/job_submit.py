@@ -106,6 +106,8 @@ def submit(
     The exit code with --wait is the job's, 128 and the number of the signal that ended it, 123 where it was cancelled,
     124 where its time limit was over, and 125 where nobody knows. Ctrl-C ends this command, and not the job.
     """
+    from orbit_zmq.cli.main import complain
+
     if dry_run and waits:
         raise click.UsageError("Nothing is submitted with --dry-run, so there is nothing to --wait for.")
     if timeout_s is not None and not waits:
@@ -118,6 +120,8 @@ def submit(
         if dry_run:
             _show_dry_run(said, output)
             return 0
+        for text in said["metadata"].get("warnings", ()):
+            complain(f"warning: {text}")
         job = {**said, "endpoint": place[0], "plugin": place[1]}
         if not waits:
             output.item("orbit.job.submit", job, id_key="job_id")

@@ -44,7 +44,7 @@ def worker() -> None:
 
 @worker.command()
 @login_option
-@click.option("-n", "--name", metavar="NAME", help="Below that of the login node's endpoint; made up if left out.")
+@click.option("-n", "--name", metavar="NAME", help="ENDPOINT.SOMETHING, of the login node's endpoint; made up if left out.")
 @click.option("--nodes", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--queue", metavar="NAME", help="Queue or partition; the site's default if left out.")
 @click.option("--account", metavar="NAME", help="Whom the job is charged to.")
@@ -84,6 +84,8 @@ def start(
     with connected(where) as client:
         login = one_of("endpoint", login, [one.name for one in client.endpoints()])
         name = name or f"{login}.{secrets.token_hex(3)}"
+        if not name.startswith(f"{login}."):
+            raise click.UsageError(f"A worker's name begins with that of its login endpoint: --name {login}.{name}")
         spec = {
             "name": f"orbit-{name}",
             "executable": "orbit-endpoint-wrapper.sh",

@@ -89,7 +89,7 @@ async def _explained(record: SessionRecord, part: SessionPart, unanswered: list[
 
 def _part_of(record: SessionRecord, now: float) -> SessionPart:
     for_s = round(now - record.status_since, 3)
-    said = f"It is {record.status.value}, and {record.holder} holds it."
+    said = f"It is {record.status.value}; its holder is {record.holder}."
     if record.status is Status.INITIALIZING:
         said = f"It is being set up, for {duration_text(for_s)} by now."
     elif record.error is not None:

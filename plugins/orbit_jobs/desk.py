@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from orbit_jobs.book import Book, Entry, fingerprint_of
 from orbit_jobs.files import JobFiles, default_root
-from orbit_jobs.models import Array, JobDryRun, JobHandle, JobSpec, JobStatus, JobStatusResult
+from orbit_jobs.models import Array, JobDryRun, JobHandle, JobSpec, JobStatus, JobStatusResult, warned
 from orbit_jobs.places import Places
 from orbit_jobs.runner import Job, JobRunner, new_job_id
 from orbit_zmq.batch.threads import Threads
@@ -178,11 +178,13 @@ class Desk:
     async def _hold(self, entry: Entry, runner: JobRunner, job: Job) -> None:
         """Keep a job here until others have ended; what is wrong with it is said now."""
         try:
-            await self._call(lambda: runner.submit(job, dry_run=True))
+            shown = await self._shown(runner, job, [], False)
             await asyncio.to_thread(_write_held, job)
         except OrbitError:
             self.book.drop(entry)
             raise
+        entry.handle = warned(entry.handle, shown.issues)
+        self.book.keep(entry)
         await self.book.flush()
         self._notice(entry)
 

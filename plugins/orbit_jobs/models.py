@@ -104,6 +104,13 @@ class Issue(Model):
     severity: str = "error"
 
 
+def warned(handle: JobHandle, issues: Sequence[Issue]) -> JobHandle:
+    """The handle with the texts of these among its metadata, so that nothing is passed over without a word."""
+    if not issues:
+        return handle
+    return handle.model_copy(update={"metadata": {**handle.metadata, "warnings": [issue.msg for issue in issues]}})
+
+
 class JobDryRun(Model):
     """What would have been submitted. `script` is, byte for byte, what submit hands over for the same job id."""
 

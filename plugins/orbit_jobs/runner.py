@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
-from orbit_jobs.models import Array, Issue, JobDryRun, JobHandle, JobSpec, JobStatusResult, JobValidationError
+from orbit_jobs.models import Array, Issue, JobDryRun, JobHandle, JobSpec, JobStatusResult, JobValidationError, warned
 from orbit_zmq.errors import DeadlineExceeded, InvalidArgument, NotFound, OrbitError, Unsupported
 
 GROUP = "orbit_zmq.job_runners"
@@ -78,7 +78,10 @@ class JobRunner(BaseModel):
         return self._name or f"{type(self).__module__}:{type(self).__qualname__}"
 
     def submit(self, job: Job | JobSpec | Mapping[str, Any] | Sequence[str], *, dry_run: bool = False) -> JobHandle | JobDryRun:
-        """Hand a job over, or show what would be handed over. JobValidationError before anything is done."""
+        """Hand a job over, or show what would be handed over. JobValidationError before anything is done.
+
+        What is passed over of a job is among the `issues` of a dry run, and in the handle's `metadata` as `warnings`.
+        """
         wanted = Job.of(job)
         issues = list(self._submit_validate(wanted) or ())
         if wanted.array is not None and not self.takes_arrays:
@@ -88,7 +91,7 @@ class JobRunner(BaseModel):
         answer = self._submit(wanted, dry_run=dry_run)
         if isinstance(answer, JobDryRun):
             return answer.model_copy(update={"issues": [*answer.issues, *issues], "job_id": wanted.job_id})
-        return answer
+        return warned(answer, issues)
 
     def status(self, handle: JobHandle) -> JobStatusResult:
         """Where a job is. JobValidationError where the runner cannot tell, other errors where it fails to."""

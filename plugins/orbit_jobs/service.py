@@ -112,9 +112,11 @@ class JobsSession(PluginSession):
         """`{stdout, stderr, stdout_offset, stderr_offset, ended}`: what the job has written from these offsets on, as bytes.
 
         At most `max_bytes` of each. Where there is nothing new it waits for that, `wait_s` at most. `ended`: the job has ended,
-        and nothing more is to be read.
+        and nothing more is to be read. Of an array it is that of one `member`: InvalidArgument where that is not said, or where
+        there is none of that number.
         """
         entry = await self._entry(job_id)
+        _check_member(entry, member)
         ends_at = time.monotonic() + wait_s
         while True:
             was_over = entry.over.is_set()  # before the look, so that the last bytes are not missed
@@ -247,6 +249,15 @@ def _spec_of(spec: dict[str, Any] | None, command: list[str] | None) -> JobSpec:
     except InvalidArgument as error:
         ctx = {"fields": error.details.get("fields", [])}
         raise JobValidationError([Issue(kind="invalid_spec", msg=error.message, ctx=ctx)]) from None
+
+
+def _check_member(entry: Entry, member: int | None) -> None:
+    text = entry.handle.metadata.get("array")
+    if text is None and member is not None:
+        raise InvalidArgument(f"{entry.job_id} is no array, and has no members.", hint="Leave `member` out.")
+    if text is not None and (member is None or member not in Array.parse(text).indices):
+        said = f"has no member {member}" if member is not None else "is an array, and each of its members has output of its own"
+        raise InvalidArgument(f"{entry.job_id} {said}.", hint=f"Say by `member` which one: {text.partition('%')[0]}.")
 
 
 def _read_output(entry: Entry, member: int | None, offsets: tuple[int, int], size: int) -> tuple[bytes, bytes]:

@@ -135,6 +135,9 @@ class Children:
             return {"endpoint_name": name, **UNKNOWN, "hint": ""}
         return _told(child)
 
+    def get(self, name: str) -> Child | None:
+        return self._children.get(name)
+
     def all_of(self, user: str) -> list[dict[str, Any]]:
         """Those of a user whose jobs have not ended."""
         return [_told(child) for name, child in self._children.items() if child.owner == user and name in self._watched]

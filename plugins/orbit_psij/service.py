@@ -274,12 +274,15 @@ class PSIJPlugin(Plugin):
         return {"executors": found, "default": wanted if wanted in available else "local"}
 
     async def why(self, item: str, caller: Caller) -> Explanation | None:
-        job = self.following.get(item)
+        child = self.children.get(item)
+        job = self.following.get(child.job_id if child is not None else item)
         if job is None or (job.owner != caller.user and not caller.is_admin):
             return None
         phase = PHASES.get(job.state, "ended")
         fault = self.following.faults.get(job.executor, "")
         reason = f"{job.executor} does not answer: {fault}" if fault and phase != "ended" else _sentence(job)
+        if child is not None and child.reason:
+            reason = f"{reason} Its tunnel is {child.status}: {child.reason}"
         facts = {name: value for name, value in job.shown().items() if name in ("executor", "exit_code", "signal", "node_list")}
         native_id = "" if job.executor == "local" else job.native_id or ""
         return Explanation(kind="job", state=job.state, phase=phase, reason=reason, native_id=native_id, facts=facts)

@@ -168,6 +168,30 @@ def test_members_of_an_array_have_an_outcome_each(shell):
     assert shell.run("job", "logs", job_id, "--member", "2").stdout == "2\n"
 
 
+def test_whose_output_of_an_array_is_meant_has_to_be_said(shell):
+    array, single = submit(shell, "--array", "0-2%1", *script("true")), submit(shell, "--", "true")
+
+    unsaid, none = shell.run("job", "logs", array), shell.run("job", "logs", array, "--member", "3")
+    assert (unsaid.returncode, none.returncode) == (2, 2)
+    assert "is an array" in unsaid.stderr and "no member 3" in none.stderr and "0-2." in none.stderr
+    of_single = shell.run("job", "logs", single, "--member", "0")
+    assert of_single.returncode == 2 and "is no array" in of_single.stderr
+
+
+def test_what_is_passed_over_of_a_job_is_said_when_it_is_submitted(shell, tmp_path):
+    done = shell.run("job", "submit", "-q", "--duration", "1h", "--queue", "debug", "--", "true")
+    assert done.returncode == 0
+    assert [line.split()[2] for line in done.stderr.splitlines()] == ["attributes.duration", "attributes.queue_name"]
+    assert len(shell.json("job", "show", done.stdout.strip())["metadata"]["warnings"]) == 2
+
+    gate = tmp_path / "gate"
+    first = submit(shell, *script(f"until [ -e {gate} ]; do sleep 0.05; done"))
+    held = shell.run("job", "submit", "-q", "--after", first, "--duration", "1h", "--", "true")
+    assert held.returncode == 0 and "warning: attributes.duration" in held.stderr
+    gate.touch()
+    wait_for(shell, held.stdout.strip(), *ENDED)
+
+
 def test_a_job_after_another_waits_for_it_and_why_says_so(shell, tmp_path):
     gate = tmp_path / "gate"
     first = submit(shell, *script(f"while ! test -e {gate}; do sleep 0.05; done"))

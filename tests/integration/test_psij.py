@@ -13,6 +13,7 @@ import psutil
 import pytest
 import requests
 from lab import Lab, running_lab, wait_until
+from shell import Shell
 
 from orbit_zmq.errors import InvalidArgument, NotFound, Unsupported
 
@@ -226,3 +227,16 @@ def test_why_says_what_a_job_does(lab: Lab, psij: Any) -> None:
     ended(psij, done)
     assert (client.why(running["job_id"]).phase, client.why(running["job_id"]).kind) == ("running", "job")
     assert "exit code 9" in client.why(done["job_id"]).reason
+
+
+def test_a_worker_is_started_explained_and_stopped_by_its_name(lab: Lab) -> None:
+    orbit, start = Shell(lab.environment), ("worker", "start", "--endpoint", "hpc1", "--executor", "local", "--duration", "10m")
+    foreign = orbit.run(*start, "--name", "mine")
+    assert foreign.returncode == 2 and "--name hpc1.mine" in foreign.stderr
+
+    started = orbit.run(*start, "--name", "hpc1.mine", timeout_s=PATIENCE_S)
+    assert (started.returncode, started.stdout) == (0, "hpc1.mine\n"), started.stderr
+    found = orbit.json("why", "hpc1.mine")
+    assert (found["kind"], found["phase"]) == ("job", "running")
+    assert orbit.run("worker", "stop", "hpc1.mine", "--endpoint", "hpc1", timeout_s=PATIENCE_S).returncode == 0
+    assert orbit.json("why", "hpc1.mine")["phase"] == "ended"

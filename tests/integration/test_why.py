@@ -141,6 +141,8 @@ def test_an_unknown_id_is_said_to_be_unknown(world):
 
     done = Shell(world.environment).run("why", "task.none")
     assert done.returncode == 1 and done.stderr.startswith("orbit: there is no task") and done.stderr.count("\n") == 1
+    nothing = Shell(world.environment).run("why", "")
+    assert nothing.returncode == 2 and "nothing is asked about" in nothing.stderr
 
 
 def test_an_id_that_is_there_twice_has_to_be_told_apart(world):

@@ -28,7 +28,7 @@ from orbit_zmq.client.explaining import (
 )
 from orbit_zmq.client.facts import EndpointFacts
 from orbit_zmq.client.together import async_together
-from orbit_zmq.errors import Conflict, NotFound, NotPermitted, OrbitError
+from orbit_zmq.errors import Conflict, InvalidArgument, NotFound, NotPermitted, OrbitError
 from orbit_zmq.models import BrokerStatus
 from orbit_zmq.why import Answer, SchedulerPart, SessionPart, Why
 
@@ -55,6 +55,8 @@ async def async_why(
 ) -> Why:
     """Where something is and why it is not further; see AsyncClient.why."""
     item = asked.item
+    if not item:
+        raise InvalidArgument("nothing is asked about", hint="Name a task, a job or a session by its id.")
     here = _known_here(plugin_clients, asked)
     if len(here) == 1 and not client.is_connected:
         return without_broker(item, here[0], link.obstacle().message)
