@@ -8,6 +8,7 @@ know what kind of future waits for a call, or in which thread.
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import threading
 from collections import OrderedDict
@@ -72,6 +73,7 @@ class CallStream:
         self._initializer = initializer
         self._initargs = tuple(initargs)
         self._id = secrets.token_hex(8)
+        self._process = os.getpid()
         self._numbers = count(1)
         self._lock = threading.Lock()
         self._waiting: OrderedDict[str, _Call] = OrderedDict()
@@ -91,6 +93,8 @@ class CallStream:
 
     def add(self, future: Pending, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Have the function called; BrokenEndpoint, or RuntimeError after the end, where it cannot be any more."""
+        if os.getpid() != self._process:  # nobody here would send it; and the lock may be held for ever
+            raise BrokenEndpoint("this executor belongs to the parent process after a fork", hint="Make a new executor here.")
         with self._lock:
             if self._is_ending:
                 raise RuntimeError("cannot schedule new futures after shutdown")

@@ -60,10 +60,15 @@ class CallFuture(Future[T]):
                 self.set_exception(error)
         except InvalidStateError:  # somebody has canceled it this moment, and found it gone
             self.set_running_or_notify_cancel()
+        except SystemExit:
+            log.exception("callback-failed", call=self.uid)  # of one call; the others have to end, too
 
     def settle_canceled(self) -> None:
         """It was canceled over there; for the stream."""
-        super().cancel()
+        try:
+            super().cancel()
+        except SystemExit:
+            log.exception("callback-failed", call=self.uid)
         self.set_running_or_notify_cancel()
 
 

@@ -146,7 +146,7 @@ def unpickle(data: Buffer, what: str, version: str = PYTHON_VERSION, buffers: Se
     """The value of a pickle; InvalidArgument says what it was and, where they differ, both Python versions."""
     try:
         return pickle.loads(data, buffers=buffers)  # callers have checked that the sender may run code
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # one value ends no loop, and no program
         differs = "" if version == PYTHON_VERSION else f"; pickled by Python {version}, read by Python {PYTHON_VERSION}"
         raise InvalidArgument(
             f"{what} cannot be unpickled: {describe(error)}{differs}",

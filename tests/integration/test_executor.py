@@ -193,6 +193,43 @@ def test_what_cannot_be_sent_fails_alone(executor: Executor) -> None:
     assert isinstance(executor.submit(threading.Lock).exception(PATIENCE_S), InvalidArgument)  # nor come back
 
 
+class EndsTheProgram:
+    """Where it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return sys.exit, (3,)
+
+
+def test_a_value_that_would_end_the_program_ends_its_own_call_alone(executor: Executor) -> None:
+    bad, good = executor.submit(lambda: EndsTheProgram()), [executor.submit(add, n) for n in range(20)]
+    with pytest.raises(InvalidArgument, match="cannot be unpickled: SystemExit: 3"):
+        bad.result(PATIENCE_S)
+    assert [future.result(PATIENCE_S) for future in good] == list(range(20))
+
+
+def test_a_callback_that_would_end_the_program_keeps_no_other_call_from_ending(executor: Executor, tmp_path: Path) -> None:
+    gate = str(tmp_path / "gate")
+    futures = [executor.submit(held_until, gate) for _ in range(20)]
+    futures[0].add_done_callback(lambda _: sys.exit(3))
+    Path(gate).touch()
+    assert [future.result(PATIENCE_S) for future in futures] == [gate] * 20
+    assert executor.submit(add, 1).result(PATIENCE_S) == 1
+
+
+def test_a_process_that_has_forked_is_told_to_make_an_executor_of_its_own(executor: Executor) -> None:
+    assert executor.submit(add, 1).result(PATIENCE_S) == 1
+    process = os.fork()
+    if process == 0:
+        try:
+            executor.submit(add, 2)
+        except BrokenEndpoint as error:
+            os._exit(7 if "after a fork" in error.message else 8)
+        finally:
+            os._exit(9)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 7
+    assert executor.submit(add, 3).result(PATIENCE_S) == 3
+
+
 def test_an_executor_without_an_endpoint_takes_one_that_has_the_plugin(
     shared_lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
