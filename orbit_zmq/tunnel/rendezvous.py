@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from orbit_zmq.errors import InvalidArgument
 from orbit_zmq.files import make_private_directory, write_private
 from orbit_zmq.paths import state_dir
@@ -97,6 +99,6 @@ class Rendezvous:
 
 def _made(kind: Any, found: dict[str, Any]) -> Any:
     try:
-        return kind(**found)
-    except TypeError as error:
-        raise InvalidArgument(f"a file of a tunnel has other fields than this version knows: {error}") from error
+        return TypeAdapter(kind).validate_python(found)
+    except ValidationError as error:
+        raise InvalidArgument(f"a file of a tunnel is not as this version knows it: {error.error_count()} fields") from None

@@ -22,7 +22,8 @@ from orbit_psij.jobs import Job
 from orbit_psij.models import JobSpec, check_mode
 from orbit_zmq.batch.threads import Threads
 from orbit_zmq.client._async.client import AsyncClient
-from orbit_zmq.errors import Conflict, InvalidArgument, NotFound, OrbitError
+from orbit_zmq.endpoint.endpoint import check_name
+from orbit_zmq.errors import Conflict, InvalidArgument, NotFound, OrbitError, OutcomeUnknown
 from orbit_zmq.files import make_private_directory
 from orbit_zmq.log import get_logger
 from orbit_zmq.paths import state_dir
@@ -40,6 +41,7 @@ AUTO = "auto"  # the child finds out
 KEPT = "child/"  # before a child's name, in the plugin's store
 SITE = "site/"  # before an executor's name: the kind of tunnel that has worked there
 LOOK_S = 1.0
+REVOKE_S, REVOKE_LONGEST_S = 2.0, 300.0  # between two attempts
 QUEUED_S = 30 * 86_400.0  # that a job may wait before it starts; its key is revoked when it ends
 OWN_KEYS = ("ORBIT_JOIN_FILE", "ORBIT_JOIN", "ORBIT_CONTEXT")  # a job that brings one of these needs no key of ours
 WRAPPERS = ("orbit-endpoint-wrapper.sh", "orbit-endpoint-wrapper")
@@ -77,6 +79,7 @@ class Children:
         self._following, self._threads = following, threads
         self._children: dict[str, Child] = {}
         self._watched: dict[str, asyncio.Task[None]] = {}
+        self._starting: set[str] = set()  # whose jobs are being submitted
         self._sites: dict[str, str] = {}  # by executor, what AUTO has found
         self._store = SessionStore()
         self._client: Callable[[], AsyncClient] | None = None
@@ -108,17 +111,18 @@ class Children:
         anything has, else the child finds out."""
         mode = self._sites.get(executor, AUTO) if tunnel == AUTO else check_mode(tunnel)
         name = name_in(spec.arguments)
-        if name in self._watched:
+        if name in self._watched or name in self._starting:
             raise Conflict(
                 f"a job that starts the endpoint {name} is under way already", hint="Wait for its end, or take another name."
             )
         has_key = not any(variable in spec.environment for variable in OWN_KEYS)
-        equipped = await self._equipped(spec, name, mode, client if has_key else None)
+        if not has_key and mode in ("reverse", AUTO):
+            raise InvalidArgument(f"tunnel {mode} needs a key that is minted here", hint=f"Leave out {', '.join(OWN_KEYS)}.")
+        self._starting.add(name)
         try:
-            answer = await submit(equipped, executor)
-        except BaseException:
-            await self._put_away(name, has_key)
-            raise
+            answer = await self._submitted(spec, executor, name, mode, client if has_key else None, submit)
+        finally:
+            self._starting.discard(name)
         job = self._following.get(answer["job_id"])
         child = Child(name, mode, answer["job_id"], job.owner if job is not None else "", executor, has_key)
         child.status = "no_tunnel" if mode == "none" else "pending"
@@ -127,6 +131,24 @@ class Children:
         self._keep(child)
         self._watch(child)
         return {**answer, "endpoint_name": name}
+
+    async def _submitted(
+        self,
+        spec: JobSpec,
+        executor: str,
+        name: str,
+        mode: str,
+        client: AsyncClient | None,
+        submit: Callable[[JobSpec, str], Awaitable[dict[str, Any]]],
+    ) -> dict[str, Any]:
+        """What `submit` answers; where it fails nothing is left, unless the scheduler may have the job after all."""
+        try:
+            return await submit(await self._equipped(spec, name, mode, client), executor)
+        except OutcomeUnknown:
+            raise
+        except BaseException:
+            await self._put_away(name, client is not None)
+            raise
 
     def status(self, name: str, user: str) -> dict[str, Any]:
         """`{endpoint_name, status, port, pid, ssh_host, since, reason, hint}`."""
@@ -168,11 +190,14 @@ class Children:
     async def _follow(self, child: Child) -> None:
         """Until its job has ended: open the tunnel that it asks for, and note how that is."""
         job = self._following.get(child.job_id)
-        reverse = self._opener(child) if child.tunnel in ("reverse", AUTO) else None
+        reverse = self._opener(child)
         try:
             while job is not None and not job.is_final:
                 if child.tunnel != "none":
-                    await self._look(child, job, reverse)
+                    try:
+                        await self._look(child, job, reverse)
+                    except OrbitError as error:  # a file of another version, or a scheduler that does not cancel now
+                        child.reason = error.message
                 await self._following.ended(job, LOOK_S)
         except asyncio.CancelledError:  # the endpoint ends, the job does not
             if reverse is not None:
@@ -209,23 +234,37 @@ class Children:
         elif report.state == "failed" and self._sites.pop(child.executor, None) is not None:
             self._store.drop(SITE + child.executor)
 
-    def _opener(self, child: Child) -> ReverseTunnel:
-        joined = JoinString.read(join_path(child.endpoint_name)) if child.has_key else None
-        if joined is None:
-            raise InvalidArgument("a reverse tunnel needs a key that was minted here", hint="Leave ORBIT_JOIN_FILE out.")
+    def _opener(self, child: Child) -> ReverseTunnel | None:
+        if child.tunnel not in ("reverse", AUTO):
+            return None
+        try:
+            joined = JoinString.read(join_path(child.endpoint_name))
+        except OrbitError as error:  # somebody has removed it
+            child.status, child.reason, child.hint = "failed", error.message, error.hint
+            return None
         return ReverseTunnel(child.endpoint_name, (host_and_port(joined.requests[-1]), host_and_port(joined.events[-1])))
 
     async def _put_away(self, name: str, has_key: bool) -> None:
         """The key is worth nothing from here on, and no file of the child is left."""
-        if has_key and self._client is not None:
-            try:
-                await self._client().revoke(name)
-            except NotFound:
-                pass
-            except OrbitError as error:
-                log.warning("key-not-revoked", endpoint=name, reason=error.message)
+        if has_key:
             await self._threads.run(_unlink, join_path(name))
         await self._threads.run(Rendezvous(name).clear)
+        if has_key:
+            await self._revoke(name)
+
+    async def _revoke(self, name: str) -> None:
+        """Until it is done: the broker may be away."""
+        pause_s = REVOKE_S
+        while self._client is not None:
+            try:
+                await self._client().revoke(name)
+                return
+            except NotFound:
+                return
+            except OrbitError as error:
+                log.warning("key-not-revoked", endpoint=name, reason=error.message, again_in_s=pause_s)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, REVOKE_LONGEST_S)
 
     def _keep(self, child: Child) -> None:
         self._store.keep(KEPT + child.endpoint_name, asdict(child))
@@ -240,11 +279,16 @@ def name_in(arguments: Sequence[str]) -> str:
     """The name that the child is given among its arguments; InvalidArgument where there is none."""
     for at, word in enumerate(arguments):
         if word in ("-n", "--name") and at + 1 < len(arguments):
-            return arguments[at + 1]
+            return _checked(arguments[at + 1])
         for start in ("--name=", "-n"):
             if word.startswith(start) and len(word) > len(start):
-                return word.removeprefix(start)
+                return _checked(word.removeprefix(start))
     raise InvalidArgument("the job's arguments give the endpoint no name", hint="Add -n NAME to them.")
+
+
+def _checked(name: str) -> str:
+    check_name(name)  # it becomes a part of the names of files
+    return name
 
 
 def join_path(name: str) -> Path:

@@ -147,6 +147,11 @@ def test_what_cannot_be_is_refused_before_anything_is_submitted(lab: Lab, psij: 
             psij.call("submit_tunneled", job_spec=worker(lab, "login.x"), executor="slurm", tunnel=tunnel)
     with pytest.raises(InvalidArgument, match="give the endpoint no name"):
         psij.submit_tunneled(worker(lab, "", arguments=["--plugins", "rhapsody"]), executor="slurm")
+    with pytest.raises(InvalidArgument, match="no name of an endpoint"):
+        psij.submit_tunneled(worker(lab, "../../x"), executor="slurm", tunnel="reverse")
+    own = worker(lab, "login.x") | {"environment": {"ORBIT_JOIN_FILE": "/nowhere"}}
+    with pytest.raises(InvalidArgument, match="needs a key that is minted here"):
+        psij.submit_tunneled(own, executor="slurm", tunnel="reverse")
     assert psij.tunnel_status("login.never")["status"] == "no_tunnel"
     assert psij.list_jobs()["jobs"] == []
 
