@@ -134,21 +134,23 @@ class _Awaited(asyncio.Future[Any]):
 
     def __init__(self, work: Future[Any], loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop)
-        self._work = work
+        self._work: Future[Any] | None = work  # until it has ended: each would hold on to the other, and to the arguments
 
     def cancel(self, msg: Any = None) -> bool:
         if not super().cancel(msg):
             return False
-        self.get_loop().call_soon(self._work.cancel)  # after those that are canceled with it: a free thread would begin one
+        if self._work is not None:
+            self.get_loop().call_soon(self._work.cancel)  # after those that are canceled with it: a free thread would begin one
         return True
 
     def settle(self) -> None:
         """The function has ended."""
-        if self.done():
+        work, self._work = self._work, None
+        if self.done() or work is None:
             return
-        error = self._work.exception()
+        error = work.exception()
         if error is None:
-            self.set_result(self._work.result())
+            self.set_result(work.result())
         else:
             self.set_exception(error)
 

@@ -297,7 +297,7 @@ def test_a_stream_that_breaks_is_not_taken_for_a_whole_one(site: Site) -> None:
     sid = site.session()
     with (
         pytest.raises(httpx.RemoteProtocolError),
-        site.http.stream("GET", f"/hpc1/test/produce_and_fail/{sid}", params={"total_bytes": 100_000}) as answer,
+        site.http.stream("GET", f"/hpc1/test/produce_and_fail/{sid}", params={"total_bytes": 8_000_000}) as answer,
     ):
         for _ in answer.iter_raw():
             pass

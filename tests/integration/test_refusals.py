@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import pytest
@@ -18,7 +18,7 @@ from lab import Lab, wait_until
 from orbit_zmq import Client
 from orbit_zmq.children import Child
 from orbit_zmq.cli.main import REFUSED, UNREACHABLE, main
-from orbit_zmq.errors import AuthRequired, BrokerUnreachable
+from orbit_zmq.errors import AddressTaken, AuthRequired, BrokerUnreachable
 from orbit_zmq.rules.obstacles import SENTENCES, Obstacle
 from orbit_zmq.security.join import JoinString
 from orbit_zmq.security.keys import KeyPair, make_keypair
@@ -107,10 +107,22 @@ def test_a_broker_with_another_key_is_no_broker_of_ours(lab, capsys):
     refused(lab, joined, capsys, Obstacle.NO_HANDSHAKE, UNREACHABLE)
 
 
+def start_again(lab: Lab) -> None:
+    """At the same port, which somebody else may have had for a moment."""
+
+    def is_started() -> bool:
+        with suppress(AddressTaken):
+            lab.start_broker(lab.tcp)
+            return True
+        return False
+
+    wait_until(is_started, 60.0, what="the port is free")
+
+
 def test_a_broker_that_hangs_is_told_apart_from_one_that_is_not_there(lab, capsys):
     joined = invited(lab, "laptop")
     lab.stack.close()  # the clients of this test would wait for it, too
-    lab.start_broker(lab.tcp)
+    start_again(lab)
     os.kill(lab.broker.pid, signal.SIGSTOP)
     try:
         refused(lab, joined, capsys, Obstacle.NO_HANDSHAKE, UNREACHABLE)

@@ -281,7 +281,8 @@ def test_a_task_that_kills_its_dask_worker_fails_and_the_rest_runs(dask):
 def scheduler() -> Iterator[str]:
     """The address of a cluster that was there before: two workers without a nanny."""
     command = [sys.executable, "-c", CLUSTER]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as cluster:
+    found = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # the functions of this file, there, too
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=found) as cluster:
         assert cluster.stdout is not None and cluster.stdin is not None
         yield cluster.stdout.readline().strip()
         cluster.stdin.close()

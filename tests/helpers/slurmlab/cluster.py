@@ -57,7 +57,7 @@ class SlurmLab:
     def start_again(self, daemon: str) -> None:
         """Whatever has been stopped."""
         os.kill(self.keeper_pid, signal.SIGHUP)
-        wait_until(lambda: is_running(self.pid_of(daemon)), what=f"{daemon} runs again")
+        wait_until(lambda: is_running(self.pid_of(daemon)), 60.0, what=f"{daemon} runs again")
 
 
 def is_running(pid: int) -> bool:
