@@ -231,6 +231,7 @@ def test_what_is_shown_beforehand_is_what_slurm_has_got(slurm: SlurmLab, jobs: J
     assert jobs.wait(handle, PATIENCE_S).status is JobStatus.CANCELLED
 
 
+@pytest.mark.long
 def test_a_job_that_slurm_starts_again_has_not_ended(slurm: SlurmLab, jobs: JobsClient, tmp_path: Path) -> None:
     mark = tmp_path / "begun"
     spec = shell(f"if [ -e {mark} ]; then exit 7; fi; touch {mark}; exec sleep 20000")
