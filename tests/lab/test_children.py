@@ -100,7 +100,8 @@ def test_tasks_run_inside_a_job_and_nothing_is_left_when_it_is_canceled(lab: Lab
 
     psij.wait_job(submitted["job_id"], timeout=PATIENCE_S)
     wait_until(lambda: files_of(lab, name) == [], PATIENCE_S, what="no file is left")
-    assert psij.tunnel_status(name)["status"] == ("no_tunnel" if tunnel == "none" else "done")
+    wanted = "no_tunnel" if tunnel == "none" else "done"
+    wait_until(lambda: psij.tunnel_status(name)["status"] == wanted, PATIENCE_S, what="its end is told of")
     keys = lab.client().keys
     wait_until(lambda: name not in [key["name"] for key in keys()], PATIENCE_S, what="no key is left")
     if status["pid"]:
@@ -133,8 +134,8 @@ def test_a_wrong_host_key_ends_the_job_and_says_so(lab: Lab, psij: Any, site: Ss
         site.know_host_key(known)
 
     assert job["state"] in ("CANCELED", "FAILED")
+    wait_until(lambda: psij.tunnel_status("login.wrong")["status"] == "failed", PATIENCE_S, what="that is told of")
     status = psij.tunnel_status("login.wrong")
-    assert status["status"] == "failed"
     assert "host key is not the one that is known" in status["reason"]
 
 
@@ -165,8 +166,13 @@ def test_a_worker_from_one_command_over_what_the_site_allows_which_is_remembered
     assert started.returncode == 0, started.stderr
     name = started.stdout.strip()
     assert started.stderr.splitlines()[-1] == "connected"
-    (listed,) = json.loads(orbit("list", "--endpoint", "login", "--json").stdout)["items"]
-    assert (listed["endpoint_name"], listed["tunnel"], listed["state"]) == (name, "none", "ACTIVE")  # it reaches the broker
+
+    def listed() -> dict[str, Any]:
+        (item,) = json.loads(orbit("list", "--endpoint", "login", "--json").stdout)["items"]
+        return dict(item)
+
+    wait_until(lambda: listed()["tunnel"] == "none", PATIENCE_S, what="it reaches the broker, which is told")
+    assert (listed()["endpoint_name"], listed()["state"]) == (name, "ACTIVE")
 
     stopped = orbit("stop", name, "--endpoint", "login")
 
@@ -174,6 +180,5 @@ def test_a_worker_from_one_command_over_what_the_site_allows_which_is_remembered
     wait_until(lambda: files_of(lab, name) == [], PATIENCE_S, what="no file is left")
     again = orbit("start", "--endpoint", "login", "--name", "login.again", "--duration", "10m", "--no-wait")
     assert again.stdout == "login.again\n", again.stderr
-    (listed,) = json.loads(orbit("list", "--endpoint", "login", "--json").stdout)["items"]
-    assert listed["tunnel"] == "none"  # from memory: the job has hardly begun
+    assert listed()["tunnel"] == "none"  # from memory: the job has hardly begun
     orbit("stop", "login.again", "--endpoint", "login")
