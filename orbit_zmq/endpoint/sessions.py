@@ -41,7 +41,7 @@ from orbit_zmq.log import get_logger
 from orbit_zmq.plugin.arguments import Caller
 from orbit_zmq.plugin.current import CURRENT, current_call
 from orbit_zmq.plugin.plugin import Plugin
-from orbit_zmq.plugin.session import HolderLost, Lifetime, PluginSession, Spawn
+from orbit_zmq.plugin.session import HolderLost, Lifetime, PluginSession, Spawn, check_not_ending
 from orbit_zmq.why import Answer
 from orbit_zmq.wire.body import pack_body
 
@@ -219,8 +219,7 @@ class Sessions:
         if known is not None:
             return self._attach(known, plugin, caller, *lifetime_of(lifetime, ttl), on_holder_lost, arguments)
         check_holder_lost(on_holder_lost, lifetime, ttl, sid)
-        if self.ending:
-            raise ShuttingDown(self.ending, hint="Use another endpoint.", transient=False)
+        check_not_ending(self.ending)
         # Before the first await: a second register of the same id attaches.
         record = self._new_record(sid or self._fresh_id(), plugin, caller, lifetime, ttl)
         record.on_holder_lost = on_holder_lost or record.on_holder_lost

@@ -28,6 +28,12 @@ Spawn = Callable[[Coroutine[Any, Any, Any]], "asyncio.Task[Any]"]
 Notifier = Callable[[str, bytes, int], None]  # topic, body, flags
 
 
+def check_not_ending(ending: str) -> None:
+    """Raise ShuttingDown where an endpoint takes no more work, with the reason."""
+    if ending:
+        raise ShuttingDown(ending, hint="Use another endpoint.", transient=False)
+
+
 class PluginSession:
     """State of one session. Operations are its async methods under `@operation`.
 
@@ -63,8 +69,7 @@ class PluginSession:
 
     def check_takes_work(self) -> None:
         """Raise ShuttingDown when the endpoint is about to end: to be asked before something is begun that lasts."""
-        if self.ending:
-            raise ShuttingDown(self.ending, hint="Use another endpoint.", transient=False)
+        check_not_ending(self.ending)
 
     def notify(self, topic: str, data: Any = None) -> None:
         """Tell the session's owner that something has happened. From any thread; nothing without a running endpoint.

@@ -24,14 +24,11 @@ log = get_logger(__name__)
 class ReverseTunnel:
     """One child's tunnel. `broker` has host and port of its requests and of its events, as this machine reaches them."""
 
-    def __init__(
-        self, name: str, broker: Sequence[tuple[str, int]], options: Sequence[str] = (), directory: Path | None = None
-    ) -> None:
-        self._name, self._broker, self._options = name, broker, tuple(options)
+    def __init__(self, name: str, broker: Sequence[tuple[str, int]], directory: Path | None = None) -> None:
+        self._name, self._broker = name, broker
         self.rendezvous = Rendezvous(name, directory)
         self._request: Request | None = None
         self._kept: KeptTunnel | None = None
-        self._opening: threading.Thread | None = None
         self._is_over = False
 
     def look(self) -> None:
@@ -43,8 +40,7 @@ class ReverseTunnel:
             self._kept.close()
         self._request = request
         kept = self._kept = KeptTunnel(self._name, lambda _: self._ssh(request), lambda kept: self._tell(request, kept))
-        self._opening = threading.Thread(target=self._open, args=(kept,), name=f"orbit-tunnel-to-{self._name}", daemon=True)
-        self._opening.start()
+        threading.Thread(target=self._open, args=(kept,), name=f"orbit-tunnel-to-{self._name}", daemon=True).start()
 
     def leave(self) -> None:
         """End it, but leave the request: who comes after opens it again."""
@@ -66,7 +62,7 @@ class ReverseTunnel:
     def _ssh(self, request: Request) -> Ssh:
         ports = (request.port, request.events_port)
         forwards = [Forward(port, *target) for port, target in zip(ports, self._broker, strict=True)]
-        return Ssh("R", request.hostname, forwards, self._options)
+        return Ssh("R", request.hostname, forwards)
 
     def _tell(self, request: Request, kept: KeptTunnel) -> None:
         if not self._is_over:

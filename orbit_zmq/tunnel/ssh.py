@@ -88,13 +88,11 @@ class Forward:
         return f"127.0.0.1:{self.port}:{host}:{self.host_port}"
 
 
-def ssh_command(side: Literal["L", "R"], host: str, forwards: Sequence[Forward], options: Sequence[str] = ()) -> list[str]:
-    """What is run: `L` listens here, `R` over there. `options` are more of ssh's `-o`, and count before ours."""
+def ssh_command(side: Literal["L", "R"], host: str, forwards: Sequence[Forward]) -> list[str]:
+    """What is run: `L` listens here, `R` over there."""
     if not host or host.startswith("-") or not host.isprintable() or " " in host:
         raise InvalidArgument(f"{host!r} is no host for ssh.")
     words = ["ssh", "-N", "-T"]
-    for option in options:
-        words += ["-o", option]
     for name, value in OPTIONS.items():
         words += ["-o", f"{name}={value}"]
     for forward in forwards:
@@ -105,12 +103,12 @@ def ssh_command(side: Literal["L", "R"], host: str, forwards: Sequence[Forward],
 class Ssh:
     """One run of ssh. Made, it is on its way; `wait_until_up` says whether it has arrived."""
 
-    def __init__(self, side: Literal["L", "R"], host: str, forwards: Sequence[Forward], options: Sequence[str] = ()) -> None:
+    def __init__(self, side: Literal["L", "R"], host: str, forwards: Sequence[Forward]) -> None:
         self.host = host
         self._side, self._missing = side, {forward.port for forward in forwards}
         self._said: deque[str] = deque(maxlen=20)
         self._is_up = threading.Event()
-        command = ssh_command(side, host, forwards, options)
+        command = ssh_command(side, host, forwards)
         if shutil.which("ssh") is None:
             raise TunnelFailed("there is no ssh on this machine", hint="Install OpenSSH's client.")
         self._popen = subprocess.Popen(
