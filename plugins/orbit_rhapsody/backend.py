@@ -21,7 +21,7 @@ from rhapsody.backends.constants import BackendMainStates, StateMapper
 
 from orbit_rhapsody.batches import TASK_FIELDS
 from orbit_rhapsody.client import AsyncRhapsodyClient
-from orbit_rhapsody.codec import CANCELED, FAILED, FINAL_STATES, MAX_UID_CHARS, RUNNING
+from orbit_rhapsody.codec import CANCELED, FAILED, MAX_UID_CHARS, RUNNING
 from orbit_rhapsody.handed_in import checked_tasks
 from orbit_rhapsody.registration import NAME
 from orbit_zmq.client._async.client import ANYWHERE, AsyncClient
@@ -212,12 +212,9 @@ class OrbitZmqBackend(BaseBackend):  # type: ignore[misc]  # Rhapsody has no typ
         self._sending.add(sending)
         self._arrived.set()
         try:
-            answers = await sending
+            await sending
         finally:
             self._sending.discard(sending)
-        sent_twice = [answer["uid"] for answer in answers if answer["state"] in FINAL_STATES and "exception" not in answer]
-        for result in await plugin.wait_tasks([uid for uid in sent_twice if uid in self._open]):
-            self._end(result["uid"], result["state"], result)
 
     def _end_unsent(self, uids: Iterable[str], state: str, result: dict[str, Any]) -> None:
         """Of what was sent, or may have been, the session knows."""

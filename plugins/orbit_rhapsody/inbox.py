@@ -1,14 +1,15 @@
 """Results on their way to those who wait for them: rules of one client object, used from any thread.
 
 A task is open from its submission until its record arrives; a record for which nobody waits yet is kept until somebody
-asks for it; a record of a task that was not submitted here is dropped. What a wait has shown at its timeout is kept for the
-next wait for the same tasks, as far as SHOWN_BYTES reach. So what is held is what is open, was never asked for, or was shown
-lately. This module must not fetch, decode values, or wait.
+asks for it; a record of a task that was neither submitted nor asked for here is dropped. What a wait has shown at its timeout
+is kept for the next wait for the same tasks, as far as SHOWN_BYTES reach. So what is held is what is open, was never asked
+for, or was shown lately. This module must not fetch, decode values, or wait.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -26,6 +27,7 @@ class Waiter:
         self.total = len(self.missing)
         self.only = next(iter(self.missing)) if self.total == 1 else ""
         self.records: dict[str, Record] = {}
+        self.sought: list[str] = []  # those that nobody has submitted here, while it is asked whether they exist
 
 
 class Inbox:
@@ -34,6 +36,7 @@ class Inbox:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._open: set[str] = set()
+        self._sought: Counter[str] = Counter()  # open because somebody who waits asks about them; by how many
         self._ready: dict[str, Record] = {}
         self._shown: dict[str, Record] = {}
         self._shown_bytes = 0
@@ -88,13 +91,6 @@ class Inbox:
             if record is not None and record.get("exception") is error:
                 del self._ready[uid]
 
-    def unknown(self, uids: Iterable[str]) -> list[str]:
-        """Those that nobody has heard of here, each once."""
-        wanted = dict.fromkeys(uids)
-        with self._lock:
-            unknown = wanted.keys() - self._open - self._ready.keys() - self._shown.keys()
-        return [uid for uid in wanted if uid in unknown] if unknown else []
-
     def deliver(self, records: Iterable[Record]) -> None:
         """Hand records to those who wait for them, and keep those of open tasks that nobody waits for."""
         with self._lock:
@@ -115,8 +111,11 @@ class Inbox:
         return handed
 
     def join(self, uids: Iterable[str]) -> Waiter:
-        """Wait for these tasks; what is there already is handed over at once."""
-        waiter = Waiter(uids)
+        """Wait for these tasks; what is there already is handed over at once.
+
+        Those that nobody has heard of here are `sought`: open until they are found, or until this waiter leaves.
+        """
+        waiter = Waiter(wanted := dict.fromkeys(uids))
         with self._lock:
             for uid in waiter.missing & self._ready.keys():
                 waiter.missing.remove(uid)
@@ -124,11 +123,30 @@ class Inbox:
             for uid in waiter.missing & self._shown.keys():
                 waiter.missing.remove(uid)
                 waiter.records[uid] = self._hide(uid)
+            unknown = waiter.missing - self._open
+            if self._sought:
+                unknown |= waiter.missing & self._sought.keys()
+            if unknown:
+                waiter.sought = [uid for uid in wanted if uid in unknown]
+                self._sought.update(waiter.sought)
+                self._open |= unknown
             if waiter.total == 1:
                 self._single.setdefault(waiter.only, []).append(waiter)
             else:
                 self._waiters.append(waiter)
         return waiter
+
+    def note_found(self, waiter: Waiter) -> None:
+        """What this waiter sought exists, and will come if it has not."""
+        with self._lock:
+            self._end_search(waiter)
+
+    def _end_search(self, waiter: Waiter) -> None:
+        self._sought.subtract(waiter.sought)
+        for uid in waiter.sought:
+            if not self._sought[uid]:
+                del self._sought[uid]
+        waiter.sought = []
 
     def take(self, waiter: Waiter) -> list[Record]:
         """The records that have come for this waiter since it took the last ones."""
@@ -153,6 +171,12 @@ class Inbox:
             self._forget(waiter)
             self._ready.update(waiter.records)
             self._ready.update((record["uid"], record) for record in returned)
+            in_vain = [uid for uid in waiter.sought if uid in waiter.missing]
+            self._end_search(waiter)
+            self._open.difference_update(uid for uid in in_vain if not self._is_wanted(uid))
+
+    def _is_wanted(self, uid: str) -> bool:
+        return uid in self._single or any(uid in waiter.missing for waiter in self._waiters)
 
     def _forget(self, waiter: Waiter) -> None:
         if waiter.total != 1:

@@ -41,7 +41,7 @@ class Submissions:
     def __init__(self, inbox: Inbox) -> None:
         self._inbox = inbox
         self._under_way: list[Submission] = []
-        self._unsure: dict[str, float] = {}  # since when
+        self._unsure: dict[str, float] = {}  # those to be asked about, since when
 
     def begin(self, submission: Submission) -> None:
         """Open its tasks."""
@@ -60,8 +60,12 @@ class Submissions:
         """Tasks that the endpoint need not know yet."""
         return {uid for each in self._under_way for uid in each.uids[each.acknowledged :]}
 
+    def ask_about(self, uids: Iterable[str], now: float) -> None:
+        """These had ended before they were sent again: their results may have been read, and come to this reader no more."""
+        self._unsure.update(dict.fromkeys(uids, now))
+
     def unsure(self) -> list[str]:
-        """Open tasks of interrupted calls, to be asked about."""
+        """Open tasks to be asked about: of interrupted calls, and such as had ended."""
         if not self._unsure:
             return []
         still_open = set(self._inbox.open_uids)

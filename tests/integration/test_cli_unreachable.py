@@ -21,7 +21,7 @@ from orbit_zmq.security.keys import BROKER_KEY, OWNER_KEY, load_or_make_keypair
 
 ORBIT = [sys.executable, "-m", "orbit_zmq.cli"]
 WITHIN_S = 3.0
-AGAIN = 3
+AGAIN = 9
 WAITS = [["broker", "wait"], ["endpoint", "wait", "word"]]  # for what is not there yet
 LOCAL = [*WAITS, ["endpoint", "stop"]]  # the last is for a process of this machine
 

@@ -265,11 +265,12 @@ def test_who_asks_for_all_in_slices_gets_all_though_the_endpoint_has_forgotten_t
     )
     uids = [answer["uid"] for answer in answers]
 
-    for _ in range(4):
-        results = rhapsody.wait_tasks(uids, timeout=0.5)
-        for result in results[:-1]:
+    def all_but_the_slow_one_are_fetched() -> bool:
+        for result in rhapsody.wait_tasks(uids, timeout=0.5)[:-1]:
             result.clear()
-    wait_until(lambda: rhapsody.get_statistics()["fetched"] == 200)
+        return bool(rhapsody.get_statistics()["fetched"] == 200)
+
+    wait_until(all_but_the_slow_one_are_fetched, PATIENCE_S)
     rhapsody.cancel_task("slow")
 
     results = rhapsody.wait_tasks(uids, timeout=PATIENCE_S)

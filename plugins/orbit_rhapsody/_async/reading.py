@@ -268,23 +268,27 @@ class AsyncResultReader(AsyncPluginClient):
     async def _join(self, uids: list[str]) -> Waiter:
         """Start to wait; a uid that nobody knows is an error here and not a wait without end."""
         self._submissions.clear_up(time.monotonic())
-        unknown = self._inbox.unknown(uids)
-        if unknown:
-            self._inbox.expect(unknown)  # before asking: they may end while the answer is on its way
+        waiter = self._inbox.join(uids)  # before asking: what comes meanwhile is for this waiter, and for nobody else
+        if waiter.sought:
             try:
-                found = {record["uid"]: record for record in await self._snapshot(unknown)}
-                never = [uid for uid in unknown if uid not in found]
-                if never:
-                    raise InvalidArgument(
-                        f"{len(never)} of these tasks were never submitted in this session: {', '.join(never[:5])}",
-                        hint="Or their results were fetched long ago, and have been forgotten.",
-                        details={"uids": never[:100]},
-                    )
+                self._inbox.deliver(_ended(await self._looked_up(waiter.sought)))
             except BaseException:
-                self._inbox.withdraw(unknown)
+                self._inbox.leave(waiter)
                 raise
-            self._inbox.deliver(_ended(found.values()))
-        return self._inbox.join(uids)
+            self._inbox.note_found(waiter)
+        return waiter
+
+    async def _looked_up(self, uids: list[str]) -> Iterable[dict[str, Any]]:
+        """What the endpoint knows of tasks that were not submitted here; InvalidArgument where that is nothing."""
+        found = {record["uid"]: record for record in await self._snapshot(uids)}
+        never = [uid for uid in uids if uid not in found]
+        if never:
+            raise InvalidArgument(
+                f"{len(never)} of these tasks were never submitted in this session: {', '.join(never[:5])}",
+                hint="Or their results were fetched long ago, and have been forgotten.",
+                details={"uids": never[:100]},
+            )
+        return found.values()
 
     async def _receive(self, left_s: float, waiter: Waiter | None = None) -> None:
         """Wait for more results, by asking for them or through somebody who does."""
@@ -301,6 +305,13 @@ class AsyncResultReader(AsyncPluginClient):
             await self._be_patient(error, left_s)
         finally:
             await self._turn.give_back()
+
+    async def _bring(self, uids: list[str]) -> None:
+        """Have the results of tasks that had ended when they were sent again: they may be behind the cursor."""
+        missing = [uid for uid in uids if self._inbox.state_of(uid) == "open"]
+        self._submissions.ask_about(missing, time.monotonic())
+        with suppress(OrbitError):  # then they are asked about by the next who waits
+            self._inbox.deliver(_ended(await self._snapshot(missing)))
 
     async def _ask_about_unsure(self) -> bool:
         """Find out which tasks of interrupted calls the endpoint has, and end those that it cannot get any more; True where

@@ -270,11 +270,14 @@ class RhapsodyClient(ResultReader):
             answer = self._send_batch(batch)
             submission.acknowledged = submission.offered
             self._submissions.found(answers[position]["uid"] for position in batch.sent)
+            had_ended: list[str] = []
             for index, state in answer.known.items():
                 position = batch.sent[index]
                 answers[position]["state"] = state
                 if state in FINAL_STATES and fresh[position]:
-                    self._inbox.withdraw((answers[position]["uid"],))  # it may be behind the cursor; wait_tasks asks
+                    had_ended.append(answers[position]["uid"])
+            if had_ended:
+                self._bring(had_ended)
             refused |= {batch.sent[index]: error for index, error in answer.refused.items()}
         for position, error in refused.items():
             failed = {"uid": answers[position]["uid"], "state": FAILED, "exception": error}

@@ -107,7 +107,8 @@ class TestSession(PluginSession):
     @operation(effect="read")
     async def produce_and_fail(self, total_bytes: int, message: str = "in the middle") -> AsyncIterator[bytes]:
         """A stream that breaks after that many bytes."""
-        yield bytes(total_bytes)
+        async for block in self.produce(total_bytes):
+            yield block
         raise OddError(message)
 
     @operation(effect="write")

@@ -31,11 +31,10 @@ def test_a_record_that_nobody_waits_for_is_kept_until_somebody_does():
     inbox = Inbox()
     inbox.expect(["a"])
     inbox.deliver([record("a")])
-    assert inbox.unknown(["a", "b"]) == ["b"]
 
     waiter = inbox.join(["a"])
 
-    assert not waiter.missing
+    assert not waiter.missing and not waiter.sought
     assert uids(inbox.take(waiter)) == ["a"]
     assert len(inbox) == 0
 
@@ -98,12 +97,12 @@ def test_what_a_timed_out_wait_has_shown_is_there_for_the_next_and_is_nobody_els
     inbox.leave(waiter)
     shown.clear()
 
-    assert inbox.unknown(["a"]) == [] and inbox.expect(["a"]) == [False]
+    assert inbox.state_of("a") == "here" and inbox.expect(["a"]) == [False]
     again = inbox.join(["a", "b"])
 
     assert again.missing == {"b"}
     assert inbox.take(again) == [record("a")]
-    assert inbox.unknown(["a"]) == ["a"]
+    assert inbox.state_of("a") == ""
 
 
 def test_of_what_was_shown_the_oldest_go_when_there_is_too_much(monkeypatch):
@@ -113,7 +112,7 @@ def test_of_what_was_shown_the_oldest_go_when_there_is_too_much(monkeypatch):
     for _ in range(2):
         inbox.keep_shown([{"uid": str(number), "state": "DONE", "return_value": b"x" * 500} for number in range(20)])
 
-    assert inbox.unknown(map(str, range(20))) == [str(number) for number in range(10)]
+    assert inbox.join(map(str, range(20))).sought == [str(number) for number in range(10)]
 
 
 def test_many_who_wait_for_one_task_each_leave_nothing_behind():
@@ -139,4 +138,39 @@ def test_what_is_returned_is_there_for_the_next_who_asks():
 
     inbox.leave(waiter, [second])
 
-    assert inbox.unknown(["a", "b"]) == [first["uid"]]
+    assert inbox.join(["a", "b"]).sought == [first["uid"]]
+
+
+def test_what_comes_while_it_is_looked_up_is_for_the_one_who_asked():
+    inbox = Inbox()
+    waiter = inbox.join(["a", "b"])
+    assert waiter.sought == ["a", "b"]
+
+    inbox.deliver([record("a")])
+
+    assert inbox.take_ready() == []
+    inbox.note_found(waiter)
+    assert uids(inbox.take(waiter)) == ["a"] and inbox.open_uids == ["b"]
+
+
+def test_what_nobody_knows_is_open_only_as_long_as_somebody_asks():
+    inbox = Inbox()
+    first, second = inbox.join(["a"]), inbox.join(["a", "b"])
+    assert second.sought == ["a", "b"], "each asks, for the other one's answer may not come"
+
+    inbox.leave(first)
+    assert sorted(inbox.open_uids) == ["a", "b"]
+    inbox.leave(second)
+
+    assert len(inbox) == 0 and not inbox._sought
+
+
+def test_a_search_in_vain_takes_nothing_from_one_who_has_found():
+    inbox = Inbox()
+    first, second = inbox.join(["a"]), inbox.join(["a"])
+    inbox.note_found(first)
+    inbox.leave(second)
+
+    inbox.deliver([record("a")])
+
+    assert uids(inbox.take(first)) == ["a"]

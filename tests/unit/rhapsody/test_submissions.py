@@ -67,3 +67,15 @@ def test_a_call_that_is_interrupted_before_it_has_opened_anything_leaves_nothing
     submissions.clear_up(100.0)
 
     assert (inbox.open_uids, submissions.unsure(), submissions.sending()) == ([], [], set())
+
+
+def test_a_task_that_had_ended_when_it_was_sent_again_is_asked_about_until_its_result_is_here():
+    inbox = Inbox()
+    submissions = Submissions(inbox)
+    inbox.expect(["a", "b"])
+
+    submissions.ask_about(["a", "b"], 100.0)
+    assert submissions.unsure() == ["a", "b"]
+    inbox.deliver([{"uid": "a", "state": "DONE"}])
+
+    assert submissions.unsure() == ["b"]
