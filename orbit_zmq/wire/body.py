@@ -22,6 +22,7 @@ from orbit_zmq.wire.header import TAGGED
 _TAG = "\0i:"  # an integer outside 64 bits
 _ESCAPE = "\0s:"  # a string that begins with a NUL
 MAX_DEPTH = 64
+PACKER_BYTES = 4_096  # to begin with; msgpack would take 256 KiB from the system and give it back for each body
 _SINGLE = frozenset((str, bytes, int, float, bool, type(None)))  # values that have no keys in them
 
 
@@ -30,9 +31,9 @@ def pack_body(value: object) -> tuple[bytes, int]:
     try:
         _check_keys(value)
         try:
-            return msgpack.packb(value, default=_known), 0
+            return msgpack.packb(value, default=_known, buf_size=PACKER_BYTES), 0
         except OverflowError:
-            return msgpack.packb(_tagged(value, 0), default=_known), TAGGED
+            return msgpack.packb(_tagged(value, 0), default=_known, buf_size=PACKER_BYTES), TAGGED
     except _BadKeyError as error:
         raise InvalidArgument(str(error), hint="Use text keys, such as str(key).") from None
     except (TypeError, ValueError, RecursionError) as error:

@@ -24,6 +24,7 @@ from orbit_rhapsody.values import (
     strict_packer,
 )
 from orbit_zmq.errors import InvalidArgument, OrbitError, TooLarge
+from orbit_zmq.wire.body import PACKER_BYTES
 
 BATCH_BYTES = 1 << 20  # keeps the endpoint's and the client's work overlapped; larger ones are not faster
 BATCH_TASKS = 16_384
@@ -73,7 +74,9 @@ class EncodedBatch:
         """The same; with the reader who takes results along."""
         if not self.envelope:
             return b""
-        packed: bytes = msgpack.packb(self.envelope if reader is None else {**self.envelope, "reader": reader})
+        packed: bytes = msgpack.packb(
+            self.envelope if reader is None else {**self.envelope, "reader": reader}, buf_size=PACKER_BYTES
+        )
         return packed
 
 
@@ -323,7 +326,7 @@ def _own_call(args: Any, kwargs: Any, shared: dict[int | str, str] | None = None
 
 def _pack(entry: dict[str, Any]) -> bytes:
     try:
-        packed: bytes = msgpack.packb(entry)
+        packed: bytes = msgpack.packb(entry, buf_size=PACKER_BYTES)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidArgument(f"a field of the task cannot be sent: {error}") from error
     return packed

@@ -26,6 +26,7 @@ from orbit_rhapsody.values import (
     unpickle,
 )
 from orbit_zmq.errors import InvalidArgument, OrbitError, ProtocolError, error_from_body
+from orbit_zmq.wire.body import PACKER_BYTES
 
 SUBMITTED, RUNNING, DONE, FAILED, CANCELED = "SUBMITTED", "RUNNING", "DONE", "FAILED", "CANCELED"
 STATES = (SUBMITTED, RUNNING, DONE, FAILED, CANCELED)
@@ -181,7 +182,7 @@ class Acknowledgement:
         if self.portion is None:
             packed: bytes = msgpack.packb({"known": known, "refused": refused, "kept": self.kept})
             return packed
-        packer = msgpack.Packer(autoreset=False)
+        packer = msgpack.Packer(autoreset=False, buf_size=PACKER_BYTES)
         packer.pack_map_header(4)
         for value in ("known", known, "refused", refused, "kept", self.kept, "portion"):
             packer.pack(value)
@@ -211,7 +212,7 @@ class Portion:
     records: list[Any]  # packed when it is encoded, maps when it has been decoded
 
     def encode(self) -> bytes:
-        packer = msgpack.Packer(autoreset=False)
+        packer = msgpack.Packer(autoreset=False, buf_size=PACKER_BYTES)
         packer.pack_map_header(4)
         for value in ("first", self.first, "after", self.after, "more", self.more, "records"):
             packer.pack(value)

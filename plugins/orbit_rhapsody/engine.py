@@ -412,13 +412,11 @@ class Engine:
         self._finished.append((uid, state, record))
         if self._news is not None:
             self._news.add(brief, time.perf_counter())
-        if self._flights or self._flushing:
-            self._flush_soon()
-        else:
-            self._flush()  # nothing else is under way that could be told with it
+        self._flush_soon()
 
     def _flush_soon(self) -> None:
-        """Tell the results once per turn of the loop, however many tasks changed in it."""
+        """Tell the results once per turn of the loop, however many tasks changed in it, and at its end: that wakes the
+        endpoint's loop, which cannot run before this thread is idle."""
         if not self._flushing and self._loop is not None:
             self._flushing = True
             self._loop.call_soon(self._flush)

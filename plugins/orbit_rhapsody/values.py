@@ -18,6 +18,7 @@ import cloudpickle
 import msgpack
 
 from orbit_zmq.errors import InvalidArgument, OrbitError, RemoteError, RemoteTraceback, error_from_body
+from orbit_zmq.wire.body import PACKER_BYTES
 
 MAX_TRACEBACK_CHARS = 16_384  # the end of a traceback names the fault
 MAX_MESSAGE_CHARS = 4_096
@@ -27,7 +28,6 @@ PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 _SCALARS = frozenset({type(None), bool, float, bytes})
 _NOT_PLAIN = (TypeError, ValueError, OverflowError, RecursionError)  # surrogates are a ValueError
-PACKER_BYTES = 4_096  # to begin with: there is one for each thread of each session
 _packers = threading.local()  # a Packer serves one thread at a time
 
 Buffer = bytes | bytearray | memoryview
