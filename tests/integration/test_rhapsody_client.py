@@ -9,14 +9,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
-from lab import Lab, running_lab, wait_until
+from lab import Lab, wait_until
 from nbclient import NotebookClient
 
 from orbit_rhapsody.client import AsyncRhapsodyClient, RhapsodyClient
@@ -28,31 +27,11 @@ PATIENCE_S = 60.0
 SLOW: dict[str, Any] = {"executable": "/bin/sleep", "arguments": ["600"]}
 
 
-@pytest.fixture(scope="module")
-def shared_lab() -> Iterator[Lab]:
-    with running_lab() as made:
-        made.start_endpoint("hpc1", plugins="rhapsody")
-        yield made
-
-
-@pytest.fixture(scope="module")
-def client(shared_lab: Lab) -> Any:
-    return shared_lab.client(shared_lab.tcp)
-
-
-@pytest.fixture
-def rhapsody(client: Any) -> Iterator[RhapsodyClient]:
-    plugin = client.get_plugin("hpc1", "rhapsody", backends=["concurrent", "noop"])
-    assert isinstance(plugin, RhapsodyClient)
-    yield plugin
-    plugin.close()
-
-
-def run_async(shared_lab: Lab, main: Any) -> Any:
+def run_async(rhapsody_lab: Lab, main: Any) -> Any:
     """Run `main(plugin)` with a client of its own loop."""
 
     async def run() -> Any:
-        async with AsyncClient(url=shared_lab.url) as client:
+        async with AsyncClient(url=rhapsody_lab.url) as client:
             plugin = await client.get_plugin("hpc1", "rhapsody", backends=["concurrent", "noop"])
             assert isinstance(plugin, AsyncRhapsodyClient)
             return await main(plugin)
@@ -128,7 +107,7 @@ def test_of_rhapsodys_objects_those_that_were_handed_in_come_back_with_their_res
     assert [answer["state"] for answer in rhapsody.submit_tasks(tasks)] == ["DONE", "FAILED", "FAILED"]
 
 
-def test_the_objects_end_as_they_do_in_a_session_of_rhapsody_itself(shared_lab: Lab) -> None:
+def test_the_objects_end_as_they_do_in_a_session_of_rhapsody_itself(rhapsody_lab: Lab) -> None:
     from rhapsody import Session, get_backend
     from rhapsody.api.task import ComputeTask
 
@@ -147,7 +126,7 @@ def test_the_objects_end_as_they_do_in_a_session_of_rhapsody_itself(shared_lab: 
             return type(error), str(error).replace(task.uid, "")
 
     async def there() -> tuple[list[Any], list[Any]]:
-        session = Session(backends=[await get_backend("concurrent")], work_dir=str(shared_lab.place))
+        session = Session(backends=[await get_backend("concurrent")], work_dir=str(rhapsody_lab.place))
         mine = tasks()
         await session.submit_tasks(mine)
         await session.wait_tasks(mine)
@@ -161,7 +140,7 @@ def test_the_objects_end_as_they_do_in_a_session_of_rhapsody_itself(shared_lab: 
         await plugin.wait_tasks(mine, timeout=PATIENCE_S)
         return mine, [await awaited(task) for task in mine]
 
-    (theirs, their_ends), (ours, our_ends) = asyncio.run(there()), run_async(shared_lab, here)
+    (theirs, their_ends), (ours, our_ends) = asyncio.run(there()), run_async(rhapsody_lab, here)
 
     for name in ("state", "return_value"):
         assert [task[name] for task in ours] == [task[name] for task in theirs], name
@@ -172,7 +151,7 @@ def test_the_objects_end_as_they_do_in_a_session_of_rhapsody_itself(shared_lab: 
     assert [our_ends[1], our_ends[3]] == [their_ends[1], their_ends[3]]
 
 
-def test_rhapsodys_objects_can_be_awaited_many_at_a_time(shared_lab: Lab) -> None:
+def test_rhapsodys_objects_can_be_awaited_many_at_a_time(rhapsody_lab: Lab) -> None:
     from rhapsody.api.task import ComputeTask
 
     async def main(plugin: AsyncRhapsodyClient) -> None:
@@ -187,7 +166,7 @@ def test_rhapsodys_objects_can_be_awaited_many_at_a_time(shared_lab: Lab) -> Non
         with pytest.raises(LookupError, match="why"):
             await failing
 
-    run_async(shared_lab, main)
+    run_async(rhapsody_lab, main)
 
 
 def test_a_prompt_comes_back_with_its_answer(rhapsody: RhapsodyClient) -> None:
@@ -237,11 +216,11 @@ def test_map_ends_with_its_timeout(rhapsody: RhapsodyClient) -> None:
         list(rhapsody.map(pause, [0.0, 2.0], timeout=0.2))
 
 
-def test_map_of_the_async_client_does_the_same(shared_lab: Lab) -> None:
+def test_map_of_the_async_client_does_the_same(rhapsody_lab: Lab) -> None:
     async def main(plugin: AsyncRhapsodyClient) -> list[Any]:
         return [value async for value in plugin.map(add, range(500), range(500), timeout=PATIENCE_S)]
 
-    assert run_async(shared_lab, main) == [2 * number for number in range(500)]
+    assert run_async(rhapsody_lab, main) == [2 * number for number in range(500)]
 
 
 def test_a_wait_that_times_out_answers_the_present_states_and_loses_nothing(rhapsody: RhapsodyClient) -> None:
@@ -407,8 +386,8 @@ def test_a_thread_whose_result_somebody_else_has_brought_does_not_wait_for_anoth
         assert time.monotonic() - started < 15  # a poll for nothing takes 20
 
 
-def test_two_clients_of_one_session_both_get_every_result(shared_lab: Lab, rhapsody: RhapsodyClient) -> None:
-    other = shared_lab.client().get_plugin("hpc1", "rhapsody", sid=rhapsody.sid)
+def test_two_clients_of_one_session_both_get_every_result(rhapsody_lab: Lab, rhapsody: RhapsodyClient) -> None:
+    other = rhapsody_lab.client().get_plugin("hpc1", "rhapsody", sid=rhapsody.sid)
     answers = rhapsody.submit_tasks([{"function": pause, "args": (number / 1_000,)} for number in range(100)])
     found: dict[str, list[Any]] = {}
 
@@ -425,7 +404,7 @@ def test_two_clients_of_one_session_both_get_every_result(shared_lab: Lab, rhaps
     assert len(other._inbox) == len(rhapsody._inbox) == 0
 
 
-def test_a_wait_that_is_cancelled_leaves_the_others_and_the_client_as_they_were(shared_lab: Lab) -> None:
+def test_a_wait_that_is_cancelled_leaves_the_others_and_the_client_as_they_were(rhapsody_lab: Lab) -> None:
     async def main(plugin: AsyncRhapsodyClient) -> None:
         answers = await plugin.submit_tasks([{"function": pause, "args": (1.0,)}, {"function": add, "args": (5,)}])
         other = asyncio.create_task(plugin.wait_tasks(answers, timeout=PATIENCE_S))
@@ -437,10 +416,10 @@ def test_a_wait_that_is_cancelled_leaves_the_others_and_the_client_as_they_were(
         assert [result["return_value"] for result in await plugin.wait_tasks(answers, timeout=PATIENCE_S)] == [1.0, 5]
         assert plugin._turn._holder is None and not plugin._turn._waiting
 
-    run_async(shared_lab, main)
+    run_async(rhapsody_lab, main)
 
 
-def test_who_holds_the_turn_and_is_cancelled_hands_it_on(shared_lab: Lab) -> None:
+def test_who_holds_the_turn_and_is_cancelled_hands_it_on(rhapsody_lab: Lab) -> None:
     async def main(plugin: AsyncRhapsodyClient) -> None:
         answers = await plugin.submit_tasks([{"function": pause, "args": (0.5,)}])
         holder = asyncio.create_task(plugin.wait_tasks(answers))
@@ -453,7 +432,7 @@ def test_who_holds_the_turn_and_is_cancelled_hands_it_on(shared_lab: Lab) -> Non
 
         assert (await follower)[0]["return_value"] == 0.5
 
-    run_async(shared_lab, main)
+    run_async(rhapsody_lab, main)
 
 
 INTERRUPTED = """
@@ -485,9 +464,9 @@ with Client(url=sys.argv[1]) as client:
 """
 
 
-def test_ctrl_c_in_a_wait_ends_the_wait_and_nothing_else(shared_lab: Lab) -> None:
+def test_ctrl_c_in_a_wait_ends_the_wait_and_nothing_else(rhapsody_lab: Lab) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, shared_lab.url],
+        [sys.executable, "-c", INTERRUPTED, rhapsody_lab.url],
         env=environment_of_child(),
         capture_output=True,
         text=True,

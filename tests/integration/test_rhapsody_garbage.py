@@ -8,12 +8,11 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import Lab, running_lab, wait_until
+from lab import Lab, wait_until
 
 from orbit_rhapsody.client import RhapsodyClient
 from orbit_zmq.errors import Conflict, InvalidArgument, NotFound, OrbitError, TooLarge, Unsupported
@@ -23,15 +22,8 @@ SHELL = "/bin/sh"
 
 
 @pytest.fixture(scope="module")
-def shared_lab() -> Iterator[Lab]:
-    with running_lab() as made:
-        made.start_endpoint("hpc1", plugins="rhapsody")
-        yield made
-
-
-@pytest.fixture(scope="module")
-def rhapsody(shared_lab: Lab) -> RhapsodyClient:
-    plugin = shared_lab.client().get_plugin("hpc1", "rhapsody", backends=["concurrent"])
+def rhapsody(rhapsody_lab: Lab) -> RhapsodyClient:
+    plugin = rhapsody_lab.client().get_plugin("hpc1", "rhapsody", backends=["concurrent"])
     assert isinstance(plugin, RhapsodyClient)
     return plugin
 
@@ -127,7 +119,7 @@ def test_a_timeout_that_is_no_time_is_refused(rhapsody: RhapsodyClient, timeout:
     ids=repr,
 )
 def test_a_session_that_cannot_be_is_refused_by_name(
-    shared_lab: Lab, rhapsody: RhapsodyClient, arguments: dict[str, Any], kind: type[OrbitError], words: str
+    rhapsody_lab: Lab, rhapsody: RhapsodyClient, arguments: dict[str, Any], kind: type[OrbitError], words: str
 ) -> None:
     before = rhapsody.list_sessions()
     with pytest.raises(OrbitError) as caught:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from lab import Lab, running_lab, wait_until
+from lab import Lab, wait_until
 
 from orbit_rhapsody.client import RhapsodyClient
 from orbit_zmq.children import environment_of_child
@@ -44,13 +43,6 @@ with Client(url=sys.argv[1]) as client:
 """
 
 
-@pytest.fixture(scope="module")
-def shared_lab() -> Iterator[Lab]:
-    with running_lab() as made:
-        made.start_endpoint(plugins="rhapsody")
-        yield made
-
-
 def rhapsody(lab: Lab, **arguments: Any) -> RhapsodyClient:
     plugin = lab.client().get_plugin("hpc1", "rhapsody", **arguments)
     assert isinstance(plugin, RhapsodyClient)
@@ -59,9 +51,9 @@ def rhapsody(lab: Lab, **arguments: Any) -> RhapsodyClient:
 
 @pytest.mark.long
 @pytest.mark.timeout(400)
-def test_ctrl_c_while_tasks_are_submitted_leaves_none_that_is_waited_for_without_end(shared_lab: Lab) -> None:
+def test_ctrl_c_while_tasks_are_submitted_leaves_none_that_is_waited_for_without_end(rhapsody_lab: Lab) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, shared_lab.url],
+        [sys.executable, "-c", INTERRUPTED, rhapsody_lab.url],
         env=environment_of_child(),
         capture_output=True,
         text=True,
@@ -74,8 +66,8 @@ def test_ctrl_c_while_tasks_are_submitted_leaves_none_that_is_waited_for_without
 
 
 @pytest.mark.parametrize("tasks", [10, 5_000])
-def test_as_completed_without_tasks_gives_what_came_in_while_they_were_submitted(shared_lab: Lab, tasks: int) -> None:
-    plugin = rhapsody(shared_lab)
+def test_as_completed_without_tasks_gives_what_came_in_while_they_were_submitted(rhapsody_lab: Lab, tasks: int) -> None:
+    plugin = rhapsody(rhapsody_lab)
     answers = plugin.submit_tasks([{"function": abs, "args": [number]} for number in range(tasks)])
 
     found = [result["uid"] for result in plugin.as_completed(timeout=PATIENCE_S)]
@@ -85,9 +77,9 @@ def test_as_completed_without_tasks_gives_what_came_in_while_they_were_submitted
     plugin.close()
 
 
-def test_a_session_that_somebody_else_closes_is_said_to_be_closed_to_who_waits_and_who_submits(shared_lab: Lab) -> None:
-    plugin = rhapsody(shared_lab, sid="shared", lifetime="persistent")
-    other = shared_lab.client().attach("shared")
+def test_a_session_that_somebody_else_closes_is_said_to_be_closed_to_who_waits_and_who_submits(rhapsody_lab: Lab) -> None:
+    plugin = rhapsody(rhapsody_lab, sid="shared", lifetime="persistent")
+    other = rhapsody_lab.client().attach("shared")
     plugin.submit_tasks([{"uid": "long", "executable": "/bin/sleep", "arguments": ["100"]}])
     results: list[dict[str, Any]] = []
     waiting = threading.Thread(target=lambda: results.extend(plugin.wait_tasks(["long"], timeout=PATIENCE_S)))

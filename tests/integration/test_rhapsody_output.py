@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from growth import Growth
-from lab import Lab, running_lab, wait_until
+from lab import Lab, wait_until
 
 from orbit_rhapsody.client import RhapsodyClient
 from orbit_rhapsody.output import KEPT_BYTES, LINES_BYTES
@@ -22,15 +21,8 @@ GROWTH_BYTES = 64 * MEBIBYTE
 
 
 @pytest.fixture(scope="module")
-def shared_lab() -> Iterator[Lab]:
-    with running_lab() as made:
-        made.start_endpoint("hpc1", url=made.tcp, plugins="rhapsody")
-        yield made
-
-
-@pytest.fixture(scope="module")
-def rhapsody(shared_lab: Lab) -> Any:
-    return shared_lab.client(shared_lab.tcp).get_plugin("hpc1", "rhapsody", backends=["concurrent"])
+def rhapsody(rhapsody_lab: Lab) -> Any:
+    return rhapsody_lab.client(rhapsody_lab.tcp).get_plugin("hpc1", "rhapsody", backends=["concurrent"])
 
 
 def sh(script: str, **more: Any) -> dict[str, Any]:
@@ -123,8 +115,8 @@ def test_a_submit_may_stream_the_output_of_all_its_programs(rhapsody) -> None:
     assert rhapsody.wait_tasks(answers, timeout=PATIENCE_S)[1]["return_value"] == 5.0
 
 
-def test_a_reader_waits_for_a_program_that_has_not_begun_and_ends_with_one_that_never_does(shared_lab: Lab) -> None:
-    with shared_lab.client().get_plugin("hpc1", "rhapsody", backends=["concurrent"]) as plugin:
+def test_a_reader_waits_for_a_program_that_has_not_begun_and_ends_with_one_that_never_does(rhapsody_lab: Lab) -> None:
+    with rhapsody_lab.client().get_plugin("hpc1", "rhapsody", backends=["concurrent"]) as plugin:
         (bad,) = plugin.submit_tasks([sh("true", stream_output=True, cwd="/no/such/directory")])
         assert list(plugin.output(bad)) == []
 

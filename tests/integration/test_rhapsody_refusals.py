@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from lab import Lab, running_lab
+from lab import Lab
 
 from orbit_rhapsody.client import RhapsodyClient
 from orbit_zmq.children import environment_of_child
@@ -29,26 +28,6 @@ with Client(url=sys.argv[1]) as client:
     (done,) = rhapsody.wait_tasks([task], timeout=60)
     print(task["uid"], answer["state"], done["return_value"])
 """
-
-
-@pytest.fixture(scope="module")
-def shared_lab() -> Iterator[Lab]:
-    with running_lab() as made:
-        made.start_endpoint("hpc1", plugins="rhapsody")
-        yield made
-
-
-@pytest.fixture(scope="module")
-def client(shared_lab: Lab) -> Any:
-    return shared_lab.client(shared_lab.tcp)
-
-
-@pytest.fixture
-def rhapsody(client: Any) -> Iterator[RhapsodyClient]:
-    plugin = client.get_plugin("hpc1", "rhapsody", backends=["concurrent", "noop"])
-    assert isinstance(plugin, RhapsodyClient)
-    yield plugin
-    plugin.close()
 
 
 def power(uid: str, base: int) -> dict[str, Any]:
@@ -111,10 +90,10 @@ def test_objects_are_filled_when_their_answers_or_uids_are_waited_for(rhapsody: 
     assert [answer["uid"] for answer in rhapsody.submit_tasks(tasks)] == [answer["uid"] for answer in answers]
 
 
-def test_a_number_of_rhapsody_stands_for_no_task_of_another_process(shared_lab: Lab, rhapsody: RhapsodyClient) -> None:
+def test_a_number_of_rhapsody_stands_for_no_task_of_another_process(rhapsody_lab: Lab, rhapsody: RhapsodyClient) -> None:
     said = [
         subprocess.run(
-            [sys.executable, "-c", OTHER_PROCESS, shared_lab.url, rhapsody.sid, number],
+            [sys.executable, "-c", OTHER_PROCESS, rhapsody_lab.url, rhapsody.sid, number],
             env=environment_of_child(),
             capture_output=True,
             text=True,

@@ -6,21 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from lab import Lab, running_lab
+from lab import Lab
 
 from orbit_rhapsody.client import RhapsodyClient
 
 
-@pytest.fixture(scope="module")
-def shared_lab() -> Iterator[Lab]:
-    with running_lab() as made:
-        made.start_endpoint("hpc1", plugins="rhapsody")
-        yield made
-
-
 @pytest.fixture
-def rhapsody(shared_lab: Lab) -> Iterator[RhapsodyClient]:
-    plugin = shared_lab.client(shared_lab.tcp).get_plugin("hpc1", "rhapsody", backends=["noop", "concurrent"])
+def rhapsody(rhapsody_lab: Lab) -> Iterator[RhapsodyClient]:
+    plugin = rhapsody_lab.client(rhapsody_lab.tcp).get_plugin("hpc1", "rhapsody", backends=["noop", "concurrent"])
     assert isinstance(plugin, RhapsodyClient)
     yield plugin
     plugin.close()

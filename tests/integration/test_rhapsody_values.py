@@ -7,14 +7,13 @@ import math
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
 from growth import Growth
-from lab import Lab, running_lab, wait_until
+from lab import Lab, wait_until
 
 from orbit_rhapsody.client import RhapsodyClient
 from orbit_rhapsody.large import INLINE_BYTES, REFERENCE_BYTES
@@ -38,15 +37,8 @@ class NeedsTwo(Exception):
 
 
 @pytest.fixture(scope="module")
-def shared_lab() -> Iterator[Lab]:
-    with running_lab() as made:
-        made.start_endpoint("hpc1", url=made.tcp, plugins="rhapsody")
-        yield made
-
-
-@pytest.fixture(scope="module")
-def rhapsody(shared_lab: Lab) -> Any:
-    return shared_lab.client(shared_lab.tcp).get_plugin("hpc1", "rhapsody", backends=["concurrent"])
+def rhapsody(rhapsody_lab: Lab) -> Any:
+    return rhapsody_lab.client(rhapsody_lab.tcp).get_plugin("hpc1", "rhapsody", backends=["concurrent"])
 
 
 def result_of(rhapsody: RhapsodyClient, function: Any, *args: Any, **submitted: Any) -> dict[str, Any]:
@@ -111,9 +103,9 @@ def length(*values: Any) -> list[int]:
     return [len(value) for value in values]
 
 
-def test_arguments_of_any_size_arrive_and_leave_nothing_behind(shared_lab: Lab, rhapsody: RhapsodyClient) -> None:
-    assert shared_lab.broker is not None
-    growth = Growth(broker=shared_lab.broker.pid)
+def test_arguments_of_any_size_arrive_and_leave_nothing_behind(rhapsody_lab: Lab, rhapsody: RhapsodyClient) -> None:
+    assert rhapsody_lab.broker is not None
+    growth = Growth(broker=rhapsody_lab.broker.pid)
     before = rhapsody.get_statistics()["spooled_bytes"]
     large = b"x" * (100 * MEBIBYTE)
     tasks = [{"function": length, "args": (large, number)} for number in ("", "a", "a")] + [
@@ -184,8 +176,8 @@ def test_a_value_may_stay_over_there_and_be_fetched_by_its_reference_as_often_as
         rhapsody.fetch(large)
 
 
-def test_a_session_may_want_references_and_a_submit_the_values(shared_lab: Lab) -> None:
-    with shared_lab.client(shared_lab.tcp).get_plugin(
+def test_a_session_may_want_references_and_a_submit_the_values(rhapsody_lab: Lab) -> None:
+    with rhapsody_lab.client(rhapsody_lab.tcp).get_plugin(
         "hpc1", "rhapsody", backends=["concurrent"], results="reference"
     ) as plugin:
         assert "result_ref" in result_of(plugin, bytes, MEBIBYTE)
@@ -287,12 +279,16 @@ print("whole")
 
 
 def test_classes_of_a_users_script_travel_both_ways_and_are_the_same_ones_when_they_are_back(
-    shared_lab: Lab, place: Path
+    rhapsody_lab: Lab, place: Path
 ) -> None:
     script = place / "script.py"
     script.write_text(textwrap.dedent(SCRIPT))
     done = subprocess.run(
-        [sys.executable, str(script), shared_lab.tcp], env=shared_lab.environment, capture_output=True, text=True, timeout=100
+        [sys.executable, str(script), rhapsody_lab.tcp],
+        env=rhapsody_lab.environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
     )
 
     assert done.stdout == "whole\n", done.stderr
