@@ -7,14 +7,14 @@ there is no room for is left out from the beginning, and counted. This module mu
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Iterable
-from contextlib import suppress
 from itertools import islice
 from typing import Any, NamedTuple
+
+from orbit_rhapsody.sleepers import Sleepers
 
 KEPT_BYTES = 1 << 20  # of one stream for a result: many thousands of results share one memory
 LEAST_KEPT_BYTES = 64 << 10
@@ -153,9 +153,7 @@ class OutputLines:
         self._running = 0
         self._ended_bytes = 0
         self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiting: set[asyncio.Future[None]] = set()
-        self._waking = False
+        self._readers = Sleepers()
 
     def __contains__(self, uid: str) -> bool:
         return uid in self._programs
@@ -165,7 +163,7 @@ class OutputLines:
         with self._lock:
             self._programs[uid] = _Program()
             self._running += 1
-        self._wake_soon()
+        self._readers.wake_soon()
 
     def add(self, uid: str, stream: str, block: bytes) -> bool:
         """It has written something. False: a reader is behind, so nothing was taken, and it is to be offered again soon."""
@@ -178,7 +176,7 @@ class OutputLines:
                 return False
             program.add(stream, block)
             program.cut(limit)
-        self._wake_soon()
+        self._readers.wake_soon()
         return True
 
     def end(self, uid: str) -> None:
@@ -195,7 +193,7 @@ class OutputLines:
                 _, oldest = self._ended.popitem(last=False)
                 self._ended_bytes -= oldest.size_bytes
                 oldest.cut(0)
-        self._wake_soon()
+        self._readers.wake_soon()
 
     def drop(self, uids: Iterable[str]) -> None:
         """These tasks are forgotten."""
@@ -212,44 +210,22 @@ class OutputLines:
 
         `{lines: [[number, stream, text]], after, cut, ended}`: `after` to ask with next, `cut` lines that are gone.
         """
-        loop = self._loop = asyncio.get_running_loop()
-        deadline = loop.time() + wait_s
+        deadline = time.monotonic() + wait_s
         while True:
             with self._lock:
                 program = self._programs.get(uid)
                 found = program.read(after, max_bytes) if program is not None else None
                 if program is not None:
                     program.reached, program.read_at = max(program.reached, after), time.monotonic()
-                left_s = deadline - loop.time()
+                left_s = deadline - time.monotonic()
                 if (found is not None and (found["lines"] or found["ended"])) or left_s <= 0:
                     return found
-                waiter: asyncio.Future[None] = loop.create_future()
-                self._waiting.add(waiter)
+                waiter = self._readers.join()
                 if program is not None:
                     program.waiting += 1
             try:
-                async with asyncio.timeout(left_s):
-                    await waiter
-            except TimeoutError:
-                pass
+                await self._readers.woken(waiter, left_s)
             finally:
                 with self._lock:
-                    self._waiting.discard(waiter)
                     if program is not None:
                         program.waiting -= 1
-
-    def _wake_soon(self) -> None:
-        with self._lock:
-            wake = bool(self._waiting) and not self._waking
-            self._waking = self._waking or wake
-        if wake and self._loop is not None:
-            with suppress(RuntimeError):  # the endpoint's loop has been closed: nobody waits
-                self._loop.call_soon_threadsafe(self._wake)
-
-    def _wake(self) -> None:
-        with self._lock:
-            self._waking = False
-            waiting, self._waiting = self._waiting, set()
-        for waiter in waiting:
-            if not waiter.done():
-                waiter.set_result(None)

@@ -12,7 +12,6 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -23,6 +22,7 @@ from orbit_rhapsody.output import OutputLines
 from orbit_rhapsody.preparation import PackedTask
 from orbit_rhapsody.records import expired_record
 from orbit_rhapsody.rules import CONSUMER_AWAY_S, KEPT_S, RETENTION_S, ResultLog, Spilled, TaskEntry, TaskTable
+from orbit_rhapsody.sleepers import Sleepers
 from orbit_rhapsody.spool import Spool
 from orbit_zmq.errors import Conflict, InternalError, InvalidArgument, SessionClosed
 
@@ -52,9 +52,7 @@ class Results:
         self._was_full = False
         self._tasks = TaskTable()
         self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiting: set[asyncio.Future[None]] = set()
-        self._waking = False
+        self._fetching = Sleepers()
         self._closed = False
 
     def admit(self, tasks: Sequence[PackedTask], wall_time: float) -> tuple[list[PackedTask], Acknowledgement]:
@@ -126,11 +124,7 @@ class Results:
                 if not self._journal.fault:
                     self._log.spill(SPILL_BYTES)
             self._forget(time.monotonic())
-            wake = bool(self._waiting) and not self._waking
-            self._waking = self._waking or wake
-        if wake and self._loop is not None:
-            with suppress(RuntimeError):  # the endpoint's loop has been closed: nobody waits
-                self._loop.call_soon_threadsafe(self._wake)
+        self._fetching.wake_soon()
 
     def _forget(self, now: float) -> None:
         first = self._log.oldest
@@ -171,54 +165,30 @@ class Results:
         held_bytes = self._log.unfetched_bytes + self._being_kept_bytes + RESULT_BYTES * self._log.unfetched
         return held_bytes < UNFETCHED_BYTES
 
-    def _wake(self) -> None:
-        with self._lock:
-            self._waking = False
-            waiting, self._waiting = self._waiting, set()
-        for waiter in waiting:
-            if not waiter.done():
-                waiter.set_result(None)
-
     async def fetch(self, consumer: str, after: int | None, max_bytes: int, wait_s: float) -> Portion:
         """The results after number `after`; waits for the first one at most `wait_s` when there is none yet.
 
         None stands for where the consumer has got to before.
         """
-        loop = self._loop = asyncio.get_running_loop()
-        deadline = loop.time() + min(max(wait_s, 0.0), MAX_WAIT_S)
+        deadline = time.monotonic() + min(max(wait_s, 0.0), MAX_WAIT_S)
         max_bytes = min(max(max_bytes, 1), MAX_PORTION_BYTES)
         while True:
             with self._lock:
                 if self._closed:
                     raise SessionClosed("the session was closed while its results were waited for")
                 portion = self._read(consumer, after, max_bytes)
-                left_s = deadline - loop.time()
+                left_s = deadline - time.monotonic()
                 if portion.records or left_s <= 0:
                     break
-                waiter: asyncio.Future[None] = loop.create_future()
-                self._waiting.add(waiter)
-            await self._woken(waiter, left_s)
+                waiter = self._fetching.join()
+            await self._fetching.woken(waiter, left_s)
         if any(isinstance(record, Spilled) for record in portion.records):
             return await asyncio.to_thread(self._filled, portion)
         return portion
 
     async def progress(self, wait_s: float) -> None:
         """Wait until results come in; at most so long."""
-        loop = self._loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[None] = loop.create_future()
-        with self._lock:
-            self._waiting.add(waiter)
-        await self._woken(waiter, wait_s)
-
-    async def _woken(self, waiter: asyncio.Future[None], wait_s: float) -> None:
-        try:
-            async with asyncio.timeout(wait_s):
-                await waiter
-        except TimeoutError:
-            pass
-        finally:
-            with self._lock:
-                self._waiting.discard(waiter)
+        await self._fetching.woken(self._fetching.join(), wait_s)
 
     def _read(self, consumer: str, after: int | None, max_bytes: int) -> Portion:
         now, before = time.monotonic(), self._log.cursor_of(consumer)
@@ -278,7 +248,7 @@ class Results:
         """End the fetches that wait, and drop what is apart; called on their loop."""
         self._closed = True
         self.spool.close()
-        self._wake()
+        self._fetching.wake()
 
     def forget(self) -> None:
         """Let go of all tasks and results, once nothing runs any more: Python's collector would come by much later."""
