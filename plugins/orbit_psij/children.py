@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from orbit_psij.following import Following
 from orbit_psij.jobs import Job
 from orbit_psij.models import JobSpec, check_mode
+from orbit_zmq.addresses import events_address, host_and_port
 from orbit_zmq.batch.threads import Threads
 from orbit_zmq.client._async.client import AsyncClient
 from orbit_zmq.endpoint import storefile
@@ -35,7 +36,6 @@ from orbit_zmq.security.join import JoinString
 from orbit_zmq.tunnel import WRAPPER
 from orbit_zmq.tunnel.opener import ReverseTunnel
 from orbit_zmq.tunnel.rendezvous import Rendezvous, Report
-from orbit_zmq.tunnel.way import host_and_port
 
 log = get_logger(__name__)
 
@@ -43,6 +43,7 @@ AUTO = "auto"  # the child finds out
 KEPT = "child/"  # before a child's name, in the plugin's store
 SITE = "site/"  # before an executor's name: the kind of tunnel that has worked there
 LOOK_S = 1.0
+SOON_S = 0.1  # between two looks for a request, times the number of children: who waits for a tunnel has just been started
 REVOKE_S, REVOKE_LONGEST_S = 2.0, 300.0  # between two attempts
 SLACK_S = 86_400.0  # that a key is valid beyond its job's wall time; while the job waits, that is counted from now
 RENEW_S = 3_600.0  # so often: this endpoint may be away for the rest of SLACK_S before the key of a job that waits is over
@@ -211,7 +212,8 @@ class Children:
                         await self._look(child, job, reverse)
                     except OrbitError as error:  # a file of another version, or a scheduler that does not cancel now
                         child.reason = error.message
-                await self._following.ended(job, LOOK_S)
+                is_awaited = child.status == "pending"
+                await self._following.ended(job, min(LOOK_S, SOON_S * len(self._watched)) if is_awaited else LOOK_S)
         except asyncio.CancelledError:  # the endpoint ends, the job does not
             if reverse is not None:
                 reverse.leave()
@@ -343,8 +345,7 @@ def as_seen_from(place: Place, joined: JoinString) -> JoinString:
     """With the addresses by which this endpoint itself reaches the broker as the last: a tunnel ends where it runs."""
     if not place.address.startswith("tcp://") or not joined.events:
         return joined
-    host = place.address.rpartition(":")[0]
-    events = place.events or f"{host}:{joined.events[0].rpartition(':')[2]}"  # of those that are published, the port counts
+    events = place.events or events_address(place.address, {"tcp": joined.events[0]}) or ""
     return replace(joined, requests=(*joined.requests, place.address), events=(*joined.events, events))
 
 
