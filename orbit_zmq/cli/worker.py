@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -126,6 +128,7 @@ def _steps(
     from orbit_zmq.errors import DeadlineExceeded, InternalError, TunnelFailed
 
     ends_at = None if timeout_s is None else time.monotonic() + timeout_s
+    changed = _topology_changes(client, name)
     told: set[str] = set()
     started_at = None
     while True:
@@ -156,7 +159,18 @@ def _steps(
             raise DeadlineExceeded(
                 f"{name} is not there yet; its job is {job['native_id']}, {job['raw_state'] or job['state']}"
             )
-        psij.wait_job(job_id, timeout=LOOK_S)
+        changed.wait(LOOK_S)
+        changed.clear()
+
+
+def _topology_changes(client: Client, name: str) -> threading.Event:
+    """Set when an endpoint has come or changed; never where no events come through."""
+    from orbit_zmq.errors import OrbitError
+
+    changed = threading.Event()
+    with suppress(OrbitError):
+        client.on_topology_change(lambda view: changed.set() if name in view else None)
+    return changed
 
 
 def _lines(job: dict[str, Any], tunnel: dict[str, Any]) -> Iterator[str]:
