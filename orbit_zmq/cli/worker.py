@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from orbit_zmq.cli.completion import endpoint_names
 from orbit_zmq.cli.connection import Where, broker_options, connected
-from orbit_zmq.cli.output import Column, Output, output_options
+from orbit_zmq.cli.endpoint_start import LAUNCHED_S, LAUNCHERS
+from orbit_zmq.cli.output import Column, Mode, Output, output_options
 from orbit_zmq.cli.parameters import DURATION, one_of
 
 if TYPE_CHECKING:
@@ -58,8 +61,10 @@ def worker() -> None:
     help="How the job's node reaches the broker; docs/tunnels.md.",
 )
 @click.option("-p", "--plugins", default="rhapsody", show_default=True, help="What the worker serves.")
+@click.option("--launcher", type=click.Choice(LAUNCHERS), help="Start it under this, on all nodes of its job.")
 @click.option("--timeout", "timeout_s", type=DURATION, metavar="DURATION", help="Give up waiting after that; the job stays.")
 @click.option("--no-wait", is_flag=True, help="Return once the job is submitted.")
+@output_options
 @broker_options
 def start(
     login: str,
@@ -71,8 +76,10 @@ def start(
     executor: str | None,
     tunnel: str,
     plugins: str,
+    launcher: str | None,
     timeout_s: float | None,
     no_wait: bool,
+    output: Output,
     where: Where,
 ) -> None:
     """Start an endpoint inside a batch job, and print its name once it is there.
@@ -89,32 +96,39 @@ def start(
         spec = {
             "name": f"orbit-{name}",
             "executable": "orbit-endpoint-wrapper.sh",
-            "arguments": [
-                "-n",
-                name,
-                "--plugins",
-                plugins,
-                "--wait",
-                "1m",
-                "--wall-time",
-                f"{duration - min(STARTING_S, 0.1 * duration):g}s",
-            ],
+            "arguments": _arguments(name, plugins, launcher, duration),
             "attributes": {key: value for key, value in attributes.items() if value is not None},
         }
         executor = executor or str(client.call(login, PLUGIN, "executors")["default"])
         with client.get_plugin(login, PLUGIN) as psij:
-            job_id = psij.start_worker(spec, executor, tunnel)["job_id"]
+            job = psij.start_worker(spec, executor, tunnel)
             if not no_wait:
-                for told in _steps(client, psij, login, name, job_id, timeout_s):
-                    click.echo(told, err=True)
-    click.echo(name)
+                patience_s = JOIN_S + (LAUNCHED_S if launcher else 0.0)
+                for told in _steps(client, psij, login, name, job["job_id"], timeout_s, patience_s):
+                    if output.mode is not Mode.QUIET:
+                        click.echo(told, err=True)
+    if output.is_json:
+        output.item("orbit.worker.start", {**job, "endpoint_name": name, "executor": executor}, id_key="endpoint_name")
+    else:
+        click.echo(name)
 
 
-def _steps(client: Client, psij: Any, login: str, name: str, job_id: str, timeout_s: float | None) -> Iterator[str]:
-    """What happens until the worker is there, a line each; raises what keeps it from coming."""
+def _arguments(name: str, plugins: str, launcher: str | None, duration: float) -> list[str]:
+    """What the worker is told."""
+    left_s = duration - min(STARTING_S, 0.1 * duration)
+    words = ["-n", name, "--plugins", plugins, "--wait", "1m", "--wall-time", f"{left_s:g}s"]
+    return [*words, "--launcher", launcher] if launcher else words
+
+
+def _steps(
+    client: Client, psij: Any, login: str, name: str, job_id: str, timeout_s: float | None, patience_s: float
+) -> Iterator[str]:
+    """What happens until the worker is there, a line each; raises what keeps it from coming, or from coming within
+    `patience_s` of the start of its job."""
     from orbit_zmq.errors import DeadlineExceeded, InternalError, TunnelFailed
 
     ends_at = None if timeout_s is None else time.monotonic() + timeout_s
+    changed = _topology_changes(client, name)
     told: set[str] = set()
     started_at = None
     while True:
@@ -136,16 +150,27 @@ def _steps(client: Client, psij: Any, login: str, name: str, job_id: str, timeou
             )
         now = time.monotonic()
         started_at = started_at or (now if job["state"] == "ACTIVE" else None)
-        if started_at is not None and now > started_at + JOIN_S:
+        if started_at is not None and now > started_at + patience_s:
             raise DeadlineExceeded(
-                f"the job {job['native_id']} runs, and {name} is not there after {JOIN_S:g} s",
+                f"the job {job['native_id']} runs, and {name} is not there after {patience_s:g} s",
                 hint=f"orbit worker stop {name} --endpoint {login} ends it; its output is in {job['stderr_path']}.",
             )
         if ends_at is not None and now > ends_at:
             raise DeadlineExceeded(
                 f"{name} is not there yet; its job is {job['native_id']}, {job['raw_state'] or job['state']}"
             )
-        psij.wait_job(job_id, timeout=LOOK_S)
+        changed.wait(LOOK_S)
+        changed.clear()
+
+
+def _topology_changes(client: Client, name: str) -> threading.Event:
+    """Set when an endpoint has come or changed; never where no events come through."""
+    from orbit_zmq.errors import OrbitError
+
+    changed = threading.Event()
+    with suppress(OrbitError):
+        client.on_topology_change(lambda view: changed.set() if name in view else None)
+    return changed
 
 
 def _lines(job: dict[str, Any], tunnel: dict[str, Any]) -> Iterator[str]:
@@ -170,16 +195,20 @@ def list_workers(login: str, output: Output, where: Where) -> None:
 @worker.command()
 @click.argument("name", metavar="WORKER")
 @login_option
+@output_options
 @broker_options
-def stop(name: str, login: str, where: Where) -> None:
+def stop(name: str, login: str, output: Output, where: Where) -> None:
     """End a worker's job, and with it its endpoint, its tunnel and its key."""
     with connected(where) as client:
         found = {one["endpoint_name"]: one for one in _workers(client, login)}
         chosen = found[one_of("worker", name, list(found))]
         with client.get_plugin(login, PLUGIN) as psij:
             psij.cancel_job(chosen["job_id"])
-            psij.wait_job(chosen["job_id"], timeout=JOIN_S)
-    click.echo(f"stopped {chosen['endpoint_name']}")
+            ended = psij.wait_job(chosen["job_id"], timeout=JOIN_S)
+    if output.is_json or output.mode is Mode.QUIET:
+        output.item("orbit.worker.stop", {**chosen, "state": ended["state"]}, id_key="endpoint_name")
+    else:
+        click.echo(f"stopped {chosen['endpoint_name']}")
 
 
 def _workers(client: Client, login: str) -> list[dict[str, Any]]:

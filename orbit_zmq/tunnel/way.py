@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
+from orbit_zmq.addresses import host_and_port, tcp_address
 from orbit_zmq.errors import InvalidArgument, OrbitError, TunnelFailed
 from orbit_zmq.log import get_logger
 from orbit_zmq.place import Place
@@ -25,7 +26,8 @@ PROBE_S = 12.0  # to find out whether one can be opened
 SPEAKS_S = 10.0  # for the first byte through an open tunnel
 REACH_S = 3.0  # to connect to the broker itself
 ANSWER_S = 180.0  # for the other side, which may look for a request once a second and try for REACH_S
-LOOK_S = 0.25
+LOOK_S = 0.1
+HERE = "127.0.0.1"
 REQUESTS = 3  # with other ports each
 SUBMITTED_FROM = ("PBS_O_HOST", "SLURM_SUBMIT_HOST", "LSB_SUB_HOST")  # where the job was submitted
 
@@ -156,15 +158,9 @@ def broker_of(place: Place) -> tuple[tuple[str, int], tuple[str, int]]:
     return host_and_port(place.address), host_and_port(place.events)
 
 
-def host_and_port(address: str) -> tuple[str, int]:
-    """Of a TCP address."""
-    host, _, port = address.removeprefix("tcp://").rpartition(":")
-    return host.strip("[]"), int(port)
-
-
 def through(place: Place, port: int, events_port: int) -> Place:
     """The same broker and keys, at these ports of this machine."""
-    return replace(place, address=f"tcp://127.0.0.1:{port}", events=f"tcp://127.0.0.1:{events_port}", others=())
+    return replace(place, address=tcp_address(HERE, port), events=tcp_address(HERE, events_port), others=())
 
 
 def free_ports(count: int) -> tuple[int, ...]:

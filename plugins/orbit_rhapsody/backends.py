@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from orbit_rhapsody.drivers import ConcurrentDriver, DaskDriver, DragonDriver, Driver, PilotDriver
+from orbit_rhapsody.registration import REGISTRY
 from orbit_rhapsody.values import describe
 from orbit_zmq.errors import InternalError, InvalidArgument, OrbitError, Unsupported
 from orbit_zmq.settings import setting
@@ -93,6 +94,12 @@ def _is_there(module: str) -> bool:
         return False
 
 
+def preload_rhapsody() -> None:
+    """Import it where that is safe beside something else: it looks for all of its backends, which takes a while."""
+    if _is_there("rhapsody") and _UNDER_DRAGON not in os.environ:
+        importlib.import_module(REGISTRY)
+
+
 async def start_backend(name: str, output_directory: Path | None = None, options: Mapping[str, Any] | None = None) -> Driver:
     """A running backend; the error names it, those that can be had here, and what to install."""
     backend = BACKENDS.get(name)
@@ -105,7 +112,7 @@ async def start_backend(name: str, output_directory: Path | None = None, options
     missing = absent_backends().get(name)
     if missing is not None:
         raise _absent(name, *missing)
-    discovery = importlib.import_module("rhapsody.backends.discovery")
+    discovery = importlib.import_module(REGISTRY)
     try:
         started = await discovery.get_backend(name, **backend.driver.arguments(dict(options or {})))
         return backend.driver(name, started, output_directory)
