@@ -13,13 +13,17 @@ from orbit_zmq.cli.completion import endpoint_names
 from orbit_zmq.cli.connection import Where, broker_options, connected
 from orbit_zmq.cli.output import Column, Output, output_options
 from orbit_zmq.cli.parameters import DURATION, one_of
+from orbit_zmq.tunnel.deadlines import JOIN_S
 
 if TYPE_CHECKING:
     from orbit_zmq import Client
+    from orbit_zmq.errors import OrbitError
 
 PLUGIN = "psij"
 LOOK_S = 0.5
-JOIN_S = 120.0  # from the start of the job until its endpoint is there: tunnels, slow file systems
+END_S = 120.0  # for a batch system to end a job
+SETTLED_S = 10.0  # after a job's end, until its login endpoint has seen what became of the tunnel
+SETTLED = ("no_tunnel", "failed", "done")
 STATES = {"NEW": "submitted", "QUEUED": "queued", "ACTIVE": "started"}
 STARTING_S = 15.0  # of a job's time are over when its endpoint begins to count
 TAIL_CHARS = 1_000
@@ -112,11 +116,11 @@ def start(
 
 def _steps(client: Client, psij: Any, login: str, name: str, job_id: str, timeout_s: float | None) -> Iterator[str]:
     """What happens until the worker is there, a line each; raises what keeps it from coming."""
-    from orbit_zmq.errors import DeadlineExceeded, InternalError, TunnelFailed
+    from orbit_zmq.errors import DeadlineExceeded, TunnelFailed
 
     ends_at = None if timeout_s is None else time.monotonic() + timeout_s
     told: set[str] = set()
-    started_at = None
+    started_at = ended_at = None
     while True:
         job, tunnel = psij.get_job_status(job_id), psij.tunnel_status(name)
         for line in _lines(job, tunnel):
@@ -126,15 +130,12 @@ def _steps(client: Client, psij: Any, login: str, name: str, job_id: str, timeou
         if any(one.name == name and one.facts.state == "present" for one in client.endpoints()):
             yield "connected"
             return
-        if job["state"] not in STATES:
-            if tunnel["status"] == "failed":
-                raise TunnelFailed(tunnel["reason"], hint=tunnel["hint"])
-            wrote = str(job["stderr"])[-TAIL_CHARS:].strip()
-            raise InternalError(
-                f"the job {job['native_id']} ended before {name} was there: {job['message'] or job['state']}",
-                hint=f"The end of what it wrote: {wrote}" if wrote else "It wrote nothing.",
-            )
+        if tunnel["status"] == "failed":
+            raise TunnelFailed(tunnel["reason"], hint=tunnel["hint"])
         now = time.monotonic()
+        ended_at = ended_at or (now if job["state"] not in STATES else None)
+        if ended_at is not None and (tunnel["status"] in SETTLED or now > ended_at + SETTLED_S):
+            raise _ended(job, name)
         started_at = started_at or (now if job["state"] == "ACTIVE" else None)
         if started_at is not None and now > started_at + JOIN_S:
             raise DeadlineExceeded(
@@ -145,7 +146,20 @@ def _steps(client: Client, psij: Any, login: str, name: str, job_id: str, timeou
             raise DeadlineExceeded(
                 f"{name} is not there yet; its job is {job['native_id']}, {job['raw_state'] or job['state']}"
             )
-        psij.wait_job(job_id, timeout=LOOK_S)
+        if ended_at is None:
+            psij.wait_job(job_id, timeout=LOOK_S)
+        else:
+            time.sleep(LOOK_S)
+
+
+def _ended(job: dict[str, Any], name: str) -> OrbitError:
+    from orbit_zmq.errors import InternalError
+
+    wrote = str(job["stderr"])[-TAIL_CHARS:].strip()
+    return InternalError(
+        f"the job {job['native_id']} ended before {name} was there: {job['message'] or job['state']}",
+        hint=f"The end of what it wrote: {wrote}" if wrote else "It wrote nothing.",
+    )
 
 
 def _lines(job: dict[str, Any], tunnel: dict[str, Any]) -> Iterator[str]:
@@ -178,7 +192,7 @@ def stop(name: str, login: str, where: Where) -> None:
         chosen = found[one_of("worker", name, list(found))]
         with client.get_plugin(login, PLUGIN) as psij:
             psij.cancel_job(chosen["job_id"])
-            psij.wait_job(chosen["job_id"], timeout=JOIN_S)
+            psij.wait_job(chosen["job_id"], timeout=END_S)
     click.echo(f"stopped {chosen['endpoint_name']}")
 
 

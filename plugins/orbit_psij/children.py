@@ -31,6 +31,7 @@ from orbit_zmq.place import Place
 from orbit_zmq.plugin.store import SessionStore
 from orbit_zmq.security.join import JoinString
 from orbit_zmq.tunnel import WRAPPER
+from orbit_zmq.tunnel.deadlines import LOOK_S
 from orbit_zmq.tunnel.opener import ReverseTunnel
 from orbit_zmq.tunnel.rendezvous import Rendezvous, Report
 from orbit_zmq.tunnel.way import host_and_port
@@ -40,7 +41,6 @@ log = get_logger(__name__)
 AUTO = "auto"  # the child finds out
 KEPT = "child/"  # before a child's name, in the plugin's store
 SITE = "site/"  # before an executor's name: the kind of tunnel that has worked there
-LOOK_S = 1.0
 REVOKE_S, REVOKE_LONGEST_S = 2.0, 300.0  # between two attempts
 QUEUED_S = 30 * 86_400.0  # that a job may wait before it starts; its key is revoked when it ends
 OWN_KEYS = ("ORBIT_JOIN_FILE", "ORBIT_JOIN", "ORBIT_CONTEXT")  # a job that brings one of these needs no key of ours
@@ -65,6 +65,7 @@ class Child:
     since: float | None = None  # of the status, seconds since 1970
     reason: str = ""
     hint: str = ""
+    has_ended_job: bool = False  # because its tunnel has failed
 
     def take(self, report: Report) -> None:
         self.tunnel, self.status, self.since = report.mode, report.state, report.since
@@ -194,10 +195,7 @@ class Children:
         try:
             while job is not None and not job.is_final:
                 if child.tunnel != "none":
-                    try:
-                        await self._look(child, job, reverse)
-                    except OrbitError as error:  # a file of another version, or a scheduler that does not cancel now
-                        child.reason = error.message
+                    await self._look(child, job, reverse)
                 await self._following.ended(job, LOOK_S)
         except asyncio.CancelledError:  # the endpoint ends, the job does not
             if reverse is not None:
@@ -209,22 +207,36 @@ class Children:
             await self._threads.run(reverse.close)
         await self._put_away(child.endpoint_name, child.has_key)
         if child.tunnel != "none" and child.status != "failed":
-            child.status, child.since, child.reason, child.pid = "done", time.time(), "", None
+            child.status, child.since, child.reason, child.hint, child.pid = "done", time.time(), "", "", None
         self._store.drop(KEPT + child.endpoint_name)
 
     async def _look(self, child: Child, job: Job, reverse: ReverseTunnel | None) -> None:
+        """What has failed stays so: its job is ended, however often that has to be tried."""
+        try:
+            if child.status != "failed":
+                await self._take_report(child, reverse)
+            if child.status == "failed":
+                await self._end_job(child, job)
+        except OrbitError as error:  # a file of another version, or a scheduler that does not cancel now
+            log.warning("child-not-followed", endpoint=child.endpoint_name, reason=error.message)
+
+    async def _take_report(self, child: Child, reverse: ReverseTunnel | None) -> None:
         if reverse is not None:
             await self._threads.run(reverse.look)
         report = await self._threads.run(Rendezvous(child.endpoint_name).reported)
-        if report is None or (report.state, report.since) == (child.status, child.since):
+        if report is None or (report.state, report.since, report.reason) == (child.status, child.since, child.reason):
             return
         self._note_site(child, report)
         child.take(report)
         self._keep(child)
-        if child.status == "failed" and not job.is_final and self._cancel is not None:
-            log.warning("child-without-tunnel", endpoint=child.endpoint_name, reason=child.reason)
-            job.message = f"No tunnel: {child.reason}"
-            await self._cancel(job)
+
+    async def _end_job(self, child: Child, job: Job) -> None:
+        self._following.explain(job, f"No tunnel: {child.reason}")
+        if job.is_final or child.has_ended_job or self._cancel is None:
+            return
+        log.warning("child-without-tunnel", endpoint=child.endpoint_name, reason=child.reason)
+        await self._cancel(job)
+        child.has_ended_job = True
 
     def _note_site(self, child: Child, report: Report) -> None:
         """What has worked is tried first the next time; what fails is found out anew."""
