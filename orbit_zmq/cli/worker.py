@@ -109,9 +109,22 @@ def start(
         with client.get_plugin(login, PLUGIN) as psij:
             job_id = psij.start_worker(spec, executor, tunnel)["job_id"]
             if not no_wait:
-                for told in _steps(client, psij, login, name, job_id, timeout_s):
-                    click.echo(told, err=True)
+                _wait(client, psij, login, name, job_id, timeout_s)
     click.echo(name)
+
+
+def _wait(client: Client, psij: Any, login: str, name: str, job_id: str, timeout_s: float | None) -> None:
+    """Until the worker is there, telling what happens."""
+    from orbit_zmq.errors import EndpointLost, NotFound, OutcomeUnknown, ShuttingDown
+
+    try:
+        for told in _steps(client, psij, login, name, job_id, timeout_s):
+            click.echo(told, err=True)
+    except (EndpointLost, NotFound, OutcomeUnknown, ShuttingDown) as error:  # nothing is changed while one waits
+        raise EndpointLost(
+            f"endpoint {login} has ended or was started anew while {name} was waited for; its job stays",
+            hint=f"`orbit worker list --endpoint {login}` shows what becomes of it, once that endpoint runs.",
+        ) from error
 
 
 def _steps(client: Client, psij: Any, login: str, name: str, job_id: str, timeout_s: float | None) -> Iterator[str]:

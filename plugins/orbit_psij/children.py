@@ -192,6 +192,8 @@ class Children:
         """Until its job has ended: open the tunnel that it asks for, and note how that is."""
         job = self._following.get(child.job_id)
         reverse = self._opener(child)
+        if reverse is not None and child.status == "active":  # it has ended with the process that kept it
+            child.status, child.since, child.pid = "reconnecting", time.time(), None
         try:
             while job is not None and not job.is_final:
                 if child.tunnel != "none":
