@@ -18,4 +18,4 @@ ANSWER_S = 150.0  # the worker's, from then on: OPEN_S, and until it can read th
 
 WAY_S = 5 * REACH_S + PROBE_S + HEARD_S + ANSWER_S + SPEAKS_S  # the worker's at most, when it tries all of it
 THROUGH_S = 30.0  # for the broker to take the worker in, through an open tunnel
-JOIN_S = WAY_S + THROUGH_S + 60.0  # the caller's, from the start of the job; a slow file system takes some of it
+JOIN_S = 360.0  # the caller's, from the start of the job; a slow file system takes some of it

@@ -31,15 +31,29 @@ log = get_logger(__name__)
 @contextlib.contextmanager
 def way_to(place: Place, tunnel: str, name: str, via: str | None = None) -> Iterator[Place]:
     """The place itself, or where its tunnel of that kind begins here: `none`, `forward`, `reverse`, or `auto`."""
+    if tunnel == "none":
+        yield place
+        return
     with contextlib.ExitStack() as stack:
-        if tunnel == "auto":
-            yield stack.enter_context(first_way(place, name, via))
-        elif tunnel == "forward":
-            yield stack.enter_context(forward(place, name, via))
-        elif tunnel == "reverse":
-            yield stack.enter_context(reverse(place, name))
-        else:
-            yield place
+        try:
+            way = stack.enter_context(_way_of(place, tunnel, name, via))
+        except OrbitError as error:
+            _say_failed(Rendezvous(name), tunnel, error)
+            raise
+        yield way
+
+
+def _way_of(place: Place, tunnel: str, name: str, via: str | None) -> contextlib.AbstractContextManager[Place]:
+    if tunnel == "auto":
+        return first_way(place, name, via)
+    return forward(place, name, via) if tunnel == "forward" else reverse(place, name)
+
+
+def _say_failed(rendezvous: Rendezvous, tunnel: str, error: OrbitError) -> None:
+    """Unless it has been said."""
+    before = rendezvous.reported()
+    if before is None or before.state != "failed":
+        rendezvous.report(Report(0, "failed", tunnel, since=time.time(), reason=error.message, hint=error.hint))
 
 
 @contextlib.contextmanager
@@ -127,7 +141,7 @@ def _granted(rendezvous: Rendezvous, request: Request, heard_s: float, answer_s:
     over_at = time.monotonic() + heard_s + answer_s
     while True:
         rendezvous.ask(request)
-        report = _answer(rendezvous, request, heard_s, over_at)
+        report = _answer(rendezvous, request, heard_s, answer_s, over_at)
         if report.state == "active":
             return request
         if not report.wants_other_port or request.number == REQUESTS:
@@ -136,15 +150,16 @@ def _granted(rendezvous: Rendezvous, request: Request, heard_s: float, answer_s:
         request = replace(request, number=request.number + 1, port=port, events_port=events_port, asked_at=time.time())
 
 
-def _answer(rendezvous: Rendezvous, request: Request, heard_s: float, over_at: float) -> Report:
+def _answer(rendezvous: Rendezvous, request: Request, heard_s: float, answer_s: float, over_at: float) -> Report:
     """What the other side has made of it; TunnelFailed where it does not say so in time."""
-    ends_at, said = time.monotonic() + heard_s, None
-    while time.monotonic() < min(ends_at, over_at):
+    ends_at, said = min(over_at, time.monotonic() + heard_s), None
+    while time.monotonic() < ends_at:
         report = rendezvous.reported()
         if report is not None and report.answers(request):
             if report.state in ("active", "failed") or report.wants_other_port:
                 return report
-            ends_at, said = over_at, report
+            ends_at = min(over_at, time.monotonic() + answer_s) if said is None else ends_at
+            said = report
         time.sleep(LOOK_S)
     if said is None:
         raise TunnelFailed(
