@@ -30,6 +30,7 @@ from orbit_broker.loop import Loop
 from orbit_broker.selftest import WILDCARDS, refuse_to_start_open
 from orbit_broker.state import SETTLE_S, State
 from orbit_zmq import __version__
+from orbit_zmq.addresses import host_of, port_of, tcp_address
 from orbit_zmq.allocator import limit_arenas
 from orbit_zmq.cli.main import complain, exit_code_of
 from orbit_zmq.errors import InvalidArgument, OrbitError
@@ -148,25 +149,23 @@ def next_port(tcp: str | None) -> str | None:
     """The address with the next port; any port stays any port."""
     if not tcp:
         return None
-    host, _, port = tcp.rpartition(":")
-    return f"{host}:{int(port) + 1}" if port.isdigit() and port != "0" else tcp
-
-
-def port_of(address: str) -> int:
-    """The port of tcp://host:port."""
-    return int(address.rpartition(":")[2])
+    try:
+        port = port_of(tcp)
+    except ValueError:  # libzmq has a word for any port
+        return tcp
+    return tcp_address(host_of(tcp), port + 1) if port else tcp
 
 
 def reachable(address: str) -> list[str]:
     """Where others find what listens at an address: that address, or one for each network that this machine is in."""
-    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    host, port = host_of(address), port_of(address)
     if host not in WILDCARDS:
         return [address]
     found = [entry for entries in psutil.net_if_addrs().values() for entry in entries]
     hosts = [entry.address for entry in found if entry.family == socket.AF_INET]
-    hosts += [f"[{entry.address}]" for entry in found if entry.family == socket.AF_INET6 and "%" not in entry.address]
-    outside = [one for one in hosts if not one.startswith("127.") and one != "[::1]"]
-    return [f"tcp://{one}:{port}" for one in outside or hosts or ["127.0.0.1"]]
+    hosts += [entry.address for entry in found if entry.family == socket.AF_INET6 and "%" not in entry.address]
+    outside = [one for one in hosts if not one.startswith("127.") and one != "::1"]
+    return [tcp_address(one, port) for one in outside or hosts or ["127.0.0.1"]]
 
 
 def _watch_for_the_end(loop: Loop, exit_with_parent: bool, *, is_supervised: bool) -> None:

@@ -1,6 +1,6 @@
-"""Rules: the operations on the list of keys: invite, list_keys, revoke.
+"""Rules: the operations on the list of keys: invite, list_keys, renew, revoke.
 
-They are an admin's. An endpoint may mint and revoke keys for children of its own name, never with more rights, farther
+They are an admin's. An endpoint may mint, renew and revoke keys for children of its own name, never with more rights, farther
 reach, or a later expiry than its own. The secret of a key is made by whoever invites and never comes here.
 """
 
@@ -48,13 +48,22 @@ def list_keys(call: Call) -> list[dict[str, Any]]:
     return [keys.describe(entry, _connections(call, entry)) for entry in seen]
 
 
+def renew(call: Call) -> dict[str, Any]:
+    """Put off the expiry of a key: it is not before `expires_s` from now, or that of the key that has minted it."""
+    keys, name, expires = _keys_of(call), _text(call, "name"), _expiry(call)
+    if expires is None:
+        raise InvalidArgument("expires_s is missing", details={"field": "expires_s"})
+    if not is_admin(call):
+        expires = min(expires, _minter_of(call, name).expires or expires)
+    entry = keys.renew(name, expires)
+    return keys.describe(entry, _connections(call, entry))
+
+
 def revoke(call: Call) -> dict[str, Any]:
     """Strike a key. Its connections are cut and what it could hear is sealed anew before this is answered."""
     keys, name = _keys_of(call), _text(call, "name")
     if not is_admin(call):
-        own = _own_entry(call)
-        if all(entry.name != name for entry in keys.with_children(own)[1:]):
-            raise NotPermitted(f"{call.caller.name} has minted no key of the name {name}")
+        _minter_of(call, name)
     try:
         struck = keys.revoke(name)
     except NotFound:
@@ -119,6 +128,14 @@ def _own_entry(call: Call) -> KeyEntry:
     if entry is None or not caller.is_endpoint or call.header.user != entry.user:
         raise NotPermitted("only an admin may do this", hint="Use a key with the role admin, or ask who has one.")
     return entry
+
+
+def _minter_of(call: Call, name: str) -> KeyEntry:
+    """The caller's own entry, where it has minted the key of that name; else NotPermitted."""
+    own = _own_entry(call)
+    if all(entry.name != name for entry in _keys_of(call).with_children(own)[1:]):
+        raise NotPermitted(f"{call.caller.name} has minted no key of the name {name}")
+    return own
 
 
 def _keys_of(call: Call) -> Keyring:

@@ -79,6 +79,13 @@ class Keyring:
             self._note_change()  # it may have been read anew
         return self._keys.by_name(entry.name)
 
+    def renew(self, name: str, expires: float) -> KeyEntry:
+        """Put off the expiry of a key, and answer what is listed."""
+        try:
+            return self._keys.renew(name, expires)
+        finally:
+            self._note_change()
+
     def revoke(self, name: str) -> list[KeyEntry]:
         """Strike a key and those that it minted."""
         try:

@@ -20,7 +20,7 @@ from orbit_zmq.rules.outbox import CALLS
 from orbit_zmq.wire.body import pack_body, unpack_map
 from orbit_zmq.wire.header import RAW, RESENT, RIGHT_OF, STREAM, STREAMED, Header, Kind
 
-ADMINISTRATIVE = ("invite", "revoke", "drain", "disconnect")
+ADMINISTRATIVE = ("invite", "renew", "revoke", "drain", "disconnect")
 INVITATION = ("key", "name", "role", "user", "names", "endpoints", "plugins", "rights", "expires_s")
 OWN_STREAMS = 16  # large results on their way to one caller
 
@@ -279,5 +279,6 @@ OPERATIONS: dict[str, tuple[Callable[[Call], object], tuple[str, ...]]] = {
     "disconnect": (_disconnect, ("endpoint",)),
     "invite": (key_operations.invite, INVITATION),
     "list_keys": (key_operations.list_keys, ("name",)),
+    "renew": (key_operations.renew, ("name", "expires_s")),
     "revoke": (key_operations.revoke, ("name",)),
 }

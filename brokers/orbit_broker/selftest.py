@@ -10,6 +10,7 @@ import time
 import zmq
 
 from orbit_broker.loop import Loop
+from orbit_zmq.addresses import host_of, port_of, tcp_address
 from orbit_zmq.errors import InternalError
 from orbit_zmq.security.keys import make_keypair
 from orbit_zmq.transport.monitor import REACHED, next_event
@@ -21,9 +22,9 @@ WILDCARDS = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "*": "127.0.0.1"}
 
 def refuse_to_start_open(sockets: Sockets, loop: Loop, tcp: str, server_key: str, *, is_for_events: bool = False) -> None:
     """Drive the loop while a throw-away key knocks; InternalError unless it is turned away."""
-    host, _, port = tcp.removeprefix("tcp://").rpartition(":")
+    host = host_of(tcp)
     knock = sockets.subscriber if is_for_events else sockets.dealer
-    dealer, monitor = knock(f"tcp://{WILDCARDS.get(host, host)}:{port}", server_key=server_key, keys=make_keypair())
+    dealer, monitor = knock(tcp_address(WILDCARDS.get(host, host), port_of(tcp)), server_key=server_key, keys=make_keypair())
     try:
         ends_at = time.monotonic() + PATIENCE_S
         while time.monotonic() < ends_at:

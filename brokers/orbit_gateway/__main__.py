@@ -29,6 +29,7 @@ from orbit_gateway.guard import HEAD_S, GuardedProtocol
 from orbit_gateway.tls import Certificate, certificate_for, given_certificate, is_loopback
 from orbit_gateway.users import make_identifier
 from orbit_zmq import __version__
+from orbit_zmq.addresses import host_and_port
 from orbit_zmq.allocator import limit_arenas
 from orbit_zmq.cli.main import failed
 from orbit_zmq.errors import AddressTaken, Conflict, InvalidArgument, NotPermitted, OrbitError
@@ -206,13 +207,14 @@ def _certificate(arguments: argparse.Namespace, directory: Path, host: str) -> C
 
 def _listen(address: str) -> tuple[socket.socket, str]:
     """A socket that listens at HOST:PORT; InvalidArgument and AddressTaken say what is wrong with it."""
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]") or "127.0.0.1"
-    if not port.isdigit() or int(port) > 65_535:
-        raise InvalidArgument(f"{address!r} is no HOST:PORT", hint="For example 127.0.0.1:8000.")
+    try:
+        named, port = host_and_port(address)
+    except ValueError:
+        raise InvalidArgument(f"{address!r} is no HOST:PORT", hint="For example 127.0.0.1:8000.") from None
+    host = named or "127.0.0.1"
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.create_server((host, int(port)), family=family, backlog=BACKLOG)
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise AddressTaken(f"{address} cannot be listened at: {error.strerror}", hint="Choose another with --http.") from error
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # connections inherit it: head and body are two writes

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -123,14 +124,15 @@ def _arguments(name: str | None, options: dict[str, Any]) -> list[str]:
 
 
 def _serve(name: str | None, options: dict[str, Any]) -> None:
-    from orbit_zmq.configuration import plugin_options
-    from orbit_zmq.endpoint.endpoint import Endpoint, default_name  # the command's help needs no plugins
     from orbit_zmq.errors import InvalidArgument, OrbitError
     from orbit_zmq.exit_with_parent import say_failed, watch_parent
     from orbit_zmq.log import configure_logging
     from orbit_zmq.place import find_broker
     from orbit_zmq.tunnel.way import way_to
 
+    imported = threading.Event()
+    preloading = (options["plugins"], options["role"], imported)
+    threading.Thread(target=_preload, args=preloading, name="orbit-preload", daemon=True).start()
     where: Where = options["where"]
     has_parent, ends_at = options["exit_with_parent"], time.monotonic() + options["wait_s"]
     try:
@@ -138,8 +140,12 @@ def _serve(name: str | None, options: dict[str, Any]) -> None:
         given = _options(options["options"])
         found = patiently(lambda: find_broker(*where), where, ends_at)
         with ExitStack() as stack:
-            called = name or found.name or default_name()
+            called = name or found.name or _default_name()
             place = stack.enter_context(way_to(found, options["tunnel"], called, options["tunnel_via"]))
+            imported.wait()
+            from orbit_zmq.configuration import plugin_options
+            from orbit_zmq.endpoint.endpoint import Endpoint
+
             if options["tunnel"] != "none":
                 ends_at = time.monotonic() + max(options["wait_s"], THROUGH_S)
             made = Endpoint(
@@ -161,6 +167,31 @@ def _serve(name: str | None, options: dict[str, Any]) -> None:
         if not sys.stdout.isatty():  # who waits for the ready line reads it there
             say_failed(error if isinstance(error, OrbitError) else InvalidArgument(error.format_message(), hint=USAGE_HINT))
         raise
+
+
+def _preload(plugins: str, role: str | None, imported: threading.Event) -> None:
+    """Import what the endpoint needs while its way to the broker is opened, and in a job what its first session needs while
+    it says hello. What is wrong with the plugins is said by whoever makes them."""
+    try:
+        from orbit_zmq.endpoint import endpoint  # noqa: F401
+        from orbit_zmq.errors import OrbitError
+        from orbit_zmq.plugin.host import detect_role
+        from orbit_zmq.plugin.registry import select
+
+        role = role or detect_role()
+        wanted = []
+        with suppress(OrbitError):
+            wanted = select(plugins, role)[0]
+    finally:
+        imported.set()
+    for one in wanted if role == "compute" else ():
+        one.plugin_class.preload()
+
+
+def _default_name() -> str:
+    from orbit_zmq.endpoint.endpoint import default_name
+
+    return default_name()
 
 
 def _teller(made: Endpoint, stack: ExitStack, log_file: str, has_parent: bool) -> Callable[[], None]:

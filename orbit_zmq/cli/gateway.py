@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from orbit_zmq.addresses import host_of, port_of
 from orbit_zmq.cli.connection import Where, broker_options
 from orbit_zmq.cli.running import log_options
 
@@ -19,10 +20,10 @@ class HttpAddress(click.ParamType):  # type: ignore[type-arg]  # newer releases 
     name = "[HOST:]PORT"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        host, _, port = value.rpartition(":")
-        if not port.isdigit() or int(port) > 65_535:
+        try:
+            return f"{host_of(value) or '127.0.0.1'}:{port_of(value)}"
+        except ValueError:
             self.fail(f"{value!r} is no PORT or HOST:PORT, such as {HTTP}.", param, ctx)
-        return f"{host or '127.0.0.1'}:{port}"
 
 
 HTTP_ADDRESS = HttpAddress()

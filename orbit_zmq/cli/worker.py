@@ -5,13 +5,15 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from orbit_zmq.cli.completion import endpoint_names
 from orbit_zmq.cli.connection import Where, broker_options, connected
-from orbit_zmq.cli.output import Column, Output, output_options
+from orbit_zmq.cli.endpoint_start import LAUNCHED_S, LAUNCHERS
+from orbit_zmq.cli.output import Column, Mode, Output, output_options
 from orbit_zmq.cli.parameters import DURATION, one_of
 from orbit_zmq.tunnel.deadlines import JOIN_S
 
@@ -62,8 +64,10 @@ def worker() -> None:
     help="How the job's node reaches the broker; docs/tunnels.md.",
 )
 @click.option("-p", "--plugins", default="rhapsody", show_default=True, help="What the worker serves.")
+@click.option("--launcher", type=click.Choice(LAUNCHERS), help="Start it under this, on all nodes of its job.")
 @click.option("--timeout", "timeout_s", type=DURATION, metavar="DURATION", help="Give up waiting after that; the job stays.")
 @click.option("--no-wait", is_flag=True, help="Return once the job is submitted.")
+@output_options
 @broker_options
 def start(
     login: str,
@@ -75,8 +79,10 @@ def start(
     executor: str | None,
     tunnel: str,
     plugins: str,
+    launcher: str | None,
     timeout_s: float | None,
     no_wait: bool,
+    output: Output,
     where: Where,
 ) -> None:
     """Start an endpoint inside a batch job, and print its name once it is there.
@@ -93,33 +99,38 @@ def start(
         spec = {
             "name": f"orbit-{name}",
             "executable": "orbit-endpoint-wrapper.sh",
-            "arguments": [
-                "-n",
-                name,
-                "--plugins",
-                plugins,
-                "--wait",
-                "1m",
-                "--wall-time",
-                f"{duration - min(STARTING_S, 0.1 * duration):g}s",
-            ],
+            "arguments": _arguments(name, plugins, launcher, duration),
             "attributes": {key: value for key, value in attributes.items() if value is not None},
         }
         executor = executor or str(client.call(login, PLUGIN, "executors")["default"])
         with client.get_plugin(login, PLUGIN) as psij:
-            job_id = psij.start_worker(spec, executor, tunnel)["job_id"]
+            job = psij.start_worker(spec, executor, tunnel)
             if not no_wait:
-                _wait(client, psij, login, name, job_id, timeout_s)
-    click.echo(name)
+                patience_s = JOIN_S + (LAUNCHED_S if launcher else 0.0)
+                with _login_stays(login, name):
+                    for told in _steps(client, psij, login, name, job["job_id"], timeout_s, patience_s):
+                        if output.mode is not Mode.QUIET:
+                            click.echo(told, err=True)
+    if output.is_json:
+        output.item("orbit.worker.start", {**job, "endpoint_name": name, "executor": executor}, id_key="endpoint_name")
+    else:
+        click.echo(name)
 
 
-def _wait(client: Client, psij: Any, login: str, name: str, job_id: str, timeout_s: float | None) -> None:
-    """Until the worker is there, telling what happens."""
+def _arguments(name: str, plugins: str, launcher: str | None, duration: float) -> list[str]:
+    """What the worker is told."""
+    left_s = duration - min(STARTING_S, 0.1 * duration)
+    words = ["-n", name, "--plugins", plugins, "--wait", "1m", "--wall-time", f"{left_s:g}s"]
+    return [*words, "--launcher", launcher] if launcher else words
+
+
+@contextmanager
+def _login_stays(login: str, name: str) -> Iterator[None]:
+    """Says of what goes wrong with the login endpoint what it means for a worker that is waited for."""
     from orbit_zmq.errors import EndpointLost, NotFound, OutcomeUnknown, ShuttingDown
 
     try:
-        for told in _steps(client, psij, login, name, job_id, timeout_s):
-            click.echo(told, err=True)
+        yield
     except (EndpointLost, NotFound, OutcomeUnknown, ShuttingDown) as error:  # nothing is changed while one waits
         raise EndpointLost(
             f"endpoint {login} has ended or was started anew while {name} was waited for; its job stays",
@@ -127,8 +138,11 @@ def _wait(client: Client, psij: Any, login: str, name: str, job_id: str, timeout
         ) from error
 
 
-def _steps(client: Client, psij: Any, login: str, name: str, job_id: str, timeout_s: float | None) -> Iterator[str]:
-    """What happens until the worker is there, a line each; raises what keeps it from coming."""
+def _steps(
+    client: Client, psij: Any, login: str, name: str, job_id: str, timeout_s: float | None, patience_s: float
+) -> Iterator[str]:
+    """What happens until the worker is there, a line each; raises what keeps it from coming, or from coming within
+    `patience_s` of the start of its job."""
     from orbit_zmq.errors import DeadlineExceeded, TunnelFailed
 
     ends_at = None if timeout_s is None else time.monotonic() + timeout_s
@@ -150,9 +164,9 @@ def _steps(client: Client, psij: Any, login: str, name: str, job_id: str, timeou
         if ended_at is not None and (tunnel["status"] in SETTLED or now > ended_at + SETTLED_S):
             raise _ended(job, name)
         started_at = started_at or (now if job["state"] == "ACTIVE" else None)
-        if started_at is not None and now > started_at + JOIN_S:
+        if started_at is not None and now > started_at + patience_s:
             raise DeadlineExceeded(
-                f"the job {job['native_id']} runs, and {name} is not there after {JOIN_S:g} s",
+                f"the job {job['native_id']} runs, and {name} is not there after {patience_s:g} s",
                 hint=f"orbit worker stop {name} --endpoint {login} ends it; its output is in {job['stderr_path']}.",
             )
         if ends_at is not None and now > ends_at:
@@ -197,16 +211,20 @@ def list_workers(login: str, output: Output, where: Where) -> None:
 @worker.command()
 @click.argument("name", metavar="WORKER")
 @login_option
+@output_options
 @broker_options
-def stop(name: str, login: str, where: Where) -> None:
+def stop(name: str, login: str, output: Output, where: Where) -> None:
     """End a worker's job, and with it its endpoint, its tunnel and its key."""
     with connected(where) as client:
         found = {one["endpoint_name"]: one for one in _workers(client, login)}
         chosen = found[one_of("worker", name, list(found))]
         with client.get_plugin(login, PLUGIN) as psij:
             psij.cancel_job(chosen["job_id"])
-            psij.wait_job(chosen["job_id"], timeout=END_S)
-    click.echo(f"stopped {chosen['endpoint_name']}")
+            ended = psij.wait_job(chosen["job_id"], timeout=END_S)
+    if output.is_json or output.mode is Mode.QUIET:
+        output.item("orbit.worker.stop", {**chosen, "state": ended["state"]}, id_key="endpoint_name")
+    else:
+        click.echo(f"stopped {chosen['endpoint_name']}")
 
 
 def _workers(client: Client, login: str) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ from orbit_zmq.endpoint.storefile import (
     note_incomplete,
     open_file,
     owner_of,
+    path_of,
     set_complete,
 )
 from orbit_zmq.errors import Conflict, InternalError
@@ -68,7 +69,7 @@ class Store:
     @classmethod
     def open(cls, directory: Path, endpoint: str) -> Store:
         """The store of the endpoint of that name. Conflict while another process has it; any other fault is in `fault`."""
-        store = cls(directory / f"endpoint-{endpoint}.sqlite")
+        store = cls(path_of(directory, endpoint))
         store._open()
         return store
 

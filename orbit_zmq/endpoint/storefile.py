@@ -6,6 +6,7 @@ process runs, and the lock ends with it, however it ends. Nothing here knows wha
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import socket
@@ -22,6 +23,8 @@ LOCK_S = 5.0  # for the predecessor of the same name to come to its end
 PAGES_KEPT = 1_000  # of the write-ahead log between two checkpoints: 4 MiB
 LOG_BYTES = 64 << 20  # that the log may keep of the disk after one large write
 LOCAL = frozenset({"apfs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "hfs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"})
+JOURNALS = ("-wal", "-shm", "-journal")
+MARKS = (".owner", ".complete")  # instead of .sqlite
 DAMAGE = ("sqlite_corrupt", "sqlite_notadb")
 
 SCHEMA = """
@@ -38,6 +41,11 @@ class Damaged(Exception):
 
 class TooNew(Exception):
     """A newer release has written the file."""
+
+
+def path_of(directory: Path, endpoint: str) -> Path:
+    """Where the store of the endpoint of that name lies."""
+    return directory / f"endpoint-{endpoint}.sqlite"
 
 
 def open_file(path: Path) -> sqlite3.Connection:
@@ -101,12 +109,27 @@ def move_aside(path: Path) -> Path | None:
     aside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")
     try:
         path.rename(aside)
-        for suffix in ("-wal", "-shm", "-journal"):
+        for suffix in JOURNALS:
             with suppress(FileNotFoundError):
                 path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
     except OSError:
         return None
     return aside
+
+
+def remove(path: Path) -> None:
+    """Nothing is left of the store of an endpoint that does not come back; BlockingIOError while a process has it."""
+    if path.exists():
+        try:
+            open_file(path).close()
+        except BlockingIOError:
+            raise
+        except (Damaged, TooNew, sqlite3.Error, OSError):
+            pass  # nobody has it
+    others = [path.with_name(path.name + suffix) for suffix in JOURNALS] + [path.with_suffix(mark) for mark in MARKS]
+    for each in (path, *others, *path.parent.glob(f"{glob.escape(path.name)}.damaged-*")):
+        with suppress(OSError):
+            each.unlink(missing_ok=True)
 
 
 def mark_owner(path: Path) -> None:

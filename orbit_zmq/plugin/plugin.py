@@ -78,6 +78,11 @@ class Plugin:
         """Whether the plugin applies on this host; asked before an instance is made."""
         return True
 
+    @classmethod
+    def preload(cls) -> None:
+        """Import what its first session needs and takes long. Called in a thread of its own, by an endpoint inside a job, whose
+        time is counted; what it raises is shown and changes nothing."""
+
     def create_session(self, sid: str, *_: Any, **arguments: Any) -> Any:  # *_ lets an override name its parameters
         """Make the session of a register_session; the hook for one that needs more. It may be `async def`."""
         return self.session_class(sid, **arguments)

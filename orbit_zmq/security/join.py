@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orbit_zmq.addresses import bracketed, host_of, port_of, tcp_address
 from orbit_zmq.errors import InvalidArgument
 from orbit_zmq.files import read_private, write_private
 from orbit_zmq.security.keys import KeyPair, is_key
@@ -87,30 +88,22 @@ def invitation(
     was reached from elsewhere, is tried first, and its full host name last, which may take long where it does not resolve.
     """
     requests, events = list(answer["requests"]), list(answer["events"])
-    found = [*hosts] if hosts else [_host_of(address) for address in requests]
+    found = [*hosts] if hosts else [host_of(address) for address in requests]
     if not hosts:
-        beyond = _host_of(seen_at) if seen_at.startswith("tcp://") else ""
+        beyond = host_of(seen_at) if seen_at.startswith("tcp://") else ""
         if beyond and not beyond.startswith(LOOPBACK):
             found.insert(0, beyond)
         if "." in answer.get("hostname", ""):
             found.append(answer["hostname"])
-    order = dict.fromkeys(f"[{host}]" if ":" in host and not host.startswith("[") else host for host in found)
+    order = dict.fromkeys(map(bracketed, found))
     return JoinString(
-        requests=tuple(f"tcp://{host}:{_port_of(requests)}" for host in order),
-        events=tuple(f"tcp://{host}:{_port_of(events)}" for host in order) if events else (),
+        requests=tuple(tcp_address(host, port_of(requests[0])) for host in order),
+        events=tuple(tcp_address(host, port_of(events[0])) for host in order) if events else (),
         broker_key=answer["broker_key"],
         keys=keys,
         name=name,
         role=role,
     )
-
-
-def _host_of(address: str) -> str:
-    return address.removeprefix("tcp://").rpartition(":")[0]
-
-
-def _port_of(addresses: Sequence[str]) -> str:
-    return addresses[0].rpartition(":")[2]
 
 
 def _check_of(packed: bytes) -> bytes:

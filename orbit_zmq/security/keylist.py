@@ -186,6 +186,16 @@ class KeyList:
             found += minted.pop(parent.name, [])
         return found
 
+    def renew(self, name: str, expires: float) -> KeyEntry:
+        """Have the key of that name expire at that time, if it would before; answers what is listed."""
+        self._refuse_damage()
+        entry = self.by_name(name)
+        if entry.expires is None or entry.expires >= expires:
+            return entry
+        fresh = replace(entry, expires=expires)
+        self._replace_all([fresh if other.key == entry.key else other for other in self])
+        return fresh
+
     def revoke(self, name: str) -> list[KeyEntry]:
         """Strike the key of that name and those that it minted; answers what they were, so that connections can be ended."""
         self._refuse_damage()

@@ -12,10 +12,10 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 import zmq
 
+from orbit_zmq.addresses import events_address
 from orbit_zmq.errors import BrokerUnreachable, OrbitError, ProtocolError
 from orbit_zmq.log import get_logger
 from orbit_zmq.place import Place
@@ -146,7 +146,8 @@ class Listener:
 
     def on_up(self, events: object, audiences: object, now: float) -> None:
         """The link has been welcomed."""
-        self._address = self._line.place.events or _address_of(events, self._line.place.address)
+        place, published = self._line.place, events if isinstance(events, dict) else {}
+        self._address = place.events or events_address(place.address, published)
         if isinstance(audiences, dict):
             self.subscriber.on_keys(audiences, now)
         self._is_up = True
@@ -440,16 +441,3 @@ class Listener:
         while self._monitor is not None and (seen := next_event(self._monitor)) is not None:
             if seen[0] not in (REACHED, GREETED):
                 self._break("the connection was closed or refused", now)
-
-
-def _address_of(events: object, requests: str) -> str | None:
-    """Where the broker publishes, by the way by which it was reached for requests; its host is known by that alone."""
-    if not isinstance(events, dict):
-        return None
-    kind = urlsplit(requests).scheme
-    said = events.get(kind)
-    if not isinstance(said, str):
-        return None
-    if kind != "tcp":
-        return said
-    return f"{requests.rpartition(':')[0]}:{said.rpartition(':')[2]}"

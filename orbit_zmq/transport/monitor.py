@@ -10,6 +10,7 @@ import struct
 
 import zmq
 
+from orbit_zmq.addresses import host_and_port
 from orbit_zmq.rules.obstacles import Obstacle
 from orbit_zmq.transport.sockets import has_arrived
 
@@ -46,10 +47,9 @@ def obstacle_of(event: int, value: int, elapsed_s: float) -> Obstacle:
 
 def is_foreign(address: str) -> bool:
     """Whether what listens at a TCP address greets as ZeroMQ without CURVE. Of such a peer libzmq often sees only the end."""
-    host, _, port = address.removeprefix("tcp://").rpartition(":")
     said = b""
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), LOOK_S) as connection:
+        with socket.create_connection(host_and_port(address), LOOK_S) as connection:
             connection.sendall(OUR_GREETING)
             while len(said) < GREETING_BYTES and (part := connection.recv(GREETING_BYTES)):
                 said += part

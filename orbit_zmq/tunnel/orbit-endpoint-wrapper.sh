@@ -1,7 +1,9 @@
 #!/bin/sh
 # Starts an endpoint on a node of a job, in the Python environment of the endpoint that submitted the job.
 # ORBIT_PYTHON names its Python; else an `orbit` is looked for beside VIRTUAL_ENV, in CONDA_PREFIX, and in PATH.
+# The options are those of `orbit endpoint start`: with --launcher dragon it runs under that, on all nodes of the job.
 set -u
+[ -z "${SLURM_JOB_ID:-}" ] || export SLURM_EXPORT_ENV=ALL # a launcher's srun passes the environment on, whatever the job says
 for prefix in "${VIRTUAL_ENV:-}" "${CONDA_PREFIX:-}"; do
     [ -n "${ORBIT_PYTHON:-}" ] && break
     [ -n "$prefix" ] && [ -x "$prefix/bin/orbit" ] && ORBIT_PYTHON=$prefix/bin/python

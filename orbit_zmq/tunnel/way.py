@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
+from orbit_zmq.addresses import host_and_port, tcp_address
 from orbit_zmq.errors import InvalidArgument, OrbitError, TunnelFailed
 from orbit_zmq.log import get_logger
 from orbit_zmq.place import Place
@@ -21,8 +22,9 @@ from orbit_zmq.tunnel.keeping import KeptTunnel
 from orbit_zmq.tunnel.rendezvous import REQUESTS, Rendezvous, Report, Request
 from orbit_zmq.tunnel.ssh import WANTS_OTHER_PORT, Forward, Ssh
 
-LOOK_S = 0.25  # between two looks for an answer
+LOOK_S = 0.1  # between two looks for an answer
 SPEAK_AGAIN_S = 0.5
+HERE = "127.0.0.1"
 SUBMITTED_FROM = ("PBS_O_HOST", "SLURM_SUBMIT_HOST", "LSB_SUB_HOST")  # where the job was submitted
 
 log = get_logger(__name__)
@@ -210,15 +212,9 @@ def broker_of(place: Place) -> tuple[tuple[str, int], tuple[str, int]]:
     return host_and_port(place.address), host_and_port(place.events)
 
 
-def host_and_port(address: str) -> tuple[str, int]:
-    """Of a TCP address."""
-    host, _, port = address.removeprefix("tcp://").rpartition(":")
-    return host.strip("[]"), int(port)
-
-
 def through(place: Place, port: int, events_port: int) -> Place:
     """The same broker and keys, at these ports of this machine."""
-    return replace(place, address=f"tcp://127.0.0.1:{port}", events=f"tcp://127.0.0.1:{events_port}", others=())
+    return replace(place, address=tcp_address(HERE, port), events=tcp_address(HERE, events_port), others=())
 
 
 def free_ports(count: int) -> tuple[int, ...]:

@@ -67,7 +67,7 @@ class PSIJSession(PluginSession):
 
         InvalidArgument names what is wrong with it, SchedulerFailed says what the scheduler has against it.
         """
-        answer: dict[str, Any] = await self._plugin.beside(self._submit(job_spec, executor))
+        answer: dict[str, Any] = await self._plugin.beside(self.submit_as(str(uuid.uuid4()), job_spec, executor))
         return answer
 
     @operation(effect="run", deadline_s=SUBMIT_S, path="submit_tunneled/{sid}")
@@ -87,7 +87,7 @@ class PSIJSession(PluginSession):
         return await self._start_child(job_spec, executor, tunnel)
 
     async def _start_child(self, job_spec: JobSpec, executor: str, tunnel: object) -> dict[str, Any]:
-        starting = self._plugin.children.start(job_spec, executor, tunnel, self.client, self._submit)
+        starting = self._plugin.children.start(self, job_spec, executor, tunnel)
         answer: dict[str, Any] = await self._plugin.beside(starting)
         return answer
 
@@ -189,9 +189,10 @@ class PSIJSession(PluginSession):
             raise NotFound(f"There is no job {job_id!r} of yours here.", hint="Jobs are forgotten a week after their end.")
         return job
 
-    async def _submit(self, job_spec: JobSpec, executor: str) -> dict[str, Any]:
+    async def submit_as(self, job_id: str, job_spec: JobSpec, executor: str) -> dict[str, Any]:
+        """Submit a job under an id of ours: `{job_id, native_id}`, and `warnings`."""
         await self._following.ready()
-        submission = await self._threads.run(Submission.of, str(uuid.uuid4()), executor, job_spec)
+        submission = await self._threads.run(Submission.of, job_id, executor, job_spec)
         spec = submission.spec
         name = job_name(executor, spec)
         job = new_job(submission.job_id, spec, executor, self.owner, self.sid, name, time.time())

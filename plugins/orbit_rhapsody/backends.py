@@ -18,6 +18,7 @@ from orbit_rhapsody.values import describe
 from orbit_zmq.errors import InternalError, InvalidArgument, OrbitError, Unsupported
 from orbit_zmq.settings import setting
 
+DISCOVERY = "rhapsody.backends.discovery"
 ALIASES = {"dragon_v3": "dragon"}
 _INSTALL_RHAPSODY = "pip install 'orbit-zmq[rhapsody]'"
 _UNDER_DRAGON = "DRAGON_MY_PUID"  # the launcher says it to every process that it starts
@@ -93,6 +94,12 @@ def _is_there(module: str) -> bool:
         return False
 
 
+def preload_rhapsody() -> None:
+    """Import it where that is safe beside something else: it looks for all of its backends, which takes a while."""
+    if _is_there("rhapsody") and _UNDER_DRAGON not in os.environ:
+        importlib.import_module(DISCOVERY)
+
+
 async def start_backend(name: str, output_directory: Path | None = None, options: Mapping[str, Any] | None = None) -> Driver:
     """A running backend; the error names it, those that can be had here, and what to install."""
     backend = BACKENDS.get(name)
@@ -105,7 +112,7 @@ async def start_backend(name: str, output_directory: Path | None = None, options
     missing = absent_backends().get(name)
     if missing is not None:
         raise _absent(name, *missing)
-    discovery = importlib.import_module("rhapsody.backends.discovery")
+    discovery = importlib.import_module(DISCOVERY)
     try:
         started = await discovery.get_backend(name, **backend.driver.arguments(dict(options or {})))
         return backend.driver(name, started, output_directory)

@@ -18,7 +18,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from orbit_rhapsody.backends import absent_backends, available_backends, chosen_backends, chosen_options
+from orbit_rhapsody.backends import (
+    absent_backends,
+    available_backends,
+    chosen_backends,
+    chosen_options,
+    preload_rhapsody,
+)
 from orbit_rhapsody.codec import FINAL_STATES, RUNNING, SUBMITTED, Acknowledgement, Portion, Reader, decode_batch
 from orbit_rhapsody.engine import Engine
 from orbit_rhapsody.explaining import ended_task, open_task, ready_session, starting_session
@@ -375,6 +381,10 @@ class RhapsodyPlugin(Plugin):
     def __init__(self, host: Host, instance_name: str | None = None) -> None:
         super().__init__(host, instance_name)
         threading.Thread(target=remove_leftovers, name="rhapsody-leftovers", daemon=True).start()
+
+    @classmethod
+    def preload(cls) -> None:
+        preload_rhapsody()
 
     @operation(effect="read")
     async def backends(self) -> dict[str, Any]:

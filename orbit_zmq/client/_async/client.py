@@ -276,6 +276,12 @@ class AsyncClient:
         found: list[dict[str, Any]] = await self._ask_broker("list_keys", {"name": name} if name else {}, on_behalf_of="")
         return found
 
+    async def renew(self, name: str, expires_s: float) -> dict[str, Any]:
+        """Have a key expire no earlier than so many seconds from now: its entry. For whoever may revoke it; one that an
+        endpoint has minted expires with its own at the latest."""
+        entry: dict[str, Any] = await self._ask_broker("renew", {"name": name, "expires_s": expires_s}, on_behalf_of="")
+        return entry
+
     async def revoke(self, name: str) -> dict[str, Any]:
         """Admit a key no more, nor those that it has minted: `{revoked: [names], connections: how many were cut}`.
 

@@ -237,6 +237,22 @@ def test_an_endpoint_revokes_its_children_and_nobody_else(children: Children, ke
     assert ask(children.world, "hpc1", "revoke", name="hpc1.job7").value["revoked"] == ["hpc1.job7"]
 
 
+def test_an_endpoint_puts_off_the_expiry_of_its_children_to_its_own_at_the_latest(children: Children, keys: KeyList) -> None:
+    keys.admit("hpc1.other", "endpoint", "maya", expires=time.time() + 10)
+    children.invite(expires_s=10)
+
+    entry = ask(children.world, "hpc1", "renew", name="hpc1.job7", expires_s=100).value
+    assert entry["expires"] == keys.by_name("hpc1.job7").expires
+    assert 90 < entry["expires"] - time.time() <= 100
+    assert ask(children.world, "hpc1", "renew", name="hpc1.job7", expires_s=1).value == entry  # not brought forward
+    assert ask(children.world, "hpc1", "renew", name="hpc1.job7", expires_s=5000).value["expires"] == children.expires
+    assert ask(children.world, "hpc1", "renew", name="hpc1.job7").code == "invalid-argument"
+    for name in ("hpc1", "hpc1.other", "owner", "nobody"):
+        assert ask(children.world, "hpc1", "renew", name=name, expires_s=100).code == "not-permitted"
+    assert ask(children.world, "admin", "renew", name="nobody", expires_s=100).code == "not-found"
+    assert ask(children.world, "admin", "renew", name="owner", expires_s=100).value["expires"] is None
+
+
 def test_administrative_actions_and_refusals_are_audited_without_secrets(world: World, tmp_path: Path) -> None:
     audit = Audit(tmp_path / "audit.log")
     invite(world)
