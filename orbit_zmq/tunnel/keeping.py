@@ -46,8 +46,8 @@ class KeptTunnel:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._keep, name=f"orbit-tunnel-{name}", daemon=True)
 
-    def open(self, within_s: float, check: Callable[[], None] | None = None) -> None:
-        """Open it, trying again while that may help; raises the last failure when the time is over. Then it is kept.
+    def open(self, within_s: float, check: Callable[[], None] | None = None, once: bool = False) -> None:
+        """Open it, trying again while that may help, or once; raises the last failure when the time is over. Then it is kept.
 
         It counts as open once `check` has not raised.
         """
@@ -58,7 +58,7 @@ class KeptTunnel:
                 break
             except OrbitError as error:
                 is_late = time.monotonic() + TRY_AGAIN_S >= ends_at
-                if not error.transient or is_late or self._over.wait(TRY_AGAIN_S):
+                if once or not error.transient or is_late or self._over.wait(TRY_AGAIN_S):
                     if not self._over.is_set():
                         self._enter("failed", error)
                     raise

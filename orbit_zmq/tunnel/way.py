@@ -17,7 +17,7 @@ from orbit_zmq.addresses import host_and_port, tcp_address
 from orbit_zmq.errors import InvalidArgument, OrbitError, TunnelFailed
 from orbit_zmq.log import get_logger
 from orbit_zmq.place import Place
-from orbit_zmq.tunnel.deadlines import ANSWER_S, FORWARD_S, HEARD_S, PROBE_S, REACH_S, SPEAKS_S
+from orbit_zmq.tunnel.deadlines import ANSWER_S, FORWARD_S, HEARD_S, PROBE_S, PROBE_SPEAKS_S, REACH_S, SPEAKS_S
 from orbit_zmq.tunnel.keeping import KeptTunnel
 from orbit_zmq.tunnel.rendezvous import REQUESTS, Rendezvous, Report, Request
 from orbit_zmq.tunnel.ssh import WANTS_OTHER_PORT, Forward, Ssh
@@ -89,7 +89,7 @@ def forward(
 ) -> Iterator[Place]:
     """A tunnel by ssh to `via`, else to the host where the job was submitted; TunnelFailed where it cannot be opened.
 
-    Of a probe only a success is told: another kind of tunnel is tried next.
+    Of a probe only a success is told, and it is one attempt: another kind of tunnel is tried next.
     """
     host = via or next((os.environ[variable] for variable in SUBMITTED_FROM if os.environ.get(variable)), "")
     if not host:
@@ -107,9 +107,13 @@ def forward(
         if kept.was_open or not is_probe:
             rendezvous.report(report_of(kept, "forward", 1, ports[0], host))
 
+    def check() -> None:
+        speaks_s = PROBE_SPEAKS_S if is_probe else SPEAKS_S
+        check_answers(ports[0], f"{targets[0][0]}:{targets[0][1]} from {host}", speaks_s)
+
     tunnel = KeptTunnel(name, make, tell)
     try:
-        tunnel.open(within_s, lambda: check_answers(ports[0], f"{targets[0][0]}:{targets[0][1]} from {host}"))
+        tunnel.open(within_s, check, once=is_probe)
         yield through(place, *ports)
     finally:
         tunnel.close()

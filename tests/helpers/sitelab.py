@@ -89,7 +89,10 @@ def site(kind: str, slurm: SlurmLab, place: Path) -> Iterator[Site]:
         with inside(laptop):
             client = stack.enter_context(Client(url=f"tcp://{for_laptop}:{port}"))
             client.endpoints()  # it is connected from here
-        environment = {"PATH": ssh.environment["PATH"], "ORBIT_PYTHON": str(_python_on(compute, place))}
+        path = ssh.environment["PATH"]
+        if kind == "reverse":
+            path = f"{_ssh_to(login_there, place)}:{path}"
+        environment = {"PATH": path, "ORBIT_PYTHON": str(_python_on(compute, place))}
         yield Site(client, lab, ssh, net, child, login, f"tcp://{for_login}:{port}", login_there, environment)
 
 
@@ -104,6 +107,14 @@ def _commands(slurm: SlurmLab, place: Path) -> Path:
     for name in COMMANDS:
         if found := shutil.which(name):
             _script(directory / name, f'exec nsenter --net=/proc/{slurm.keeper_pid}/ns/net {found} "$@"')
+    return directory
+
+
+def _ssh_to(address: str, place: Path) -> Path:
+    """An ssh for which all names are that machine, where there is no sshd."""
+    directory = place / "compute"
+    directory.mkdir()
+    _script(directory / "ssh", f'exec {shutil.which("ssh")} -F /dev/null -o HostName={address} "$@"')
     return directory
 
 
