@@ -9,11 +9,12 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from lab import Lab
 from netlab import CAN_RUN as CAN_RUN_NETWORK
 from netlab import WHY_NOT as WHY_NO_NETWORK
@@ -62,6 +63,16 @@ class Site:
     def files_of(self, name: str) -> list[str]:
         directory = Path(self.lab.environment["ORBIT_STATE_DIR"]) / "tunnels"
         return [one.name for one in directory.iterdir() if one.name.startswith(f"{name}.")]
+
+    def processes_of(self, name: str) -> list[psutil.Process]:
+        """What runs under a worker's name, on whichever machine."""
+        return [one for one in psutil.process_iter() if self._is_of(one, name)]
+
+    def _is_of(self, process: psutil.Process, name: str) -> bool:
+        variable = "ORBIT_STATE_DIR"
+        with suppress(psutil.Error):
+            return name in process.cmdline() and process.environ().get(variable) == self.lab.environment[variable]
+        return False
 
 
 @contextmanager

@@ -312,11 +312,11 @@ def test_a_port_that_is_taken_at_the_worker_is_asked_for_again_as_another_one(si
 def test_a_job_that_runs_again_elsewhere_gets_a_tunnel_to_there_instead(site: SshLab, here: Place) -> None:
     meeting = Rendezvous("worker")
     with looked_after(ReverseTunnel("worker", broker_of(here))):
-        ports = free_ports(4)
-        meeting.ask(Request("worker", "login", *ports[:2], asked_at=1.0))
+        first, second, third, fourth = free_ports(4)
+        meeting.ask(Request("worker", "login", first, second, asked_at=1.0))
         old = told("active")
 
-        meeting.ask(Request("worker", "inner", *ports[2:], asked_at=2.0))
+        meeting.ask(Request("worker", "inner", third, fourth, asked_at=2.0))
 
         wait_until(lambda: told("active").ssh_host == "inner", PATIENCE_S, what="there is one to the other host")
         wait_until(lambda: not psutil.pid_exists(old.pid or 0), PATIENCE_S, what="the old one has ended")

@@ -99,7 +99,7 @@ def leads_nowhere(ssh: SshLab) -> None:
 
 
 HOST_KEY = "its host key is not the one that is known here"
-WORDS = {
+WORDS: dict[Callable[[SshLab], None], str] = {
     wrong_host_key: HOST_KEY,
     unknown_host: "nobody knows that name",
     leads_nowhere: "the tunnel is open, and nothing answers",

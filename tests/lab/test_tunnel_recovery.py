@@ -105,6 +105,7 @@ def stream(there: Site, kind: str, place: Path, hurt: Callable[[Any], None], tas
         assert Counter(journal.read_text().split()) == Counter(map(str, range(2 * TASKS)))
 
     with client.get_plugin("login", "psij") as psij:  # one that was started anew knows no session of before
+        assert there.processes_of(name)
         ssh = psij.tunnel_status(name)["pid"]
         psij.cancel_job(job_id)
 
@@ -113,7 +114,8 @@ def stream(there: Site, kind: str, place: Path, hurt: Callable[[Any], None], tas
     keys = client.keys
     wait_until(lambda: name not in [key["name"] for key in keys()], PATIENCE_S, what="no key is left")
     wait_until(lambda: not psutil.pid_exists(ssh), PATIENCE_S, what="no ssh is left")
-    assert there.files_of(name) == []
+    wait_until(lambda: not there.processes_of(name), PATIENCE_S, what="no process is left")
+    wait_until(lambda: not there.files_of(name), PATIENCE_S, what="no file is left")
 
 
 def task(number: int, journal: Path, task_s: float = 0.05) -> dict[str, Any]:
