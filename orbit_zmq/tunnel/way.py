@@ -75,10 +75,10 @@ def first_way(place: Place, name: str, via: str | None = None) -> Iterator[Place
 
 
 def is_reached(address: str) -> bool:
-    """Whether something takes connections at a TCP address."""
+    """Whether something at a TCP address takes a connection and speaks first, as a broker does: some firewalls only take it."""
     try:
-        with socket.create_connection(host_and_port(address), REACH_S):
-            return True
+        with socket.create_connection(host_and_port(address), REACH_S) as one:
+            return one.recv(1) != b""
     except (OSError, ValueError):
         return False
 

@@ -68,10 +68,14 @@ def worker(lab: Lab, name: str) -> dict[str, Any]:
     }
 
 
+def command(lab: Lab, name: str, tunnel: str) -> list[str]:
+    words = [sys.executable, "-P", "-m", "orbit_zmq.cli", "worker", "start", "--endpoint", "login", "--name", name]
+    return [*words, "--tunnel", tunnel, "--duration", "10m", "--url", lab.url]
+
+
 def start(lab: Lab, name: str, tunnel: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-P", "-m", "orbit_zmq.cli", "worker", "start", "--endpoint", "login", "--name", name]
-    command += ["--tunnel", tunnel, "--duration", "10m", "--url", lab.url]
-    return subprocess.run(command, env=lab.environment, capture_output=True, text=True, timeout=COMMAND_S, check=False)
+    words = command(lab, name, tunnel)
+    return subprocess.run(words, env=lab.environment, capture_output=True, text=True, timeout=COMMAND_S, check=False)
 
 
 def wrong_host_key(ssh: SshLab) -> None:
@@ -185,17 +189,19 @@ def gone(lab: Lab, child: Child) -> None:
     wait_until(lambda: child.exit_code() is not None, PATIENCE_S, what="it is dead")
 
 
-def test_a_command_that_waits_for_a_worker_says_so_when_the_login_endpoint_goes_away(slurm: SlurmLab, made: SshLab) -> None:
-    with broker_at(slurm, PATH=made.environment["PATH"]) as lab, ThreadPoolExecutor() as threads:
+def test_a_command_that_waits_for_a_worker_says_so_when_the_login_endpoint_goes_away(slurm: SlurmLab, ssh: SshLab) -> None:
+    with broker_at(slurm, PATH=ssh.environment["PATH"]) as lab:
+        ssh.stop()  # so the worker is not there before
         login = lab.start_endpoint("login", url=lab.tcp, plugins="psij")
-        started = threads.submit(start, lab, "login.1", "reverse")
-        wait_until(lambda: key_file(lab, "login.1").exists(), PATIENCE_S, what="it is being submitted")
-        wait_until(lambda: "orbit-login.1" in slurm.run("squeue", "--noheader", "--format=%j"), PATIENCE_S, what="it is")
+        said = lab.place / "said"
+        with said.open("w") as file:
+            started = subprocess.Popen(command(lab, "login.1", "reverse"), env=lab.environment, stderr=file)
+        wait_until(lambda: "queued" in said.read_text() or "started" in said.read_text(), PATIENCE_S, what="it waits")
 
         gone(lab, login)
 
-        assert started.result().returncode != 0
-        assert "endpoint login has ended" in started.result().stderr
+        assert started.wait(COMMAND_S) != 0
+        assert "endpoint login has ended" in said.read_text()
         lab.start_endpoint("login", url=lab.tcp, plugins="psij")
         with lab.client().get_plugin("login", "psij") as psij:
             psij.cancel_job(psij.tunnel_status("login.1")["job_id"])
