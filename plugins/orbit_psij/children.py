@@ -212,7 +212,7 @@ class Children:
             while job is not None and not job.is_final:
                 if child.tunnel != "none":
                     await self._look(child, job, reverse)
-                is_awaited = child.status == "pending"
+                is_awaited = child.status == "pending" and job.state == "ACTIVE"  # a job may wait for days
                 await self._following.ended(job, min(LOOK_S, SOON_S * len(self._watched)) if is_awaited else LOOK_S)
         except asyncio.CancelledError:  # the endpoint ends, the job does not
             if reverse is not None:
