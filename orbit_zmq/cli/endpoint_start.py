@@ -130,9 +130,7 @@ def _serve(name: str | None, options: dict[str, Any]) -> None:
     from orbit_zmq.place import find_broker
     from orbit_zmq.tunnel.way import way_to
 
-    imported = threading.Event()
-    preloading = (options["plugins"], options["role"], imported)
-    threading.Thread(target=_preload, args=preloading, name="orbit-preload", daemon=True).start()
+    imported = _preload(options["plugins"], options["role"]) if options["tunnel"] != "none" else None
     where: Where = options["where"]
     has_parent, ends_at = options["exit_with_parent"], time.monotonic() + options["wait_s"]
     try:
@@ -142,7 +140,8 @@ def _serve(name: str | None, options: dict[str, Any]) -> None:
         with ExitStack() as stack:
             called = name or found.name or _default_name()
             place = stack.enter_context(way_to(found, options["tunnel"], called, options["tunnel_via"]))
-            imported.wait()
+            if imported is not None:
+                imported.wait()
             from orbit_zmq.configuration import plugin_options
             from orbit_zmq.endpoint.endpoint import Endpoint
 
@@ -169,9 +168,16 @@ def _serve(name: str | None, options: dict[str, Any]) -> None:
         raise
 
 
-def _preload(plugins: str, role: str | None, imported: threading.Event) -> None:
-    """Import what the endpoint needs while its way to the broker is opened, and in a job what its first session needs while
-    it says hello. What is wrong with the plugins is said by whoever makes them."""
+def _preload(plugins: str, role: str | None) -> threading.Event:
+    """Import what the endpoint needs while its tunnel is opened, which ends when the answer is set, and then, in a job, what
+    its first session needs."""
+    imported = threading.Event()
+    threading.Thread(target=_import, args=(plugins, role, imported), name="orbit-preload", daemon=True).start()
+    return imported
+
+
+def _import(plugins: str, role: str | None, imported: threading.Event) -> None:
+    """What is wrong with the plugins is said by whoever makes them."""
     try:
         from orbit_zmq.endpoint import endpoint  # noqa: F401
         from orbit_zmq.errors import OrbitError

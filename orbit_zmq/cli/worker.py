@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -146,6 +147,7 @@ def _steps(
     from orbit_zmq.errors import DeadlineExceeded, TunnelFailed
 
     ends_at = None if timeout_s is None else time.monotonic() + timeout_s
+    changed = _topology_changes(client, name)
     told: set[str] = set()
     started_at = ended_at = None
     while True:
@@ -173,10 +175,18 @@ def _steps(
             raise DeadlineExceeded(
                 f"{name} is not there yet; its job is {job['native_id']}, {job['raw_state'] or job['state']}"
             )
-        if ended_at is None:
-            psij.wait_job(job_id, timeout=LOOK_S)
-        else:
-            time.sleep(LOOK_S)
+        changed.wait(LOOK_S)
+        changed.clear()
+
+
+def _topology_changes(client: Client, name: str) -> threading.Event:
+    """Set when an endpoint has come or changed; never where no events come through."""
+    from orbit_zmq.errors import OrbitError
+
+    changed = threading.Event()
+    with suppress(OrbitError):
+        client.on_topology_change(lambda view: changed.set() if name in view else None)
+    return changed
 
 
 def _ended(job: dict[str, Any], name: str) -> OrbitError:

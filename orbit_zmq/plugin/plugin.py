@@ -80,8 +80,8 @@ class Plugin:
 
     @classmethod
     def preload(cls) -> None:
-        """Import what its first session needs and takes long. Called in a thread of its own, by an endpoint inside a job, whose
-        time is counted; what it raises is shown and changes nothing."""
+        """Import what its first session needs and what takes long. Called in a thread of its own by an endpoint inside a job
+        while its tunnel is opened; what it raises is shown and changes nothing."""
 
     def create_session(self, sid: str, *_: Any, **arguments: Any) -> Any:  # *_ lets an override name its parameters
         """Make the session of a register_session; the hook for one that needs more. It may be `async def`."""

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from orbit_rhapsody.drivers import ConcurrentDriver, DaskDriver, DragonDriver, Driver, PilotDriver
+from orbit_rhapsody.registration import REGISTRY
 from orbit_rhapsody.values import describe
 from orbit_zmq.errors import InternalError, InvalidArgument, OrbitError, Unsupported
 from orbit_zmq.settings import setting
 
-DISCOVERY = "rhapsody.backends.discovery"
 ALIASES = {"dragon_v3": "dragon"}
 _INSTALL_RHAPSODY = "pip install 'orbit-zmq[rhapsody]'"
 _UNDER_DRAGON = "DRAGON_MY_PUID"  # the launcher says it to every process that it starts
@@ -97,7 +97,7 @@ def _is_there(module: str) -> bool:
 def preload_rhapsody() -> None:
     """Import it where that is safe beside something else: it looks for all of its backends, which takes a while."""
     if _is_there("rhapsody") and _UNDER_DRAGON not in os.environ:
-        importlib.import_module(DISCOVERY)
+        importlib.import_module(REGISTRY)
 
 
 async def start_backend(name: str, output_directory: Path | None = None, options: Mapping[str, Any] | None = None) -> Driver:
@@ -112,7 +112,7 @@ async def start_backend(name: str, output_directory: Path | None = None, options
     missing = absent_backends().get(name)
     if missing is not None:
         raise _absent(name, *missing)
-    discovery = importlib.import_module(DISCOVERY)
+    discovery = importlib.import_module(REGISTRY)
     try:
         started = await discovery.get_backend(name, **backend.driver.arguments(dict(options or {})))
         return backend.driver(name, started, output_directory)
