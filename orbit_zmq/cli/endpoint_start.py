@@ -19,6 +19,7 @@ import click
 from orbit_zmq.cli.connection import Where, broker_options, patiently
 from orbit_zmq.cli.parameters import DURATION
 from orbit_zmq.cli.running import log_options
+from orbit_zmq.tunnel.deadlines import THROUGH_S, WAY_S
 
 if TYPE_CHECKING:
     from orbit_zmq import Endpoint, Plugin
@@ -31,8 +32,6 @@ PICKLE_HELP = "Whether callers who may run code may send functions and values as
 USAGE_HINT = "--help shows how it is used."
 LEAST_S = 0.5  # for the broker to answer once it is found
 LAUNCHERS = ("dragon",)
-THROUGH_TUNNEL_S = 30.0  # for the broker to answer through a tunnel that is open
-TUNNEL_S = 240.0  # to open the first tunnel
 LAUNCHED_S = 120.0  # for a launcher to start its runtime, before the endpoint
 DETACHED_S = 10.0  # beside the time for the broker: a cold import over a slow shared file system takes most of it
 
@@ -101,7 +100,7 @@ def _detach(name: str | None, launcher: str | None, options: dict[str, Any]) -> 
         launched(())  # says what is missing
         arguments, ready_s = [*arguments, "--launcher", launcher], ready_s + LAUNCHED_S
     if options["tunnel"] != "none":
-        ready_s += TUNNEL_S
+        ready_s += WAY_S + THROUGH_S
     said = start_in_background(["endpoint", "start", *arguments], log, ready_s)
     served = ", ".join(said["plugins"]) or "no plugin"
     absent = _absent_text(said["absent"])
@@ -147,7 +146,7 @@ def _serve(name: str | None, options: dict[str, Any]) -> None:
             from orbit_zmq.endpoint.endpoint import Endpoint
 
             if options["tunnel"] != "none":
-                ends_at = time.monotonic() + max(options["wait_s"], THROUGH_TUNNEL_S)
+                ends_at = time.monotonic() + max(options["wait_s"], THROUGH_S)
             made = Endpoint(
                 name,
                 place=place,

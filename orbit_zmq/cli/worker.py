@@ -6,7 +6,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,13 +16,17 @@ from orbit_zmq.cli.connection import Where, broker_options, connected
 from orbit_zmq.cli.endpoint_start import LAUNCHED_S, LAUNCHERS
 from orbit_zmq.cli.output import Column, Mode, Output, output_options
 from orbit_zmq.cli.parameters import DURATION, one_of
+from orbit_zmq.tunnel.deadlines import JOIN_S
 
 if TYPE_CHECKING:
     from orbit_zmq import Client
+    from orbit_zmq.errors import OrbitError
 
 PLUGIN = "psij"
 LOOK_S = 0.5
-JOIN_S = 120.0  # from the start of the job until its endpoint is there: tunnels, slow file systems
+END_S = 120.0  # for a batch system to end a job
+SETTLED_S = 10.0  # after a job's end, until its login endpoint has seen what became of the tunnel
+SETTLED = ("no_tunnel", "failed", "done")
 STATES = {"NEW": "submitted", "QUEUED": "queued", "ACTIVE": "started"}
 STARTING_S = 15.0  # of a job's time are over when its endpoint begins to count
 TAIL_CHARS = 1_000
@@ -104,9 +108,10 @@ def start(
             job = psij.start_worker(spec, executor, tunnel)
             if not no_wait:
                 patience_s = JOIN_S + (LAUNCHED_S if launcher else 0.0)
-                for told in _steps(client, psij, login, name, job["job_id"], timeout_s, patience_s):
-                    if output.mode is not Mode.QUIET:
-                        click.echo(told, err=True)
+                with _login_stays(login, name):
+                    for told in _steps(client, psij, login, name, job["job_id"], timeout_s, patience_s):
+                        if output.mode is not Mode.QUIET:
+                            click.echo(told, err=True)
     if output.is_json:
         output.item("orbit.worker.start", {**job, "endpoint_name": name, "executor": executor}, id_key="endpoint_name")
     else:
@@ -120,17 +125,31 @@ def _arguments(name: str, plugins: str, launcher: str | None, duration: float) -
     return [*words, "--launcher", launcher] if launcher else words
 
 
+@contextmanager
+def _login_stays(login: str, name: str) -> Iterator[None]:
+    """Says of what goes wrong with the login endpoint what it means for a worker that is waited for."""
+    from orbit_zmq.errors import EndpointLost, NotFound, OutcomeUnknown, ShuttingDown
+
+    try:
+        yield
+    except (EndpointLost, NotFound, OutcomeUnknown, ShuttingDown) as error:  # nothing is changed while one waits
+        raise EndpointLost(
+            f"endpoint {login} has ended or was started anew while {name} was waited for; its job stays",
+            hint=f"`orbit worker list --endpoint {login}` shows what becomes of it, once that endpoint runs.",
+        ) from error
+
+
 def _steps(
     client: Client, psij: Any, login: str, name: str, job_id: str, timeout_s: float | None, patience_s: float
 ) -> Iterator[str]:
     """What happens until the worker is there, a line each; raises what keeps it from coming, or from coming within
     `patience_s` of the start of its job."""
-    from orbit_zmq.errors import DeadlineExceeded, InternalError, TunnelFailed
+    from orbit_zmq.errors import DeadlineExceeded, TunnelFailed
 
     ends_at = None if timeout_s is None else time.monotonic() + timeout_s
     changed = _topology_changes(client, name)
     told: set[str] = set()
-    started_at = None
+    started_at = ended_at = None
     while True:
         job, tunnel = psij.get_job_status(job_id), psij.tunnel_status(name)
         for line in _lines(job, tunnel):
@@ -140,15 +159,12 @@ def _steps(
         if any(one.name == name and one.facts.state == "present" for one in client.endpoints()):
             yield "connected"
             return
-        if job["state"] not in STATES:
-            if tunnel["status"] == "failed":
-                raise TunnelFailed(tunnel["reason"], hint=tunnel["hint"])
-            wrote = str(job["stderr"])[-TAIL_CHARS:].strip()
-            raise InternalError(
-                f"the job {job['native_id']} ended before {name} was there: {job['message'] or job['state']}",
-                hint=f"The end of what it wrote: {wrote}" if wrote else "It wrote nothing.",
-            )
+        if tunnel["status"] == "failed":
+            raise TunnelFailed(tunnel["reason"], hint=tunnel["hint"])
         now = time.monotonic()
+        ended_at = ended_at or (now if job["state"] not in STATES else None)
+        if ended_at is not None and (tunnel["status"] in SETTLED or now > ended_at + SETTLED_S):
+            raise _ended(job, name)
         started_at = started_at or (now if job["state"] == "ACTIVE" else None)
         if started_at is not None and now > started_at + patience_s:
             raise DeadlineExceeded(
@@ -171,6 +187,16 @@ def _topology_changes(client: Client, name: str) -> threading.Event:
     with suppress(OrbitError):
         client.on_topology_change(lambda view: changed.set() if name in view else None)
     return changed
+
+
+def _ended(job: dict[str, Any], name: str) -> OrbitError:
+    from orbit_zmq.errors import InternalError
+
+    wrote = str(job["stderr"])[-TAIL_CHARS:].strip()
+    return InternalError(
+        f"the job {job['native_id']} ended before {name} was there: {job['message'] or job['state']}",
+        hint=f"The end of what it wrote: {wrote}" if wrote else "It wrote nothing.",
+    )
 
 
 def _lines(job: dict[str, Any], tunnel: dict[str, Any]) -> Iterator[str]:
@@ -204,7 +230,7 @@ def stop(name: str, login: str, output: Output, where: Where) -> None:
         chosen = found[one_of("worker", name, list(found))]
         with client.get_plugin(login, PLUGIN) as psij:
             psij.cancel_job(chosen["job_id"])
-            ended = psij.wait_job(chosen["job_id"], timeout=JOIN_S)
+            ended = psij.wait_job(chosen["job_id"], timeout=END_S)
     if output.is_json or output.mode is Mode.QUIET:
         output.item("orbit.worker.stop", {**chosen, "state": ended["state"]}, id_key="endpoint_name")
     else:

@@ -14,9 +14,10 @@ from typing import Literal
 
 from orbit_zmq.errors import OrbitError
 from orbit_zmq.log import get_logger
-from orbit_zmq.tunnel.ssh import Ssh
+from orbit_zmq.tunnel.ssh import UP_S, Ssh
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
+TRY_AGAIN_S = 1.0  # while the first one is opened
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0  # when one has died
 STEADY_S = 30.0  # a tunnel that has held for so long starts again with the first pause
 
 State = Literal["pending", "active", "reconnecting", "failed", "done"]
@@ -27,14 +28,17 @@ log = get_logger(__name__)
 class KeptTunnel:
     """One tunnel and the thread that keeps it.
 
-    `make` starts ssh; it is told whether the tunnel has been open, for then the ports have to be the same ones.
+    `make` starts ssh; it is told whether the tunnel has been open, for then the ports have to be the same ones. `on_change` is
+    told of each state, and of each reason.
     """
 
-    def __init__(self, name: str, make: Callable[[bool], Ssh], on_change: Callable[[KeptTunnel], None]) -> None:
+    def __init__(
+        self, name: str, make: Callable[[bool], Ssh], on_change: Callable[[KeptTunnel], None], was_open: bool = False
+    ) -> None:
         self._name, self._make, self._on_change = name, make, on_change
-        self._was_open = False
-        self.state: State = "pending"
-        self.reason = self.hint = ""  # of the last failure, while it is tried again
+        self.was_open = was_open
+        self.state: State = "reconnecting" if was_open else "pending"
+        self.failure: OrbitError | None = None  # the last one, while it is tried again
         self.since = time.time()  # of `state`, seconds since 1970
         self.pid: int | None = None
         self._ssh: Ssh | None = None
@@ -42,19 +46,27 @@ class KeptTunnel:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._keep, name=f"orbit-tunnel-{name}", daemon=True)
 
-    def open(self, within_s: float, pause_s: float = 1.0) -> None:
-        """Open it, trying again while that may help; raises the last failure when the time is over. Then it is kept."""
-        deadline = time.monotonic() + within_s
+    def open(self, within_s: float, check: Callable[[], None] | None = None, once: bool = False) -> None:
+        """Open it, trying again while that may help, or once; raises the last failure when the time is over. Then it is kept.
+
+        It counts as open once `check` has not raised.
+        """
+        ends_at = time.monotonic() + within_s
         while True:
             try:
-                self._try()
+                self._try(ends_at - time.monotonic(), check)
                 break
             except OrbitError as error:
-                self.reason, self.hint = error.message, error.hint
-                is_late = time.monotonic() + pause_s >= deadline
-                if not error.transient or is_late or self._over.wait(pause_s):
-                    self._enter("failed")
+                is_late = time.monotonic() + TRY_AGAIN_S >= ends_at
+                if once or not error.transient or is_late or self._over.wait(TRY_AGAIN_S):
+                    if not self._over.is_set():
+                        self._enter("failed", error)
                     raise
+                self._enter(self.state, error)
+        self.keep()
+
+    def keep(self) -> None:
+        """Go on with one that is open, or that was when another process kept it."""
         self._thread.start()
 
     def close(self) -> None:
@@ -68,14 +80,22 @@ class KeptTunnel:
         if self.state != "failed":
             self._enter("done")
 
-    def _try(self) -> None:
+    def _try(self, within_s: float, check: Callable[[], None] | None = None) -> None:
         with self._lock:
             if self._over.is_set():
                 return
-            ssh = self._ssh = self._make(self._was_open)
-        ssh.wait_until_up()
-        self._was_open = True
-        self.pid, self.reason, self.hint = ssh.pid, "", ""
+            ssh = self._ssh = self._make(self.was_open)
+        ssh.wait_until_up(min(UP_S, within_s))
+        try:
+            if check is not None:
+                check()
+        except OrbitError as error:
+            ssh.end()
+            if ssh.refused:
+                error.message += f" (ssh: {ssh.refused})"
+            raise
+        self.was_open = True
+        self.pid = ssh.pid
         self._enter("active")
         log.info("tunnel-open", tunnel=self._name, host=ssh.host, pid=ssh.pid)
 
@@ -87,20 +107,27 @@ class KeptTunnel:
                 if self._over.is_set():
                     return
                 failure = self._ssh.failure()
-                self.reason, self.hint = failure.message, failure.hint
                 pause_s = FIRST_PAUSE_S if time.monotonic() - opened_at > STEADY_S else pause_s
-                self._enter("reconnecting")
-                log.warning("tunnel-lost", tunnel=self._name, reason=self.reason)
+                self._enter("reconnecting", failure)
+                log.warning("tunnel-lost", tunnel=self._name, reason=failure.message)
             if self._over.wait(pause_s * random.uniform(0.5, 1.0)):
                 return
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
             try:
-                self._try()
+                self._try(UP_S)
                 opened_at = time.monotonic()
             except OrbitError as error:
-                self.reason, self.hint = error.message, error.hint
+                if not self._over.is_set():
+                    self._enter("reconnecting", error)
 
-    def _enter(self, state: State) -> None:
-        if state != self.state:
-            self.state, self.since = state, time.time()
-            self._on_change(self)
+    def _enter(self, state: State, failure: OrbitError | None = None) -> None:
+        is_same = state == self.state
+        if is_same and _message(failure) == _message(self.failure):
+            return
+        self.state, self.failure = state, failure
+        self.since = self.since if is_same else time.time()
+        self._on_change(self)
+
+
+def _message(failure: OrbitError | None) -> str:
+    return failure.message if failure is not None else ""

@@ -1,7 +1,7 @@
 """Where the two ends of a tunnel meet before there is one: files in a directory that both see, a home most often.
 
 `<name>.req` is written by the child and asks for a tunnel to it; that it exists is the sign that the child is ready.
-`<name>.port` says how the tunnel is, by whoever keeps it. `<name>.pid` has the process of ssh.
+`<name>.port` says how the tunnel is, by whoever keeps it, or by the child that has given up. `<name>.pid` has ssh's process.
 Each is written whole or not at all, and the directory is read before a file is: a client of NFS remembers for long that a
 file was not there, and not what else is in the directory.
 """
@@ -22,6 +22,7 @@ from orbit_zmq.files import make_private_directory, write_private
 from orbit_zmq.paths import state_dir
 
 SUFFIXES = (".req", ".port", ".pid")
+REQUESTS = 3  # of one child, with other ports each
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class Request:
     events_port: int
     number: int = 1  # of the attempt, for a port may be taken
     asked_at: float = 0.0  # seconds since 1970
+    tried: str = ""  # what has failed before
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class Report:
     """How the tunnel is, written by whoever keeps it at each change."""
 
     number: int  # of the request that it answers
-    state: str  # active, reconnecting, failed, done; no_tunnel where none is needed
+    state: str  # pending, active, reconnecting, failed, done; no_tunnel where none is needed
     mode: str  # none, forward, reverse
     port: int = 0
     pid: int | None = None
@@ -49,6 +51,11 @@ class Report:
     since: float = 0.0  # of the state, seconds since 1970
     reason: str = ""
     hint: str = ""
+    wants_other_port: bool = False  # it cannot be had at these ports, and is not tried any more until it is asked for at others
+
+    def answers(self, request: Request) -> bool:
+        """Whether it is about that request, and not about one of an earlier run of the job."""
+        return (self.number, self.port, self.ssh_host) == (request.number, request.port, request.hostname)
 
 
 class Rendezvous:
@@ -67,6 +74,11 @@ class Rendezvous:
 
     def ask(self, request: Request) -> None:
         write_private(self._path(".req"), json.dumps(asdict(request)))
+
+    def withdraw(self) -> None:
+        """Nobody waits for an answer any more."""
+        with contextlib.suppress(OSError):
+            self._path(".req").unlink(missing_ok=True)
 
     def request(self) -> Request | None:
         """The child's request, if there is one."""

@@ -47,32 +47,53 @@ FORWARDED = {
 }
 CHATTER = re.compile(r"^(debug\d: |OpenSSH_|Authenticated to |Transferred: |Bytes per second|\*\*|Warning: Permanently added)")
 
+# Of one connection through the tunnel, which goes on.
+OF_CONNECTION = re.compile(r"^(channel \d+: open failed: |connect_to )")
+
+WANTS_OTHER_PORT = "wants_other_port"  # in the details of a failure
 OTHER_WAY = "Choose the other direction of the tunnel."
 
-# what ssh says -> the end of our sentence, and what to do
+
+@dataclass(frozen=True, slots=True)
+class Saying:
+    """Words of ssh, the end of our sentence, and what to do."""
+
+    words: str
+    meaning: str
+    hint: str
+    lasts: str = (
+        ""  # on which sides a second attempt does not change it: L, R. A node lets its user in only after the job's start
+    )
+    is_port: bool = False  # another port may do
+
+
 SAYINGS = (
-    (
+    Saying(
         "Host key verification failed",
         "its host key is not the one that is known here, or none is known",
         "Log in once by hand with `ssh {host}` from the same machine and compare the fingerprint; docs/tunnels.md has more.",
+        lasts="LR",
     ),
-    (
+    Saying(
         "Permission denied",
         "it accepts none of this user's keys",
         "`ssh -o BatchMode=yes {host} true` has to work there without a question; ~/.ssh/authorized_keys wants a key for it.",
+        lasts="L",
     ),
-    ("Could not resolve hostname", "nobody knows that name", "Check the name of the host."),
-    ("Connection refused", "nothing takes ssh connections there", OTHER_WAY),
-    ("timed out", "it does not answer", f"A firewall may be in the way. {OTHER_WAY}"),
-    ("No route to host", "no network leads there", OTHER_WAY),
-    ("Network is unreachable", "no network leads there", OTHER_WAY),
-    ("forwarding failed", "it does not forward the port", "It may be taken, or sshd forbids it (AllowTcpForwarding)."),
-    ("administratively prohibited", "its sshd forbids to forward ports (AllowTcpForwarding)", OTHER_WAY),
-    ("Address already in use", "the port is taken here", "Another one is tried."),
+    Saying("Could not resolve hostname", "nobody knows that name", "Check the name of the host.", lasts="LR"),
+    Saying("Connection refused", "nothing takes ssh connections there", OTHER_WAY),
+    Saying("timed out", "it does not answer", f"A firewall may be in the way. {OTHER_WAY}"),
+    Saying("No route to host", "no network leads there", OTHER_WAY),
+    Saying("Network is unreachable", "no network leads there", OTHER_WAY),
+    Saying("Address already in use", "the port is taken here", "Another one is tried.", is_port=True),
+    Saying(
+        "forwarding failed",
+        "it does not forward the port",
+        "It may be taken, or sshd forbids it (AllowTcpForwarding).",
+        lasts="R",
+        is_port=True,
+    ),
 )
-# What a second attempt does not change. A node that a job has been given lets its user in some time after the job has started.
-_NEVER = ("Host key verification failed", "Could not resolve hostname")
-LASTING = {"L": (*_NEVER, "Permission denied"), "R": _NEVER}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +126,7 @@ class Ssh:
 
     def __init__(self, side: Literal["L", "R"], host: str, forwards: Sequence[Forward]) -> None:
         self.host = host
+        self.refused = ""  # what became of the last connection through it that the other end did not make
         self._side, self._missing = side, {forward.port for forward in forwards}
         self._said: deque[str] = deque(maxlen=20)
         self._is_up = threading.Event()
@@ -166,13 +188,13 @@ class Ssh:
     def failure(self) -> OrbitError:
         """Why it has ended, in a sentence."""
         said = "; ".join(self._said)
-        for words, meaning, hint in SAYINGS:
-            if words in said:
+        for one in SAYINGS:
+            if one.words in said:
                 return TunnelFailed(
-                    f"ssh to {self.host}: {meaning}",
-                    hint=hint.format(host=self.host),
-                    transient=words not in LASTING[self._side],
-                    details={"ssh": said[-500:]},
+                    f"ssh to {self.host}: {one.meaning}",
+                    hint=one.hint.format(host=self.host),
+                    transient=self._side not in one.lasts,
+                    details={"ssh": said[-500:], WANTS_OTHER_PORT: one.is_port},
                 )
         return TunnelFailed(f"ssh to {self.host} ended: {said[-500:] or 'without a word'}", details={"ssh": said[-500:]})
 
@@ -192,5 +214,7 @@ class Ssh:
                     self._missing.discard(int(found[1]))
                     if not self._missing:
                         self._is_up.set()
+                elif found := OF_CONNECTION.match(line):
+                    self.refused = line.removeprefix(found[0])
                 elif line and not CHATTER.match(line):
                     self._said.append(line)

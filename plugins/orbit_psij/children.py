@@ -34,6 +34,7 @@ from orbit_zmq.place import Place
 from orbit_zmq.plugin.store import SessionStore
 from orbit_zmq.security.join import JoinString
 from orbit_zmq.tunnel import WRAPPER
+from orbit_zmq.tunnel.deadlines import LOOK_S
 from orbit_zmq.tunnel.opener import ReverseTunnel
 from orbit_zmq.tunnel.rendezvous import Rendezvous, Report
 
@@ -42,7 +43,6 @@ log = get_logger(__name__)
 AUTO = "auto"  # the child finds out
 KEPT = "child/"  # before a child's name, in the plugin's store
 SITE = "site/"  # before an executor's name: the kind of tunnel that has worked there
-LOOK_S = 1.0
 SOON_S = 0.1  # between two looks for a request, times the number of children: who waits for a tunnel has just been started
 REVOKE_S, REVOKE_LONGEST_S = 2.0, 300.0  # between two attempts
 SLACK_S = 86_400.0  # that a key is valid beyond its job's wall time; while the job waits, that is counted from now
@@ -71,6 +71,7 @@ class Child:
     since: float | None = None  # of the status, seconds since 1970
     reason: str = ""
     hint: str = ""
+    has_ended_job: bool = False  # because its tunnel has failed
 
     def take(self, report: Report) -> None:
         self.tunnel, self.status, self.since = report.mode, report.state, report.since
@@ -204,15 +205,14 @@ class Children:
         """Until its job has ended: open the tunnel that it asks for, and note how that is."""
         job = self._following.get(child.job_id)
         reverse = self._opener(child)
+        if reverse is not None and child.status == "active":  # it has ended with the process that kept it
+            child.status, child.since, child.pid = "reconnecting", time.time(), None
         renewing = asyncio.get_running_loop().create_task(self._keep_valid(child, job))
         try:
             while job is not None and not job.is_final:
                 if child.tunnel != "none":
-                    try:
-                        await self._look(child, job, reverse)
-                    except OrbitError as error:  # a file of another version, or a scheduler that does not cancel now
-                        child.reason = error.message
-                is_awaited = child.status == "pending"
+                    await self._look(child, job, reverse)
+                is_awaited = child.status == "pending" and job.state == "ACTIVE"  # a job may wait for days
                 await self._following.ended(job, min(LOOK_S, SOON_S * len(self._watched)) if is_awaited else LOOK_S)
         except asyncio.CancelledError:  # the endpoint ends, the job does not
             if reverse is not None:
@@ -227,7 +227,7 @@ class Children:
         await self._remove_store(child.endpoint_name)
         await self._put_away(child)
         if child.tunnel != "none" and child.status != "failed":
-            child.status, child.since, child.reason, child.pid = "done", time.time(), "", None
+            child.status, child.since, child.reason, child.hint, child.pid = "done", time.time(), "", "", None
 
     async def _keep_valid(self, child: Child, job: Job | None) -> None:
         """The time of a key begins when its job does: until then its end is put off, as where the wall time is not known."""
@@ -242,18 +242,32 @@ class Children:
             await asyncio.sleep(RENEW_S)
 
     async def _look(self, child: Child, job: Job, reverse: ReverseTunnel | None) -> None:
+        """What has failed stays so: its job is ended, however often that has to be tried."""
+        try:
+            if child.status != "failed":
+                await self._take_report(child, reverse)
+            if child.status == "failed":
+                await self._end_job(child, job)
+        except OrbitError as error:  # a file of another version, or a scheduler that does not cancel now
+            log.warning("child-not-followed", endpoint=child.endpoint_name, reason=error.message)
+
+    async def _take_report(self, child: Child, reverse: ReverseTunnel | None) -> None:
         if reverse is not None:
             await self._threads.run(reverse.look)
         report = await self._threads.run(Rendezvous(child.endpoint_name).reported)
-        if report is None or (report.state, report.since) == (child.status, child.since):
+        if report is None or (report.state, report.since, report.reason) == (child.status, child.since, child.reason):
             return
         self._note_site(child, report)
         child.take(report)
         self._keep(child)
-        if child.status == "failed" and not job.is_final and self._cancel is not None:
-            log.warning("child-without-tunnel", endpoint=child.endpoint_name, reason=child.reason)
-            job.message = f"No tunnel: {child.reason}"
-            await self._cancel(job)
+
+    async def _end_job(self, child: Child, job: Job) -> None:
+        self._following.explain(job, f"No tunnel: {child.reason}")
+        if job.is_final or child.has_ended_job or self._cancel is None:
+            return
+        log.warning("child-without-tunnel", endpoint=child.endpoint_name, reason=child.reason)
+        await self._cancel(job)
+        child.has_ended_job = True
 
     def _note_site(self, child: Child, report: Report) -> None:
         """What has worked is tried first the next time; what fails is found out anew."""

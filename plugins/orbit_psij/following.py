@@ -127,6 +127,13 @@ class Following:
         self._begin(job.executor)
         self._wake[job.executor].set()
 
+    def explain(self, job: Job, reason: str) -> None:
+        """Why it ends, or has ended, where that is known here better than by its scheduler."""
+        if job.end_reason != reason:
+            job.end_reason = reason
+            job.message = reason if job.is_final else job.message
+            self._store.keep(KEPT + job.job_id, job.kept())
+
     async def ended(self, job: Job, wait_s: float) -> None:
         """Return when the job has ended, or after so long."""
         if not job.is_final:
@@ -230,7 +237,7 @@ class Following:
 
     def _end(self, job: Job, outcome: Outcome, seen: Seen) -> None:
         job.exit_code, job.signal, job.source = outcome.exit_code, outcome.signal, outcome.source
-        job.message = outcome.reason
+        job.message = job.end_reason or outcome.reason
         last = seen.accounting if seen.said is None or not seen.said.has_ended else seen.said
         raw_state = last.raw_state if last is not None else "" if outcome.source == "record" else "UNKNOWN"
         by_record = seen.record.ended if seen.record is not None else None

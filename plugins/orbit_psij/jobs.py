@@ -41,6 +41,7 @@ class Job:
     exit_code: int | None = None
     signal: int | None = None
     message: str = ""
+    end_reason: str = ""  # why it is to end, where that is known here
     source: str = ""  # who has told of the end: record, accounting, scheduler, or none
     started_at: float | None = None
     ended_at: float | None = None
@@ -63,7 +64,7 @@ class Job:
 
     def shown(self) -> dict[str, Any]:
         """As it is told."""
-        told = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "owner"}
+        told = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("owner", "end_reason")}
         return {**told, "time": self.changed_at}
 
     def change(self) -> dict[str, Any]:

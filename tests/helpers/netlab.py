@@ -1,4 +1,4 @@
-"""Machines with cables between them, as network namespaces; this process is one of them, called login."""
+"""Machines with cables between them, as network namespaces; this process is one of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 CAN_RUN = os.geteuid() == 0 and shutil.which("ip") is not None
 WHY_NOT = "makes network namespaces: needs root and ip"
 CLONE_NEWNET = 0x40000000
-LOGIN = ""  # the namespace of this process
+HERE = ""  # the namespace of this process
 
 
 def ip(*words: str) -> None:
@@ -29,6 +29,7 @@ class Network:
         self._machines: list[str] = []
         self._cables = 0
         self._ends: list[str] = []
+        self._at: dict[str, tuple[str, str]] = {}  # machine and device of an address
 
     def machine(self, name: str) -> str:
         full = f"orbit-{self.tag}-{name}"
@@ -51,7 +52,20 @@ class Network:
                 ip("link", "set", name, "netns", machine)
             ip(*where, "address", "add", f"{address}/24", "dev", name)
             ip(*where, "link", "set", name, "up")
+            self._at[address] = machine, name
         return addresses
+
+    def pull(self, address: str) -> None:
+        """The cable at that end, out: nothing comes through, and nobody is told. The other end keeps its routes."""
+        self._set(address, "down")
+
+    def plug(self, address: str) -> None:
+        """In again."""
+        self._set(address, "up")
+
+    def _set(self, address: str, state: str) -> None:
+        machine, name = self._at[address]
+        ip(*(["-n", machine] if machine else []), "link", "set", name, state)
 
     def close(self) -> None:
         for end in self._ends:

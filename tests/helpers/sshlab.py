@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 from lab import wait_until
+from netlab import inside
 
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/sbin")
 CAN_RUN = os.geteuid() == 0 and SSHD is not None and shutil.which("ssh") is not None
@@ -24,7 +25,7 @@ class SshLab:
 
     def __init__(self, place: Path, address: str = "127.0.0.1", machine: str = "") -> None:
         self.place, self.address, self.machine = place, address, machine
-        self.port = _free_port()
+        self.port = free_port()
         self._sshd: subprocess.Popen[bytes] | None = None
         place.mkdir(mode=0o700, parents=True)
         for name in ("host_key", "user_key"):
@@ -33,17 +34,29 @@ class SshLab:
         (place / "authorized_keys").chmod(0o600)
         self.know_host_key((place / "host_key.pub").read_text())
         self.configure()
-        (place / "config").write_text(
-            f"Host login {socket.gethostname()}\n HostName {address}\n Port {self.port}\n HostKeyAlias lab\n"
-            f"Host refused\n HostName 127.0.0.1\n Port {_free_port()}\n"
-            f"Host inner\n HostName {address}\n Port {self.port}\n HostKeyAlias lab\n ProxyJump login\n"
-            f"Host *\n User {USER}\n IdentityFile {place / 'user_key'}\n IdentitiesOnly yes\n"
-            f" UserKnownHostsFile {place / 'known_hosts'}\n GlobalKnownHostsFile /dev/null\n"
-        )
+        self.point_at(address, self.port)
         (place / "bin").mkdir()
         shim = place / "bin" / "ssh"
         shim.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {place / "config"} "$@"\n')
         shim.chmod(0o755)
+
+    def point_at(self, address: str, port: int) -> None:
+        """Where the names lead."""
+        hosts = [f"Host login {socket.gethostname()}", "Host inner\n ProxyJump login"]
+        lab = "".join(f"{host}\n HostName {address}\n Port {port}\n HostKeyAlias lab\n" for host in hosts)
+        (self.place / "config").write_text(
+            f"{lab}Host refused\n HostName 127.0.0.1\n Port {free_port()}\n"
+            f"Host *\n User {USER}\n IdentityFile {self.place / 'user_key'}\n IdentitiesOnly yes\n"
+            f" UserKnownHostsFile {self.place / 'known_hosts'}\n GlobalKnownHostsFile /dev/null\n"
+        )
+
+    def mend(self) -> None:
+        """As it was made, and running."""
+        self.stop()
+        self.point_at(self.address, self.port)
+        self.know_host_key((self.place / "host_key.pub").read_text())
+        self.configure()
+        self.start()
 
     def know_host_key(self, public: str) -> None:
         """What the client takes for the host's key."""
@@ -92,7 +105,7 @@ class SshLab:
         self._sshd = None
 
     def _listens(self) -> bool:
-        with socket.socket() as one:
+        with inside(self.machine) if self.machine else contextlib.nullcontext(), socket.socket() as one:
             return one.connect_ex((self.address, self.port)) == 0
 
 
@@ -106,7 +119,7 @@ def ssh_lab(place: Path, address: str = "127.0.0.1", machine: str = "") -> Itera
         lab.stop()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])

@@ -108,37 +108,6 @@ def test_tasks_run_inside_a_job_and_nothing_is_left_when_it_is_canceled(lab: Lab
         wait_until(lambda: not psutil.pid_exists(status["pid"]), PATIENCE_S, what="no ssh is left")
 
 
-@pytest.mark.parametrize("tunnel", ["forward", "reverse"])
-def test_a_stream_of_tasks_goes_on_over_a_new_tunnel(lab: Lab, psij: Any, site: SshLab, tunnel: str) -> None:
-    name = f"login.cut-{tunnel}"
-    submitted = psij.submit_tunneled(worker(lab, name), executor="slurm", tunnel=tunnel)
-    joins(lab, name)
-    with lab.client().get_plugin(name, "rhapsody", backends=["noop"]) as session:
-        answers = session.submit_tasks([{"executable": "/bin/true"}] * TASKS)
-        site.stop()
-        wait_until(lambda: psij.tunnel_status(name)["status"] == "reconnecting", PATIENCE_S, what="it is noticed")
-        site.start()
-        assert {result["state"] for result in session.wait_tasks(answers, timeout=PATIENCE_S)} == {"DONE"}
-    wait_until(lambda: psij.tunnel_status(name)["status"] == "active", PATIENCE_S, what="it is open again")
-    psij.cancel_job(submitted["job_id"])
-    psij.wait_job(submitted["job_id"], timeout=PATIENCE_S)
-
-
-def test_a_wrong_host_key_ends_the_job_and_says_so(lab: Lab, psij: Any, site: SshLab) -> None:
-    known = (site.place / "host_key.pub").read_text()
-    site.know_host_key((site.place / "user_key.pub").read_text())
-    try:
-        submitted = psij.submit_tunneled(worker(lab, "login.wrong"), executor="slurm", tunnel="reverse")
-        job = psij.wait_job(submitted["job_id"], timeout=PATIENCE_S)
-    finally:
-        site.know_host_key(known)
-
-    assert job["state"] in ("CANCELED", "FAILED")
-    wait_until(lambda: psij.tunnel_status("login.wrong")["status"] == "failed", PATIENCE_S, what="that is told of")
-    status = psij.tunnel_status("login.wrong")
-    assert "host key is not the one that is known" in status["reason"]
-
-
 def test_what_cannot_be_is_refused_before_anything_is_submitted(lab: Lab, psij: Any) -> None:
     for tunnel, words in ((True, "says nothing of the direction"), ("both", "tunnel is 'both'")):
         with pytest.raises(InvalidArgument, match=words) as caught:

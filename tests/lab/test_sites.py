@@ -1,88 +1,21 @@
 """Kinds of sites: laptop, bridge, login and compute node with only the permitted directions open, and one command for a worker.
 
-The login node is this machine, with a real Slurm; the job's processes run on the compute node. Every site has its own answer to
-`--tunnel auto`.
+Every site has its own answer to `--tunnel auto`.
 """
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from lab import wait_until
-from netlab import CAN_RUN, LOGIN, WHY_NOT, inside, ip, network
-from slurmlab.broker import broker_at
+from sitelab import CAN_RUN, WHY_NOT, site
 from slurmlab.cluster import SlurmLab
-from sshlab import CAN_RUN as CAN_RUN_SSHD
-from sshlab import WHY_NOT as WHY_NO_SSHD
-from sshlab import ssh_lab
-
-from orbit_zmq import Client
 
 TASKS = 10_000
 PATIENCE_S = 120.0
-pytestmark = [
-    pytest.mark.skipif(not CAN_RUN, reason=WHY_NOT),
-    pytest.mark.skipif(not CAN_RUN_SSHD, reason=WHY_NO_SSHD),
-    pytest.mark.timeout(400),
-]
-
-
-@dataclass(frozen=True)
-class Site:
-    """What is there for a test: how a laptop reaches the broker, and how a job gets to the compute node."""
-
-    client: Client
-    environment: dict[str, str]
-
-    def job(self, name: str) -> dict[str, Any]:
-        return {
-            "executable": "orbit-endpoint-wrapper.sh",
-            "arguments": ["-n", name, "--plugins", "rhapsody"],
-            "environment": self.environment,
-            "attributes": {"duration": 600},
-        }
-
-
-@contextmanager
-def site(kind: str, slurm: SlurmLab, place: Path) -> Iterator[Site]:
-    """`none`: the compute node reaches the bridge; `forward`: it may log in to the login node; `reverse`: the other way."""
-    with ExitStack() as stack:
-        net = stack.enter_context(network())
-        laptop, bridge, compute = map(net.machine, ("laptop", "bridge", "compute"))
-        _, for_laptop = net.cable(laptop, bridge)
-        _, for_login = net.cable(LOGIN, bridge)
-        login_there, compute_there = net.cable(LOGIN, compute)
-        if kind == "none":
-            here, there = net.cable(compute, bridge)
-            ip("-n", compute, "route", "add", f"{for_login}/32", "via", there, "src", here)
-        sshd = (login_there, "") if kind == "forward" else (compute_there, compute)
-        ssh = stack.enter_context(ssh_lab(place / "ssh", *sshd))
-        lab = stack.enter_context(broker_at(slurm, PATH=ssh.environment["PATH"]))
-        assert lab.broker is not None
-        lab.broker.end()
-        with inside(bridge):
-            lab.start_broker("tcp://0.0.0.0:0")
-        port = lab.tcp.rpartition(":")[2]
-        lab.start_endpoint("login", url=f"tcp://{for_login}:{port}", plugins="psij")
-        with inside(laptop):
-            client = stack.enter_context(Client(url=f"tcp://{for_laptop}:{port}"))
-            client.endpoints()  # it is connected from here
-        yield Site(client, {"PATH": ssh.environment["PATH"], "ORBIT_PYTHON": str(_python_on(compute, place))})
-
-
-def _python_on(machine: str, place: Path) -> Path:
-    shim = place / "python"
-    shim.write_text(f'#!/bin/sh\nexec ip netns exec {machine} {sys.executable} "$@"\n')
-    shim.chmod(0o755)
-    return shim
-
+pytestmark = [pytest.mark.skipif(not CAN_RUN, reason=WHY_NOT), pytest.mark.timeout(400)]
 
 TOLD = pytest.mark.long  # what is told is done by other tests as well; that it is found out, by none
 

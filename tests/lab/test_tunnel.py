@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from lab import Lab, running_lab, wait_until
-from sshlab import CAN_RUN, WHY_NOT, SshLab, ssh_lab
+from sshlab import CAN_RUN, WHY_NOT, SshLab, free_port, ssh_lab
 
 from orbit_zmq.children import Child
 from orbit_zmq.errors import TunnelFailed
-from orbit_zmq.place import find_broker
+from orbit_zmq.place import Place, find_broker
 from orbit_zmq.tunnel.opener import ReverseTunnel
-from orbit_zmq.tunnel.rendezvous import Rendezvous
+from orbit_zmq.tunnel.rendezvous import REQUESTS, Rendezvous, Report, Request
 from orbit_zmq.tunnel.ssh import Forward, Ssh
-from orbit_zmq.tunnel.way import broker_of, free_ports
+from orbit_zmq.tunnel.way import broker_of, forward, free_ports, reverse
 
+PATIENCE_S = 60.0
+REFUSED = "nothing takes ssh connections there"
 pytestmark = [pytest.mark.skipif(not CAN_RUN, reason=WHY_NOT), pytest.mark.timeout(240)]
 
 
@@ -190,3 +195,143 @@ def test_a_worker_whose_tunnel_cannot_be_opened_says_why(site: SshLab, bridge: L
 
     with pytest.raises(TunnelFailed, match="accepts none of this user's keys"):
         start_worker(bridge, join_file, "--tunnel", "forward", "--tunnel-via", "login")
+
+
+@pytest.fixture
+def here(site: SshLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """Something that speaks first, as a broker does: the sshd. Both sides meet in a directory of the test."""
+    monkeypatch.setenv("ORBIT_STATE_DIR", str(tmp_path / "state"))
+    return place_at(site.port)
+
+
+def place_at(port: int) -> Place:
+    return Place(f"tcp://127.0.0.1:{port}", None, None, "the test", events=f"tcp://127.0.0.1:{port}")
+
+
+@contextmanager
+def looked_after(tunnel: ReverseTunnel) -> Iterator[ReverseTunnel]:
+    """The login endpoint, as far as tunnels go."""
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.wait(0.1):
+            tunnel.look()
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        yield tunnel
+    finally:
+        stop.set()
+        looking.join()
+        tunnel.leave()
+
+
+def told(state: str, words: str = "") -> Report:
+    """The report of that state and reason, once there is one."""
+
+    def found() -> Report | None:
+        report = Rendezvous("worker").reported()
+        return report if report is not None and report.state == state and words in report.reason else None
+
+    found_one = wait_until(found, PATIENCE_S, what=f"{state} {words}")
+    assert found_one is not None
+    return found_one
+
+
+def test_forward_to_a_port_that_refuses_is_tried_until_the_deadline_and_then_told(site: SshLab, here: Place) -> None:
+    with pytest.raises(TunnelFailed, match=REFUSED), forward(here, "worker", "refused", within_s=2.0):
+        pass
+
+    assert told("failed", REFUSED).ssh_host == "refused"
+
+
+def test_reverse_to_a_port_that_refuses_is_tried_until_the_deadline_and_then_told(site: SshLab, here: Place) -> None:
+    site.point_at(site.address, free_port())
+
+    with looked_after(ReverseTunnel("worker", broker_of(here), within_s=2.0)):
+        with pytest.raises(TunnelFailed, match=REFUSED), reverse(here, "worker"):
+            pass
+        assert told("failed", REFUSED).mode == "reverse"
+
+
+def test_a_fault_that_passes_is_told_meanwhile_and_the_tunnel_opens(site: SshLab, here: Place) -> None:
+    site.stop()
+    with ThreadPoolExecutor() as threads, ExitStack() as stack:
+        opened = threads.submit(stack.enter_context, forward(here, "worker", "login", within_s=PATIENCE_S))
+        told("pending", REFUSED)
+
+        site.start()
+
+        assert opened.result().address.startswith("tcp://127.0.0.1:")
+        assert told("active").reason == ""
+
+
+def test_forward_to_where_nothing_answers_has_failed_and_says_what_ssh_says(site: SshLab, here: Place) -> None:
+    with pytest.raises(TunnelFailed, match="nothing answers"), forward(place_at(free_port()), "worker", "login"):
+        pass
+
+    assert "Connection refused" in told("failed", "the tunnel is open, and nothing answers").reason
+    wait_until(lambda: not ssh_processes(), PATIENCE_S, what="no ssh is left")
+
+
+def test_a_worker_that_nobody_hears_gives_up_and_withdraws_its_request(here: Place) -> None:
+    with pytest.raises(TunnelFailed, match="nobody has read the request"), reverse(here, "worker", heard_s=1.0):
+        pass
+
+    assert Rendezvous("worker").request() is None
+    told("failed", "nobody has read the request")
+
+
+def test_a_worker_whose_request_was_read_and_then_forgotten_gives_up_with_what_was_said_last(here: Place) -> None:
+    meeting = Rendezvous("worker")
+    with ThreadPoolExecutor() as threads, ExitStack() as stack:
+        asked = threads.submit(stack.enter_context, reverse(here, "worker", answer_s=1.0))
+        request = wait_until(meeting.request, PATIENCE_S, what="it asks")
+        assert request is not None
+        meeting.report(Report(1, "pending", "reverse", request.port, ssh_host=request.hostname, reason="of the first attempt"))
+
+        with pytest.raises(TunnelFailed, match="has not opened a tunnel to here in time: of the first attempt"):
+            asked.result()
+
+
+def test_a_port_that_is_taken_at_the_worker_is_asked_for_again_as_another_one(site: SshLab, here: Place) -> None:
+    meeting = Rendezvous("worker")
+    with socket.create_server(("127.0.0.1", 0)) as taken, looked_after(ReverseTunnel("worker", broker_of(here))):
+        port, (first, second, third) = taken.getsockname()[1], free_ports(3)
+        meeting.ask(Request("worker", socket.gethostname(), port, first, number=1))
+        assert told("pending", "does not forward the port").wants_other_port
+
+        meeting.ask(Request("worker", socket.gethostname(), second, third, number=2))
+        assert told("active").port == second
+
+        meeting.ask(Request("worker", socket.gethostname(), port, first, number=REQUESTS))
+        told("failed", "does not forward the port")
+
+
+def test_a_job_that_runs_again_elsewhere_gets_a_tunnel_to_there_instead(site: SshLab, here: Place) -> None:
+    meeting = Rendezvous("worker")
+    with looked_after(ReverseTunnel("worker", broker_of(here))):
+        first, second, third, fourth = free_ports(4)
+        meeting.ask(Request("worker", "login", first, second, asked_at=1.0))
+        old = told("active")
+
+        meeting.ask(Request("worker", "inner", third, fourth, asked_at=2.0))
+
+        wait_until(lambda: told("active").ssh_host == "inner", PATIENCE_S, what="there is one to the other host")
+        wait_until(lambda: not psutil.pid_exists(old.pid or 0), PATIENCE_S, what="the old one has ended")
+
+
+def test_a_login_endpoint_that_was_started_anew_goes_on_with_the_tunnel_and_tells_why_it_cannot(
+    site: SshLab, here: Place
+) -> None:
+    with looked_after(ReverseTunnel("worker", broker_of(here))):
+        port, events_port = free_ports(2)
+        Rendezvous("worker").ask(Request("worker", socket.gethostname(), port, events_port))
+        told("active")
+    site.stop()
+
+    with looked_after(ReverseTunnel("worker", broker_of(here), within_s=0.0)):
+        told("reconnecting", REFUSED)
+        site.start()
+        assert told("active").port == port

@@ -28,7 +28,9 @@ def test_an_address_has_a_host_and_a_port(address: str, host: str, bare: str, po
     assert (host_of(address), port_of(address), host_and_port(address)) == (host, port, (bare, port))
 
 
-@pytest.mark.parametrize("address", ["", "tcp://", "tcp://host", "tcp://host:", "tcp://host:-1", "tcp://host:65536", "tcp://h:٣"])
+@pytest.mark.parametrize(
+    "address", ["", "tcp://", "tcp://host", "tcp://host:", "tcp://host:-1", "tcp://host:65536", "tcp://h:٣"]
+)
 def test_an_address_without_a_port_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match="has no port"):
         port_of(address)
