@@ -50,9 +50,14 @@ class SlurmLab:
         return int((self.place / f"{daemon}.daemon").read_text())
 
     def stop(self, daemon: str) -> None:
+        """End it: the controller so that it keeps what it knows.
+
+        One that is killed forgets some seconds. It then starts jobs again that have ended or that run, and drains their nodes
+        for the duplicate.
+        """
         process = psutil.Process(self.pid_of(daemon))
-        process.kill()
-        wait_until(lambda: not is_running(process.pid), what=f"{daemon} has ended")
+        process.send_signal(signal.SIGTERM if daemon == "slurmctld" else signal.SIGKILL)
+        wait_until(lambda: not is_running(process.pid), COMMAND_S, what=f"{daemon} has ended")
 
     def start_again(self, daemon: str) -> None:
         """Whatever has been stopped."""

@@ -148,7 +148,9 @@ class Keeper:
                 preexec_fn=_die_with_parent,
             )
         wait_until(lambda: self._is_up(name), f"{name} has started", lambda: self._end_of_output(name))
-        (self._place / f"{name}.daemon").write_text(str(self._running[name].pid))
+        new = self._place / f"{name}.daemon.new"
+        new.write_text(str(self._running[name].pid))
+        new.rename(self._place / f"{name}.daemon")  # whoever looks finds a whole number
 
     def _is_up(self, name: str) -> bool:
         if self._running[name].poll() is not None:

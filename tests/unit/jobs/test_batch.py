@@ -263,12 +263,13 @@ def test_what_an_earlier_run_has_written_is_no_end_of_the_next(site: Site) -> No
             assert not site.status().is_finished
             site.now += 1_000
             assert not site.status().is_finished and not site.runner.status(site.handle).status.is_finished
-    site.states = {"17": NativeState("CANCELLED", "CANCELLED", restarts=1)}
+    site.states = {"17": NativeState("FAILED", "FAILED", 1, restarts=1)}  # as of a node that refuses the next run
     site.look()
     site.now += batch.SETTLE_S
     found = site.look()
 
-    assert isinstance(found, JobStatusResult) and found.status is JobStatus.CANCELLED and "exit_code" not in found.detail
+    assert isinstance(found, JobStatusResult) and found.status is JobStatus.FAILED
+    assert (found.detail["exit_code"], found.detail["source"]) == (1, "scheduler") and "ended" not in found.detail
 
 
 def test_a_run_that_is_cleared_away_and_was_not_counted_again_has_ended(site: Site) -> None:
