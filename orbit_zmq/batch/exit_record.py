@@ -43,8 +43,8 @@ born=$(stat=$(cat /proc/$$/stat 2>/dev/null) && set -- ${stat##*) } && echo "${2
 begun=$(date +%s)
 write() (
     umask 077
-    printf '{"pid": %s, "pid_started": "%s", "boot": "%s", "host": "%s", "native_id": "%s", "restarts": %s, "started": %s, %s}\n' \
-        "$$" "$born" "$boot" "$(uname -n)" "$id" "${restarts:-null}" "$begun" "$1" >"$record.new" &&
+    printf '{"pid": %s, "pid_started": "%s", "boot": "%s", "host": "%s", "native_id": "%s", %s}\n' \
+        "$$" "$born" "$boot" "$(uname -n)" "$id" "\"started\": $begun, \"restarts\": ${restarts:-null}, $1" >"$record.new" &&
         mv -f "$record.new" "$record"
 )
 ended() {
@@ -61,9 +61,9 @@ cannot() {
 asked=
 trap asked=129 HUP; trap asked=130 INT; trap asked=131 QUIT; trap asked=138 USR1; trap asked=140 USR2; trap asked=143 TERM
 write '"exit_code": null'
-(: <"$in") 2>/dev/null || cannot "stdin cannot be read"
-(: >"$out") 2>/dev/null || cannot "stdout cannot be written"
-[ "$err" = "$out" ] || (: >"$err") 2>/dev/null || cannot "stderr cannot be written"
+[ -p "$in" ] || (: <"$in") 2>/dev/null || cannot "stdin cannot be read"
+[ -p "$out" ] || (: >"$out") 2>/dev/null || cannot "stdout cannot be written"
+[ "$err" = "$out" ] || [ -p "$err" ] || (: >"$err") 2>/dev/null || cannot "stderr cannot be written"
 [ -z "$asked" ] || ended "$asked" ""
 if [ "$err" = "$out" ]; then
     (exec "$@") 8>&1 9>&2 <"$in" >"$out" 2>&1 5<&0 6>&1 7>&1

@@ -108,7 +108,7 @@ class WrittenLine(NamedTuple):
 
 
 def lines_of(result: Mapping[str, Any]) -> Iterator[WrittenLine]:
-    """What a program wrote, as its result has it: first standard output. Of one that was not started the error is not its own."""
+    """What a program wrote, as its result has it: first standard output. One that was not started has written nothing."""
     number = 0
     for stream in ("stdout", "stderr"):
         text = str(result.get(stream) or "")
@@ -186,8 +186,8 @@ def _message_of(error: object) -> str:
 
 
 def exit_code_of_result(result: Mapping[str, Any]) -> int:
-    """What a shell would say of it: the task's exit code, 128 and the number of the signal that ended it, 127 for a program that
-    there is not and 126 for one that cannot be executed; of a task that has none the code of its error."""
+    """What a shell would say of it: the task's exit code, 128 and the number of the signal that ended it, 127 for a program
+    that there is not and 126 for one that cannot be executed; of a task that has none the code of its error."""
     from orbit_zmq.cli.main import DONE, FAILED, exit_code_of
     from orbit_zmq.errors import OrbitError, RemoteError
 

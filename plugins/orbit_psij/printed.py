@@ -17,7 +17,18 @@ from orbit_zmq.batch.states import ENDED, LSF, SLURM_WAITING, State, pbs_state, 
 States = dict[str, NativeState]
 
 BETWEEN = "\x1f"
-SQUEUE = ("JobArrayID", "State", "Reason", "StartTime", "EndTime", "Partition", "NodeList", "exit_code", "Comment", "RestartCnt")
+SQUEUE = (
+    "JobArrayID",
+    "State",
+    "Reason",
+    "StartTime",
+    "EndTime",
+    "Partition",
+    "NodeList",
+    "exit_code",
+    "Comment",
+    "RestartCnt",
+)
 WIDTH = 250
 SACCT = ("JobID", "State", "ExitCode", "Reason", "Start", "End", "Partition", "NodeList")
 NOTHING = ("", "(null)", "N/A", "None", "Unknown", "NONE", "n/a", "None assigned")

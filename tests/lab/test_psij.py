@@ -260,4 +260,3 @@ def test_a_job_that_ends_while_the_controller_is_down_is_known_to_have_ended(slu
         assert (end["state"], end["exit_code"], end["source"]) == ("FAILED", 4, "record")
     finally:
         slurm.start_again("slurmctld")
-        wait_until(lambda: "UP" in slurm.run("scontrol", "ping"), PATIENCE_S)

@@ -63,6 +63,13 @@ class SlurmLab:
         """Whatever has been stopped."""
         os.kill(self.keeper_pid, signal.SIGHUP)
         wait_until(lambda: is_running(self.pid_of(daemon)), 60.0, what=f"{daemon} runs again")
+        if daemon == "slurmctld":
+            wait_until(self._answers, START_S, what="the controller answers")
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(AssertionError):  # what `run` says of a controller that is down
+            return "UP" in self.run("scontrol", "ping")
+        return False
 
 
 def is_running(pid: int) -> bool:
