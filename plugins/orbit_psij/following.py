@@ -75,6 +75,11 @@ class Following:
         """Which schedulers do not answer at present, and what they say."""
         return {executor: said for executor, said in self._faults.items() if said}
 
+    @property
+    def store_fault(self) -> str:
+        """Why jobs are not written down at present; empty while all is well."""
+        return self._store.fault
+
     async def run(self, store: SessionStore) -> None:
         """Follow until canceled."""
         self._store = store

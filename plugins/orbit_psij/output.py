@@ -19,15 +19,14 @@ LONGEST_SIGN = 4  # bytes of one character in UTF-8
 def read_part(path: Path, offset: int, max_bytes: int = PORTION_BYTES) -> tuple[bytes, int, int]:
     """What is there from the offset on, the offset after it, and the size of the file; NotPermitted where it cannot be read."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe would be to read from it
+            return b"", 0, 0
         with open(path, "rb", opener=_without_waiting) as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                return b"", 0, 0
-            size = found.st_size
+            size = os.fstat(file.fileno()).st_size
             begin = offset if offset <= size else 0
             file.seek(begin)
             part = file.read(max_bytes)
-    except (FileNotFoundError, IsADirectoryError):
+    except FileNotFoundError:
         return b"", 0, 0
     except OSError as error:
         hint = "Is it on a file system that this host sees, and may the endpoint's user read it?"

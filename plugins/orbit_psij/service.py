@@ -211,7 +211,10 @@ class PSIJSession(PluginSession):
             raise
         self._following.submitted(job, native_id)
         answer = {"job_id": job.job_id, "native_id": native_id}
-        return answer | ({"warnings": submission.warnings} if submission.warnings else {})
+        fault = self._following.store_fault
+        not_kept = [f"the endpoint keeps nothing at present ({fault}), and forgets this job when it ends"] if fault else []
+        warnings = [*submission.warnings, *not_kept]
+        return answer | ({"warnings": warnings} if warnings else {})
 
 
 class PSIJPlugin(Plugin):
