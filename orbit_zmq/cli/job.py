@@ -185,7 +185,7 @@ def _print_logs(client: Client, one: Item, which: Item, follow: bool) -> None:
 
 def _jobs(client: Client, endpoint: str | None, plugin: str, selectors: Sequence[str], wanted: Item) -> list[Item]:
     """The jobs that are meant, the newest first. Those that are named by their whole ids are asked for alone."""
-    from orbit_zmq.errors import NotFound
+    from orbit_zmq.errors import InvalidArgument, NotFound
 
     places = places_of(client, endpoint, plugin, PLUGIN)
 
@@ -193,6 +193,8 @@ def _jobs(client: Client, endpoint: str | None, plugin: str, selectors: Sequence
         return [row_of(one, one["endpoint"], one["plugin"]) for one in listed(client, places, "list", "jobs", arguments, None)]
 
     words = [word for given in selectors for word in given.split(",") if word]
+    if selectors and not words:  # a variable of a shell that is not set
+        raise InvalidArgument("An empty text means no job.", hint="Write its id, or `all`.")
     found = ask({**wanted, "job_ids": words}) if words and all(map(JOB_ID.fullmatch, words)) else []
     if not words or {one["job_id"] for one in found} < set(words):
         everything = ask(wanted if not words else {**wanted, "limit": MOST})

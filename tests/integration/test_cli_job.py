@@ -208,6 +208,13 @@ def test_a_job_after_another_waits_for_it_and_why_says_so(shell, tmp_path):
     assert shell.json("why", second)["phase"] == "ended"
 
 
+@pytest.mark.parametrize("option", ["--key", "--target", "--array", "--after", "--name", "--directory"])
+def test_an_empty_value_is_not_taken_for_none(shell: Shell, option: str) -> None:
+    before = shell.json("job", "list")
+    assert shell.run("job", "submit", option, "", "--", "true").returncode in (1, 2)
+    assert shell.json("job", "list") == before
+
+
 def test_the_newest_job_is_meant_where_none_is_named(lab: Lab) -> None:
     lab.environment["ORBIT_BATCH_SYSTEM"] = "none"
     lab.start_endpoint("hpc1", plugins="jobs")
@@ -230,6 +237,10 @@ def test_jobs_that_have_ended_are_forgotten_and_no_others(lab: Lab) -> None:
     first, second = submit(shell, "--", "true"), submit(shell, "--", "true")
     assert shell.run("job", "wait", first, second).returncode == 0
     running = submit(shell, "--", "sleep", "100")
+    for verb in ("forget", "cancel", "show", "wait", "logs"):
+        empty = shell.run("job", verb, "")
+        assert (empty.returncode, empty.stderr) == (2, "orbit: An empty text means no job. (Write its id, or `all`.)\n")
+    assert len(shell.json("job", "list")) == 3 and status(shell, running) == "running"
     directory = Path(shell.json("job", "show", first)["metadata"]["directory"])
     assert directory.exists()
 

@@ -275,6 +275,11 @@ def test_with_a_full_disk_jobs_are_refused_or_cancelled_and_later_ones_say_that_
         assert "keeps nothing at present" in psij.submit_job(shell("true"))["warnings"][0]
 
 
+def test_a_directory_that_cannot_be_is_refused_by_its_name(jobs: JobsClient) -> None:
+    with pytest.raises(JobValidationError, match="There is no directory /xxx"):
+        jobs.submit(shell("true", directory="/" + "x" * 400))
+
+
 def test_what_has_no_id_is_no_job(jobs: JobsClient) -> None:
     with pytest.raises(InvalidArgument, match="None is no job"):
         jobs.status(None)  # type: ignore[arg-type]
