@@ -9,6 +9,7 @@ import resource
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from lab import Lab, running_lab, wait_until
 
 from orbit_jobs.client import AsyncJobsClient, JobsClient
 from orbit_jobs.models import JobDryRun, JobHandle, JobStatus, JobStatusResult, JobValidationError
-from orbit_zmq import AsyncClient
+from orbit_zmq import AsyncClient, Client
 from orbit_zmq.errors import Conflict, DeadlineExceeded, InvalidArgument, NotFound, NotPermitted
 
 WAIT_S = 90.0
@@ -92,6 +93,33 @@ def test_another_session_of_the_user_finds_the_job_of_one_that_was_closed(site: 
     found = jobs.wait(handle, WAIT_S)
     assert (found.status, found.detail["cancel_reason"]) == (JobStatus.CANCELLED, "enough")
     assert jobs.cancel(handle).status is JobStatus.CANCELLED
+
+
+def test_of_two_users_each_has_their_own_jobs_and_keys() -> None:
+    with running_lab() as lab, ExitStack() as stack:
+        lab.environment["ORBIT_BATCH_SYSTEM"] = "none"
+        lab.start_endpoint("hpc1", plugins="jobs", share="*:jobs:read,write,run")
+        clients, heard = {}, {"ann": [], "bob": []}  # type: ignore[var-annotated]
+        for name in heard:
+            joined = lab.client().invite(name, "client", user=name, hosts=["127.0.0.1"])
+            clients[name] = stack.enter_context(Client(join=joined.encode()))
+            clients[name].subscribe(lambda *event, to=heard[name]: to.append(event[3]), endpoint="hpc1", plugin="jobs")
+        ann, bob = (clients[name].get_plugin("hpc1", "jobs") for name in heard)
+        hers = submitted(ann, ["sleep", "1000"], key="same")
+        his = submitted(bob, ["true"], key="same")
+
+        assert his.job_id != hers.job_id and [one.job_id for one in bob.list()] == [his.job_id]
+        for ask in (bob.status, bob.cancel, bob.logs, bob.forget, clients["bob"].why):
+            with pytest.raises(NotFound):
+                ask(hers.job_id)
+        with pytest.raises(NotFound):
+            bob.submit(["true"], after=[hers])
+        assert bob.wait(his, WAIT_S).status is JobStatus.SUCCESSFUL
+        ann.cancel(hers)
+        assert ann.wait(hers, WAIT_S).status is JobStatus.CANCELLED
+        wait_until(lambda: "cancelled" in [one["status"] for one in heard["ann"]], WAIT_S, "she is told")
+        wait_until(lambda: "successful" in [one["status"] for one in heard["bob"]], WAIT_S, "he is told")
+        assert all({one["job_id"] for one in heard[name]} == {job.job_id} for name, job in (("ann", hers), ("bob", his)))
 
 
 def test_each_change_is_told_and_the_end_once(site: Lab, jobs: JobsClient) -> None:
