@@ -28,8 +28,8 @@ GONE = ("Z", "X", "x")  # states of a process that has ended and that nobody has
 WRAPPER = r"""
 record=$1 in=$2 out=$3 err=$4 kind=$5; shift 5
 case $kind in
-    batch | array) id=${SLURM_JOB_ID:-${PBS_JOBID:-${LSB_JOBID:-}}} ;;
-    *) id= ;;
+    batch | array) id=${SLURM_JOB_ID:-${PBS_JOBID:-${LSB_JOBID:-}}} restarts=${SLURM_JOB_ID:+${SLURM_RESTART_COUNT:-0}} ;;
+    *) id= restarts= ;;
 esac
 [ "$kind" != array ] || ORBIT_ARRAY_INDEX=${SLURM_ARRAY_TASK_ID:-${PBS_ARRAY_INDEX:-${LSB_JOBINDEX:-}}}
 case $kind in
@@ -43,8 +43,9 @@ born=$(stat=$(cat /proc/$$/stat 2>/dev/null) && set -- ${stat##*) } && echo "${2
 begun=$(date +%s)
 write() (
     umask 077
-    printf '{"pid": %s, "pid_started": "%s", "boot": "%s", "host": "%s", "native_id": "%s", "started": %s, %s}\n' \
-        "$$" "$born" "$boot" "$(uname -n)" "$id" "$begun" "$1" >"$record.new" && mv -f "$record.new" "$record"
+    printf '{"pid": %s, "pid_started": "%s", "boot": "%s", "host": "%s", "native_id": "%s", %s}\n' \
+        "$$" "$born" "$boot" "$(uname -n)" "$id" "\"started\": $begun, \"restarts\": ${restarts:-null}, $1" >"$record.new" &&
+        mv -f "$record.new" "$record"
 )
 ended() {
     trap '' HUP INT QUIT TERM USR1 USR2
@@ -60,9 +61,9 @@ cannot() {
 asked=
 trap asked=129 HUP; trap asked=130 INT; trap asked=131 QUIT; trap asked=138 USR1; trap asked=140 USR2; trap asked=143 TERM
 write '"exit_code": null'
-(: <"$in") 2>/dev/null || cannot "stdin cannot be read"
-(: >"$out") 2>/dev/null || cannot "stdout cannot be written"
-[ "$err" = "$out" ] || (: >"$err") 2>/dev/null || cannot "stderr cannot be written"
+[ -p "$in" ] || (: <"$in") 2>/dev/null || cannot "stdin cannot be read"
+[ -p "$out" ] || (: >"$out") 2>/dev/null || cannot "stdout cannot be written"
+[ "$err" = "$out" ] || [ -p "$err" ] || (: >"$err") 2>/dev/null || cannot "stderr cannot be written"
 [ -z "$asked" ] || ended "$asked" ""
 if [ "$err" = "$out" ]; then
     (exec "$@") 8>&1 9>&2 <"$in" >"$out" 2>&1 5<&0 6>&1 7>&1
@@ -87,6 +88,7 @@ class ExitRecord:
     signal: int | None = None  # that ended the command, as shells tell it: exit codes above 128
     ended: float | None = None
     problem: str = ""  # why the command was never started
+    restarts: int | None = None  # how often its scheduler had started it again; None: it does not tell jobs
 
 
 def wrapped(
@@ -149,7 +151,7 @@ def _record_of(content: dict[str, Any]) -> ExitRecord | None:
         record = ExitRecord(**{one.name: content[one.name] for one in fields(ExitRecord) if one.name in content})
     except TypeError:
         return None
-    numbers = (record.pid, record.exit_code or 0, record.signal or 0)
+    numbers = (record.pid, record.exit_code or 0, record.signal or 0, record.restarts or 0)
     times = (record.started, record.ended or 0.0)
     texts = (record.pid_started, record.boot, record.host, record.native_id, record.problem)
     is_sound = (

@@ -18,6 +18,8 @@ Source = Literal["record", "accounting", "scheduler", "none"]
 
 EXIT_TEXTS = {126: ": the command cannot be executed", 127: ": there is no such command"}  # as shells say it
 ENDED_EARLY = ("CANCELLED", "TIMEOUT", "DEADLINE", "PREEMPTED")  # a shell may end well though what it ran was ended
+WAITING = ("PENDING", "HELD")
+CLOCKS_S = 1.0  # by which a node's clock may be behind that of the scheduler
 ENDED_BY_THE_SCHEDULER = ("TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "DEADLINE")
 
 
@@ -35,6 +37,7 @@ class NativeState:
     node_list: str | None = None
     queue: str | None = None
     estimated_start: float | None = None
+    restarts: int | None = None  # how often it was started again
 
     @property
     def has_ended(self) -> bool:
@@ -60,6 +63,8 @@ def outcome_of(
     cancel_asked: bool = False,
 ) -> Outcome:
     """The outcome of a job of which it is known that it has ended."""
+    if record is not None and not is_of_this_run(record, scheduler):
+        record = None
     said = next((one for one in (accounting, scheduler) if one is not None and one.has_ended), None)
     if record is not None and record.exit_code is not None:
         return _by_record(record, said, cancel_asked)
@@ -69,6 +74,27 @@ def outcome_of(
         reason = "It has ended; neither its own record, nor the accounting, nor the scheduler says how."
         return Outcome("finished_unknown", reason=reason)
     return _by_scheduler(said, "accounting" if said is accounting else "scheduler", cancel_asked)
+
+
+def is_of_this_run(record: ExitRecord, said: NativeState | None) -> bool:
+    """Whether a record can be of the run that the scheduler speaks of. A job that was started again has an older one."""
+    if said is None:
+        return True
+    if said.state in WAITING:
+        return False
+    if said.restarts is not None and record.restarts is not None and record.restarts < said.restarts:
+        return False
+    return said.has_ended or said.started is None or record.ended is None or record.ended + CLOCKS_S >= said.started
+
+
+def may_come_again(record: ExitRecord, said: NativeState | None) -> bool:
+    """Whether a job whose run has written its end may be started again, as nobody but the scheduler knows.
+
+    That ends by a signal what it starts again. One that counts its starts has counted already where it clears a job away.
+    """
+    if record.signal is None:
+        return False
+    return said is None or said.restarts is None or record.restarts is None or said.raw_state != "COMPLETING"
 
 
 def _by_record(record: ExitRecord, said: NativeState | None, cancel_asked: bool) -> Outcome:

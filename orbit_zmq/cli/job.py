@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 STATUSES = ("pending", "running", "successful", "failed", "cancelled", "finished_unknown")
 MOST = 10_000  # of one endpoint
 JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # anything else is a pattern
+NEWEST = "last"
 POLL_S = 20.0  # one wait for more of what a job writes
 GRACE_S = 15.0  # for the way there and back
 PORTION_BYTES = 1 << 20
@@ -44,7 +45,9 @@ job.add_command(submit)
 
 @job.command("list")
 @click.argument("selectors", nargs=-1, metavar="[JOB]...")
-@click.option("--status", "statuses", multiple=True, type=click.Choice(STATUSES), help="Only these; may be repeated.")
+@click.option(
+    "--state", "statuses", multiple=True, type=click.Choice(STATUSES, case_sensitive=False), help="Only these; may be repeated."
+)
 @click.option("--target", metavar="NAME", help="Of this target only.")
 @click.option("--limit", type=click.IntRange(1, MOST), default=100, show_default=True, help="How many of each endpoint.")
 @endpoint_option
@@ -61,7 +64,7 @@ def list_jobs(
     output: Output,
     where: Where,
 ) -> None:
-    """List your jobs, the newest first: all of them, or by id, by its beginning, by a pattern such as 'sim*'."""
+    """List your jobs, the newest first: all of them, or by id, by its beginning, by a pattern such as 'sim*', or `last`."""
     wanted: Item = {"limit": limit}
     if statuses:
         wanted["status"] = list(statuses)
@@ -73,20 +76,20 @@ def list_jobs(
 
 
 @job.command()
-@click.argument("selector", metavar="JOB")
+@click.argument("selector", default=NEWEST, metavar="[JOB]")
 @endpoint_option
 @plugin_option
 @output_options
 @broker_options
 def show(selector: str, endpoint: str | None, plugin: str, output: Output, where: Where) -> None:
-    """Show all that is known of one job, and of the members of an array."""
+    """Show all that is known of one job, and of the members of an array; of the newest where none is named."""
     with connected(where) as client:
         one = _one(client, endpoint, plugin, selector)
     show_job(output, "orbit.job.show", one)
 
 
 @job.command()
-@click.argument("selectors", nargs=-1, required=True, metavar="JOB...")
+@click.argument("selectors", nargs=-1, metavar="[JOB]...")
 @click.option("--timeout", "timeout_s", type=DURATION, metavar="DURATION", help="End after that time, with exit code 5.")
 @endpoint_option
 @plugin_option
@@ -95,13 +98,14 @@ def show(selector: str, endpoint: str | None, plugin: str, output: Output, where
 def wait(
     selectors: tuple[str, ...], timeout_s: float | None, endpoint: str | None, plugin: str, output: Output, where: Where
 ) -> int:
-    """Return once all these jobs have ended, with the exit code of the first that was not successful.
+    """Return once all these jobs have ended, with the exit code of the first that was not successful; the newest where none
+    is named.
 
     That is the job's own, 128 and the number of the signal that ended it, 123 where it was cancelled, 124 where its time limit
     was over, and 125 where nobody knows. Ctrl-C ends this command, and no job.
     """
     with connected(where) as client:
-        chosen = _jobs(client, endpoint, plugin, selectors, {"limit": MOST})
+        chosen = _jobs(client, endpoint, plugin, selectors or [NEWEST], {"limit": MOST})
         ended = wait_for_jobs(client, chosen, timeout_s)
     output.items("orbit.job.wait", ended, COLUMNS, id_key="job_id", nothing="No job is meant by this.")
     return next((code for one in ended if (code := exit_code_of(one))), 0)
@@ -126,14 +130,36 @@ def cancel(
 
 
 @job.command()
-@click.argument("selector", metavar="JOB")
+@click.argument("selectors", nargs=-1, required=True, metavar="JOB...")
+@endpoint_option
+@plugin_option
+@output_options
+@broker_options
+def forget(selectors: tuple[str, ...], endpoint: str | None, plugin: str, output: Output, where: Where) -> None:
+    """Take away what is known of jobs that have ended, and what they have written: by id, by a pattern, or `all`.
+
+    One that has not ended stays, and is an error where it is named by its id.
+    """
+    with connected(where) as client:
+        chosen = _jobs(client, endpoint, plugin, selectors, {"limit": MOST})
+        gone = [one for one in chosen if has_ended(one) or _is_named(one, selectors)]
+        for one in gone:
+            client.call(one["endpoint"], one["plugin"], "forget", {"job_id": one["job_id"]}, session=SESSION)
+    output.items("orbit.job.forget", gone, COLUMNS, id_key="job_id", nothing="No job that has ended is meant by this.")
+
+
+@job.command()
+@click.argument("selector", default=NEWEST, metavar="[JOB]")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the job has ended.")
 @click.option("--member", type=click.IntRange(0), metavar="INDEX", help="Of this member of an array.")
 @endpoint_option
 @plugin_option
 @broker_options
 def logs(selector: str, follow: bool, member: int | None, endpoint: str | None, plugin: str, where: Where) -> None:
-    """Print what a job has written: its standard output to ours, its standard error to ours, byte for byte."""
+    """Print what a job has written: its standard output to ours, its standard error to ours, byte for byte.
+
+    It is the newest job where none is named.
+    """
     with connected(where) as client:
         one = _one(client, endpoint, plugin, selector)
         _print_logs(client, one, {} if member is None else {"member": member}, follow)
@@ -159,18 +185,30 @@ def _print_logs(client: Client, one: Item, which: Item, follow: bool) -> None:
 
 def _jobs(client: Client, endpoint: str | None, plugin: str, selectors: Sequence[str], wanted: Item) -> list[Item]:
     """The jobs that are meant, the newest first. Those that are named by their whole ids are asked for alone."""
+    from orbit_zmq.errors import InvalidArgument, NotFound
+
     places = places_of(client, endpoint, plugin, PLUGIN)
 
     def ask(arguments: Item) -> list[Item]:
         return [row_of(one, one["endpoint"], one["plugin"]) for one in listed(client, places, "list", "jobs", arguments, None)]
 
     words = [word for given in selectors for word in given.split(",") if word]
+    if selectors and not words:  # a variable of a shell that is not set
+        raise InvalidArgument("An empty text means no job.", hint="Write its id, or `all`.")
     found = ask({**wanted, "job_ids": words}) if words and all(map(JOB_ID.fullmatch, words)) else []
     if not words or {one["job_id"] for one in found} < set(words):
         everything = ask(wanted if not words else {**wanted, "limit": MOST})
         ours = {one["native_id"]: one["job_id"] for one in everything if one["native_id"]}
+        if everything:
+            ours[NEWEST] = max(everything, key=_submitted_at)["job_id"]
+        elif words == [NEWEST]:
+            raise NotFound("There is no last job.", hint="Submit one: orbit job submit -- hostname")
         found = selected("job", [ours.get(word, word) for word in words], everything, "job_id")
-    return sorted(found, key=lambda one: str(one["submitted_at"]), reverse=True)
+    return sorted(found, key=_submitted_at, reverse=True)
+
+
+def _submitted_at(one: Item) -> str:
+    return str(one["submitted_at"])
 
 
 def _one(client: Client, endpoint: str | None, plugin: str, selector: str) -> Item:

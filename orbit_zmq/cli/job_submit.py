@@ -113,7 +113,9 @@ def submit(
     if timeout_s is not None and not waits:
         raise click.UsageError("--timeout is of use with --wait alone.")
     asked: Item = {"spec": spec_of(words, described), "dry_run": dry_run}
-    asked |= {name: list(value) if isinstance(value, tuple) else value for name, value in wishes.items() if value}
+    asked |= {
+        name: list(value) if isinstance(value, tuple) else value for name, value in wishes.items() if value not in (None, ())
+    }
     with connected(where) as client:
         place = _place(client, endpoint, plugin)
         said = client.call(*place, "submit", asked, session=SESSION, deadline_s=SUBMIT_S)

@@ -29,6 +29,7 @@ WAITING = 1_000  # lines between the readers and a slow terminal
 LAST_S = 5.0  # for what is still to come of a task that was canceled
 SIGNAL_BASE = 128  # what shells add to the number of a signal
 MOST_CODE = 255
+NOT_FOUND, CANNOT_EXECUTE = 127, 126  # what shells say of a program that was not started
 
 Result = dict[str, Any]
 
@@ -107,10 +108,12 @@ class WrittenLine(NamedTuple):
 
 
 def lines_of(result: Mapping[str, Any]) -> Iterator[WrittenLine]:
-    """What a program wrote, as its result has it: first standard output."""
+    """What a program wrote, as its result has it: first standard output. One that was not started has written nothing."""
     number = 0
     for stream in ("stdout", "stderr"):
         text = str(result.get(stream) or "")
+        if stream == "stderr" and text and text == _message_of(result.get("exception")):
+            continue
         for line in text.removesuffix("\n").split("\n") if text else ():
             number += 1
             yield WrittenLine(number, stream, line)
@@ -178,9 +181,13 @@ def error_text(error: object) -> str:
     return f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else str(error or "")
 
 
+def _message_of(error: object) -> str:
+    return str(error.get("message", "")) if isinstance(error, Mapping) else str(error or "")
+
+
 def exit_code_of_result(result: Mapping[str, Any]) -> int:
-    """What a shell would say of it: the task's exit code, 128 and the number of the signal that ended it; of one that has none
-    the code of its error."""
+    """What a shell would say of it: the task's exit code, 128 and the number of the signal that ended it, 127 for a program
+    that there is not and 126 for one that cannot be executed; of a task that has none the code of its error."""
     from orbit_zmq.cli.main import DONE, FAILED, exit_code_of
     from orbit_zmq.errors import OrbitError, RemoteError
 
@@ -191,6 +198,8 @@ def exit_code_of_result(result: Mapping[str, Any]) -> int:
         return exit_code_of(error)
     if not isinstance(code, int) or not code:
         return FAILED
+    if isinstance(error, OSError):
+        return NOT_FOUND if isinstance(error, FileNotFoundError) else CANNOT_EXECUTE
     return min(SIGNAL_BASE - code, MOST_CODE) if code < 0 else code & MOST_CODE or FAILED
 
 

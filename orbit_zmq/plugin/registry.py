@@ -254,7 +254,8 @@ def _load(name: str) -> type[Plugin] | str | None:
     try:
         loaded = point.load()
     except Exception as error:  # noqa: BLE001 - a plugin author's module, or a dependency that is not installed
-        log.warning("plugin-does-not-import", plugin=name, error=_sentence(error))
+        say = log.info if isinstance(error, ImportError) else log.warning  # what is absent is listed with its reason
+        say("plugin-does-not-import", plugin=name, error=_sentence(error))
         return f"does not import: {_sentence(error)}"
     if not isinstance(loaded, type) or not issubclass(loaded, Plugin) or loaded.plugin_name != name:
         return f"its entry point {point.value} is no Plugin of that name"

@@ -12,6 +12,7 @@ import shlex
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,17 +28,17 @@ from orbit_psij.schedulers import COMMANDS, submit_command, submit_script, why_n
 from orbit_psij.schedulers import cancel as cancel_native
 from orbit_psij.states import accounting, find_by_comment, states
 from orbit_zmq.batch import detect_batch_system
-from orbit_zmq.batch.exit_record import wrapped
-from orbit_zmq.batch.outcome import NativeState
+from orbit_zmq.batch.exit_record import ExitRecord, wrapped
+from orbit_zmq.batch.outcome import NativeState, is_of_this_run, may_come_again
 from orbit_zmq.errors import NotFound, OrbitError
 from orbit_zmq.files import write_private
 
 SETTLE_S = 1.5  # for a record to be seen, and for the scheduler to say why a job has ended
-REQUEUE_S = 20.0  # for a scheduler that has ended a job by a signal to say that it starts it again
 LAG_S = 10.0  # a scheduler may not list a job that it has just taken
 LISTS = ("slurm", "pbs")  # schedulers that render arrays and dependencies natively
 ONE_RANGE = re.compile(r"\d+-\d+(%\d+)?")
 Native = dict[str, NativeState]
+Member = tuple[str, int | None]  # a job's id, and the index in its array
 
 
 class BatchRunner(JobRunner):
@@ -50,7 +51,7 @@ class BatchRunner(JobRunner):
     attributes: Attributes = Field(default_factory=Attributes)
     resources: Resources = Field(default_factory=Resources)
     root: Path | None = None  # where jobs have their directories; their nodes have to see it
-    _since: dict[tuple[str, int | None], float] = PrivateAttr(default_factory=dict)  # when an end was noticed first
+    _seen: _Seen = PrivateAttr(default_factory=lambda: _Seen())
 
     def _submit_validate(self, job: Job) -> Iterable[Issue]:
         if reason := why_not(self.executor):
@@ -120,7 +121,7 @@ class BatchRunner(JobRunner):
             known = states(self.executor, [handle.native_id for handle in handles if handle.native_id])
         except OrbitError as error:
             fault = error
-        looks = [_Look(handle, known, fault, patient, self._since) for handle in handles]
+        looks = [_Look(handle, known, fault, patient, self._seen) for handle in handles]
         doubtful = sorted({native_id for look in looks for native_id in look.doubtful})
         accounted = accounting(self.executor, doubtful) if doubtful and fault is None else {}
         return [look.result(accounted) for look in looks]
@@ -171,8 +172,23 @@ class BatchRunner(JobRunner):
         return found
 
 
+@dataclass(slots=True)
+class _Seen:
+    """What has been seen of jobs that have not ended."""
+
+    last: dict[Member, NativeState] = field(default_factory=dict)  # what the scheduler has said, when it answered last
+    end_since: dict[Member, float] = field(default_factory=dict)  # when an end was noticed first
+
+    def forget(self, member: Member) -> None:
+        self.last.pop(member, None)
+        self.end_since.pop(member, None)
+
+
 class _Look:
-    """One job while it is looked at: what the scheduler shows of each member, and of which the accounting is to be asked."""
+    """One job while it is looked at: what the scheduler shows of each member, and of which the accounting is to be asked.
+
+    While the scheduler does not answer, a record ends a job that was seen to run as the run of that record, and no other.
+    """
 
     def __init__(
         self,
@@ -180,17 +196,28 @@ class _Look:
         known: Native,
         fault: OrbitError | None,
         patient: bool,
-        since: dict[tuple[str, int | None], float],
+        seen: _Seen,
     ) -> None:
         self._handle = handle
         self._fault = fault
         self._patient = patient
-        self._since = since
+        self._seen = seen
         self._files = JobFiles(Path(handle.metadata["directory"]))
         text = handle.metadata.get("array")
         members: list[int | None] = list(Array.parse(text).indices) if text else [None]
-        self._shown = {member: known.get(self._native_id(member)) for member in members}
-        self._records = {member: self._files.read_record(member) for member, shown in self._shown.items() if not _waits(shown)}
+        self._shown = {member: self._said(member, known) for member in members}
+        self._records = {member: self._read_record(member) for member, shown in self._shown.items() if not _waits(shown)}
+
+    def _said(self, member: int | None, known: Native) -> NativeState | None:
+        at = (self._handle.job_id, member)
+        said = known.get(self._native_id(member))
+        if said is not None:
+            self._seen.last[at] = said
+        return said if self._fault is None else self._seen.last.get(at)
+
+    def _read_record(self, member: int | None) -> ExitRecord | None:
+        record = self._files.read_record(member)
+        return record if record is not None and is_of_this_run(record, self._shown[member]) else None
 
     def _native_id(self, member: int | None) -> str:
         native_id = self._handle.native_id or ""
@@ -207,7 +234,7 @@ class _Look:
 
     def result(self, accounted: Native) -> JobStatusResult | OrbitError:
         """The status of the whole. The scheduler's error where nothing else tells."""
-        if self._fault is not None and not all(self._has_written(member) for member in self._shown):
+        if self._fault is not None and not all(self._tells_by_itself(member) for member in self._shown):
             return self._fault
         verdicts = {member: self._judged(member, accounted.get(self._native_id(member))) for member in self._shown}
         is_over = all(verdict.status.is_finished for verdict in verdicts.values())
@@ -217,35 +244,43 @@ class _Look:
         record = self._records.get(member)
         return record is not None and record.exit_code is not None
 
+    def _tells_by_itself(self, member: int | None) -> bool:
+        return self._has_written(member) and self._shown[member] is not None and not self._may_come_again(member)
+
+    def _may_come_again(self, member: int | None) -> bool:
+        record, shown = self._records.get(member), self._shown[member]
+        if record is None or shown is None or self._files.cancel_reason() is not None:
+            return False
+        return may_come_again(record, shown)
+
     def _judged(self, member: int | None, accounted: NativeState | None) -> Verdict:
         record, shown = self._records.get(member), self._shown[member]
         if self._has_written(member):
-            known = shown is None or shown.has_ended
-            may_come_again = record is not None and record.signal is not None and self._files.cancel_reason() is None
-            if known or self._fault is not None or self._has_waited(member, REQUEUE_S if may_come_again else SETTLE_S):
+            if shown is None or shown.has_ended or (not self._may_come_again(member) and self._has_waited(member)):
                 return self._end(member, accounted)
             return alive(record, shown, JobStatus.RUNNING)
         if shown is not None and not shown.has_ended:
-            self._since.pop((self._handle.job_id, member), None)
+            self._seen.end_since.pop((self._handle.job_id, member), None)
             return alive(record, shown)
         if shown is None and accounted is None and self._is_new():
             return alive(record, None, JobStatus.RUNNING if record is not None else JobStatus.PENDING)
         if not self._has_waited(member):
             return alive(record, shown or accounted, JobStatus.RUNNING)
-        self._records[member] = self._files.read_record(member)  # it may have come meanwhile
+        self._records[member] = self._read_record(member)  # it may have come meanwhile
         return self._end(member, accounted)
 
     def _end(self, member: int | None, accounted: NativeState | None) -> Verdict:
-        self._since.pop((self._handle.job_id, member), None)
+        self._seen.forget((self._handle.job_id, member))
         cancel_asked = self._files.cancel_reason() is not None
         return ended(self._records.get(member), accounted, self._shown[member], cancel_asked=cancel_asked)
 
-    def _has_waited(self, member: int | None, enough_s: float = SETTLE_S) -> bool:
-        """Whether enough time has gone since the end was noticed; one who asks only once does not wait."""
+    def _has_waited(self, member: int | None) -> bool:
+        """Whether enough time has gone since the end was noticed; for one who asks only once, since it was written."""
         if not self._patient:
-            return True
+            record = self._records.get(member)
+            return record is None or record.ended is None or time.time() - record.ended >= SETTLE_S
         now = time.monotonic()
-        return now - self._since.setdefault((self._handle.job_id, member), now) >= enough_s
+        return now - self._seen.end_since.setdefault((self._handle.job_id, member), now) >= SETTLE_S
 
     def _is_new(self) -> bool:
         return time.time() - self._handle.submitted_at.timestamp() < LAG_S

@@ -123,6 +123,11 @@ class Book:
         self._entries[entry.job_id] = entry
         self._store().keep(PREFIX + entry.job_id, entry.kept())
 
+    @property
+    def fault(self) -> str:
+        """Why nothing is written down at present; empty while all is well."""
+        return self._store().fault
+
     async def flush(self) -> None:
         """Return once all of it is on disk, or cannot be."""
         await self._store().flush()

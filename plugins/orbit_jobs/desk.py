@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from orbit_jobs.book import Book, Entry, fingerprint_of
 from orbit_jobs.files import JobFiles, default_root
-from orbit_jobs.models import Array, JobDryRun, JobHandle, JobSpec, JobStatus, JobStatusResult, warned
+from orbit_jobs.models import Array, Issue, JobDryRun, JobHandle, JobSpec, JobStatus, JobStatusResult, warned
 from orbit_jobs.places import Places
 from orbit_jobs.runner import Job, JobRunner, new_job_id
 from orbit_zmq.batch.threads import Threads
@@ -182,10 +182,12 @@ class Desk:
             await asyncio.to_thread(_write_held, job)
         except OrbitError:
             self.book.drop(entry)
+            await asyncio.to_thread(_own_files(entry.job_id).remove)
             raise
         entry.handle = warned(entry.handle, shown.issues)
         self.book.keep(entry)
         await self.book.flush()
+        entry.handle = warned(entry.handle, self._not_kept())
         self._notice(entry)
 
     async def _hand_over(self, entry: Entry, runner: JobRunner, job: Job, *, was_held: bool = False) -> None:
@@ -215,7 +217,7 @@ class Desk:
 
     async def _on_handed(self, entry: Entry, handle: JobHandle) -> None:
         facts = {"endpoint": self.endpoint, "target": entry.handle.target, "submitted_at": entry.handle.submitted_at}
-        entry.handle = handle.model_copy(update=facts)
+        entry.handle = warned(handle.model_copy(update=facts), self._not_kept())
         entry.stage, entry.problem = "handed", ""
         self.book.keep(entry)
         await self.book.flush()
@@ -224,6 +226,12 @@ class Desk:
         self._notice(entry)
         if entry.cancel_reason is not None:
             await self._cancel_native(entry, entry.cancel_reason)
+
+    def _not_kept(self) -> list[Issue]:
+        if not self.book.fault:
+            return []
+        said = f"The endpoint keeps nothing at present ({self.book.fault}), and forgets this job when it ends."
+        return [Issue(kind="not_kept", msg=said, severity="warning")]
 
     async def _recover(self, entry: Entry) -> None:
         """Find a job again of which it is not known whether it was handed over."""

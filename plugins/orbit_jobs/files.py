@@ -70,8 +70,12 @@ class JobFiles:
         return read_record(self.record if member is None else self.record.with_name(f"{self.record.name}.{member}"))
 
     def note_cancel(self, reason: str) -> None:
-        """Somebody asks for its end."""
-        write_private(self._cancel, json.dumps({"reason": reason}))
+        """Somebody asks for its end, which is done also where this cannot be written down."""
+        try:
+            write_private(self._cancel, json.dumps({"reason": reason}))
+        except NotPermitted:
+            with suppress(OSError):
+                self._cancel.touch(0o600)  # takes no room on a full disk
 
     def cancel_reason(self) -> str | None:
         """Why somebody asked for its end, which may be an empty text; None where nobody did."""

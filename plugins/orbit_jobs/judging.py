@@ -12,7 +12,7 @@ from typing import Any
 
 from orbit_jobs.models import JobHandle, JobStatus, JobStatusResult, status_of_all
 from orbit_zmq.batch.exit_record import ExitRecord
-from orbit_zmq.batch.outcome import NativeState, outcome_of
+from orbit_zmq.batch.outcome import NativeState, outcome_of, text_of_exit
 from orbit_zmq.batch.states import State
 
 # Of a scheduler's word, in the one set that all schedulers share. HELD waits until somebody releases it.
@@ -37,6 +37,7 @@ STATUS_OF_PSIJ: dict[str, JobStatus] = {
     "FAILED": JobStatus.FAILED,
     "CANCELED": JobStatus.CANCELLED,
 }
+MAY_COME_AGAIN = " Whether it is started again the scheduler has not said yet."
 OF_MEMBERS = ("exit_code", "signal", "reason", "raw_state", "source", "started", "ended", "node_list")
 
 
@@ -69,7 +70,9 @@ def alive(record: ExitRecord | None, scheduler: NativeState | None, status: JobS
         if record is not None and scheduler is not None and scheduler.state == "UNKNOWN":
             status = JobStatus.RUNNING
     reason = scheduler.reason if scheduler is not None and status is JobStatus.PENDING else None
-    return Verdict(status, {**facts_of(record, scheduler), "reason": reason})
+    if status is JobStatus.RUNNING and record is not None and record.signal is not None:
+        reason = text_of_exit(record.exit_code or 0, record.signal) + MAY_COME_AGAIN
+    return Verdict(status, {**facts_of(record, scheduler), "reason": reason, "ended": None})
 
 
 def facts_of(record: ExitRecord | None, said: NativeState | None) -> dict[str, Any]:
@@ -77,7 +80,12 @@ def facts_of(record: ExitRecord | None, said: NativeState | None) -> dict[str, A
     found: dict[str, Any] = {}
     if said is not None:
         found = {"raw_state": said.raw_state, "queue": said.queue, "node_list": said.node_list}
-        found |= {"started": said.started, "ended": said.ended, "estimated_start": said.estimated_start}
+        found |= {
+            "started": said.started,
+            "ended": said.ended,
+            "estimated_start": said.estimated_start,
+            "restarts": said.restarts or None,
+        }
     if record is not None:
         found |= {"started": record.started, "node_list": found.get("node_list") or record.host}
         found["ended"] = record.ended or found.get("ended")

@@ -108,7 +108,8 @@ def warned(handle: JobHandle, issues: Sequence[Issue]) -> JobHandle:
     """The handle with the texts of these among its metadata, so that nothing is passed over without a word."""
     if not issues:
         return handle
-    return handle.model_copy(update={"metadata": {**handle.metadata, "warnings": [issue.msg for issue in issues]}})
+    said = [*handle.metadata.get("warnings", ()), *(issue.msg for issue in issues)]
+    return handle.model_copy(update={"metadata": {**handle.metadata, "warnings": said}})
 
 
 class JobDryRun(Model):

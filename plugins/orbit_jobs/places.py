@@ -42,7 +42,7 @@ class Places:
 
     def find(self, name: str | None) -> tuple[str, JobRunner]:
         """A target's name and runner. NotFound where there is none, other errors where its runner cannot be made."""
-        wanted = name or self.default
+        wanted = self.default if name is None else name
         if wanted == "local":
             wanted = LOCAL
         if wanted not in self.names():

@@ -23,11 +23,14 @@ from orbit_jobs.models import Array, Issue, JobId, JobSpec, JobStatus, JobValida
 from orbit_jobs.places import Places
 from orbit_jobs.targets import checked_targets
 from orbit_jobs.ui_config import UI_CONFIG
-from orbit_zmq.errors import InvalidArgument, OrbitError
+from orbit_psij.output import read_part
+from orbit_zmq.errors import InvalidArgument
 from orbit_zmq.plugin import Explanation, Host, Plugin, PluginSession, operation
 from orbit_zmq.plugin.arguments import Caller
 from orbit_zmq.plugin.plugin import WAIT_S, WaitSeconds
 from orbit_zmq.why import Phase
+
+Part = tuple[bytes, int]  # of an output, and the offset after it
 
 OUTPUT_BYTES = 1 << 20  # of one answer
 LOOK_S = 0.25  # between two looks at a file that somebody waits for
@@ -120,7 +123,8 @@ class JobsSession(PluginSession):
         ends_at = time.monotonic() + wait_s
         while True:
             was_over = entry.over.is_set()  # before the look, so that the last bytes are not missed
-            out, err = await asyncio.to_thread(_read_output, entry, member, (stdout_offset, stderr_offset), max_bytes)
+            offsets = (stdout_offset, stderr_offset)
+            (out, stdout_after), (err, stderr_after) = await asyncio.to_thread(_read_output, entry, member, offsets, max_bytes)
             if out or err or was_over or time.monotonic() >= ends_at:
                 break
             with suppress(TimeoutError):
@@ -128,8 +132,8 @@ class JobsSession(PluginSession):
         return {
             "stdout": out,
             "stderr": err,
-            "stdout_offset": stdout_offset + len(out),
-            "stderr_offset": stderr_offset + len(err),
+            "stdout_offset": stdout_after,
+            "stderr_offset": stderr_after,
             "ended": was_over and not out and not err,
         }
 
@@ -260,27 +264,21 @@ def _check_member(entry: Entry, member: int | None) -> None:
         raise InvalidArgument(f"{entry.job_id} {said}.", hint=f"Say by `member` which one: {text.partition('%')[0]}.")
 
 
-def _read_output(entry: Entry, member: int | None, offsets: tuple[int, int], size: int) -> tuple[bytes, bytes]:
+def _read_output(entry: Entry, member: int | None, offsets: tuple[int, int], size: int) -> tuple[Part, Part]:
     said = [entry.handle.metadata.get(name) for name in ("stdout", "stderr")]
     if said[0] == said[1]:
         said[1] = None  # it is all in one file
     return (
-        _read(member_path(Path(said[0]), member), offsets[0], size) if said[0] else b"",
-        _read(member_path(Path(said[1]), member), offsets[1], size) if said[1] else b"",
+        _read(member_path(Path(said[0]), member), offsets[0], size) if said[0] else (b"", offsets[0]),
+        _read(member_path(Path(said[1]), member), offsets[1], size) if said[1] else (b"", offsets[1]),
     )
 
 
-def _read(path: Path, offset: int, size: int) -> bytes:
-    """A part of a file; nothing of one that is not there yet."""
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            return file.read(size)
-    except FileNotFoundError:
-        with suppress(OSError):
-            os.listdir(path.parent)  # makes a network file system look again
-        return b""
-    except OSError as error:
-        raise OrbitError(
-            f"{path} cannot be read: {error.strerror}", hint="Is it on a file system that this host sees?"
-        ) from error
+def _read(path: Path, offset: int, size: int) -> Part:
+    """A part of a file, and the offset after it; of one that is not there yet nothing."""
+    part, after, there = read_part(path, offset, size)
+    if there:
+        return part, after
+    with suppress(OSError):
+        os.listdir(path.parent)  # makes a network file system look again
+    return b"", offset

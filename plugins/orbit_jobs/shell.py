@@ -50,7 +50,7 @@ class ShellRunner(JobRunner):
     def _submit_validate(self, job: Job) -> Iterable[Issue]:
         environment = self._environment(job)
         directory = self._directory(job)
-        if not directory.is_dir():
+        if not os.path.isdir(directory):  # of a name that is too long, too
             yield Issue(kind="missing_directory", msg=f"There is no directory {directory}.", ctx={"directory": str(directory)})
         found = shutil.which(job.spec.executable, path=environment.get("PATH", os.defpath))
         beside = "/" in job.spec.executable and os.access(directory / job.spec.executable, os.X_OK)

@@ -75,6 +75,11 @@ class Following:
         """Which schedulers do not answer at present, and what they say."""
         return {executor: said for executor, said in self._faults.items() if said}
 
+    @property
+    def store_fault(self) -> str:
+        """Why jobs are not written down at present; empty while all is well."""
+        return self._store.fault
+
     async def run(self, store: SessionStore) -> None:
         """Follow until canceled."""
         self._store = store
@@ -226,6 +231,7 @@ class Following:
             job.estimated_start = said.estimated_start
             if not said.has_ended:
                 job.raw_state, job.message = said.raw_state, said.reason or ""
+                job.restarts = said.restarts
         if seen.record is not None:
             job.started_at = job.started_at or seen.record.started
         outcome = end_of(seen, time.time())
@@ -294,7 +300,9 @@ def _records_of(job_ids: Iterable[str], look_for_processes: bool) -> dict[str, t
 
 def _as_last_seen(job: Job) -> NativeState | None:
     """Of a job that runs while its scheduler does not answer: it may write its end itself."""
-    return NativeState("RUNNING", job.raw_state, started=job.started_at) if job.state == "ACTIVE" else None
+    if job.state != "ACTIVE":
+        return None
+    return NativeState("RUNNING", job.raw_state, started=job.started_at, restarts=job.restarts)
 
 
 def _id_in(record: ExitRecord | None, executor: str) -> str:

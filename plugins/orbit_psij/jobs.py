@@ -49,6 +49,7 @@ class Job:
     cancel_asked: bool = False
     estimated_start: float | None = None
     node_list: str | None = None
+    restarts: int | None = None  # how often its scheduler has started it again; None: that does not tell
 
     @property
     def is_final(self) -> bool:

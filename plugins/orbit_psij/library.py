@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from psij.executors.batch.batch_scheduler_executor import BatchSchedulerExecutor
 
 OWN_NAMES = {"jsrun": "jrun"}  # launchers that PSI/J calls otherwise
+OTHERS = "Ask for executors: they say which can be used here."
 HINT = 'pip install "orbit-zmq[psij]" where the endpoint runs.'
 _lock = threading.Lock()
 
@@ -61,9 +62,10 @@ def _made(name: str) -> BatchSchedulerExecutor:
     try:
         made = _psij().JobExecutor.get_instance(name)
     except Exception as error:
-        raise Unsupported(f"PSI/J's executor {name} does not load: {type(error).__name__}: {error}") from error
+        said = f"PSI/J's executor {name} does not load: {type(error).__name__}: {error}"
+        raise Unsupported(said, hint=OTHERS) from error
     if not hasattr(made, "get_submit_command"):
-        raise Unsupported(f"PSI/J's executor {name} submits without a script, which is not supported here.")
+        raise Unsupported(f"PSI/J's executor {name} submits without a script, which is not supported here.", hint=OTHERS)
     if hasattr(made, "generator"):
         import pystache
 

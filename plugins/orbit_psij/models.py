@@ -30,6 +30,8 @@ VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 NOT_IN_DIRECTIVES = re.compile(r'["\\$`\x00-\x1f\x7f]')
 CUSTOM_NAME = re.compile(r"[A-Za-z0-9_]+\.[A-Za-z0-9][A-Za-z0-9_-]*")
 FAULTS_IN_MESSAGE = 5
+NAME_CHARS = 64  # of an unknown name, in a message
+ARGUMENT_BYTES = (128 << 10) - 512  # of one word or variable with its name; Linux takes 128 KiB with the NUL
 
 
 def _seconds_of(given: object) -> object:
@@ -68,9 +70,13 @@ def _bytes_of(given: object) -> object:
         raise PydanticCustomError("size", "{message} {hint}", {"message": error.message, "hint": error.hint}) from None
 
 
-def _without_nul(text: str) -> str:
+def _fit_for_programs(text: str) -> str:
     if "\0" in text:
         raise PydanticCustomError("nul", "a NUL character cannot be passed to a program")
+    if len(text.encode(errors="replace")) > ARGUMENT_BYTES:
+        raise PydanticCustomError(
+            "length", "{limit} bytes are the most that a program takes at once", {"limit": ARGUMENT_BYTES}
+        )
     return text
 
 
@@ -81,7 +87,8 @@ def _fit_for_directives(text: str) -> str:
     return text
 
 
-Text = Annotated[str, AfterValidator(_without_nul)]
+Text = Annotated[str, AfterValidator(_fit_for_programs)]
+PathText = Annotated[Text, Field(max_length=4096)]
 Word = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_fit_for_directives)]
 Count = Annotated[int, Field(ge=1, le=10_000_000, strict=True)]
 Seconds = Annotated[int | None, BeforeValidator(_seconds_of)]
@@ -147,17 +154,19 @@ class JobSpec(_Part):
     """A job. Paths are those of the machine where it runs, relative ones relative to `directory`."""
 
     name: Word | None = None
-    executable: Annotated[Text, Field(min_length=1)]
+    executable: Annotated[PathText, Field(min_length=1)]
     arguments: list[Text] = []
     directory: Word | None = Field(default=None, description="where it runs; by default where the endpoint was started")
     environment: dict[str, Text | int] = {}
     inherit_environment: bool = True
-    stdin_path: Text | None = None
-    stdout_path: Text | None = Field(default=None, description="by default a file that the endpoint keeps for a week")
-    stderr_path: Text | None = None
-    pre_launch: Text | None = Field(default=None, description="a script that is sourced before the launcher runs")
-    post_launch: Text | None = None
-    launcher: str | None = Field(default=None, description="single (the default), multiple, mpirun, srun, aprun or jsrun")
+    stdin_path: PathText | None = None
+    stdout_path: PathText | None = Field(default=None, description="by default a file that the endpoint keeps for a week")
+    stderr_path: PathText | None = None
+    pre_launch: PathText | None = Field(default=None, description="a script that is sourced before the launcher runs")
+    post_launch: PathText | None = None
+    launcher: Annotated[str, Field(max_length=NAME_CHARS)] | None = Field(
+        default=None, description="single (the default), multiple, mpirun, srun, aprun or jsrun"
+    )
     attributes: Attributes = Field(default_factory=Attributes)
     resources: Resources = Field(default_factory=Resources)
 
@@ -229,7 +238,9 @@ def refusal_of(error: ValidationError) -> InvalidArgument:
 def _unknown(name: str, known: list[str] | tuple[str, ...], kind: str = "field") -> PydanticCustomError:
     nearest = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {nearest[0]!r}?" if nearest else f"there are: {', '.join(known)}"
-    return PydanticCustomError("unknown", "there is no {kind} {name}; {hint}", {"kind": kind, "name": repr(name), "hint": hint})
+    return PydanticCustomError(
+        "unknown", "there is no {kind} {name}; {hint}", {"kind": kind, "name": repr(name[:NAME_CHARS]), "hint": hint}
+    )
 
 
 def _check_counts(nodes: int | None, processes: int | None, each: int | None) -> None:

@@ -1,12 +1,13 @@
 """What jobs print, read by cursor: bytes from an offset on, a bounded part at a time. It knows nothing of jobs.
 
-A file that is not there yet is empty, and one that has become shorter was begun anew, as by a job that was requeued: it is read
-from its beginning.
+A file that is not there yet is empty, as is what is no regular file: a pipe would keep its reader waiting, and a device may
+never end. One that has become shorter was begun anew, as by a job that was requeued: it is read from its beginning.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from orbit_zmq.errors import NotPermitted
@@ -18,7 +19,9 @@ LONGEST_SIGN = 4  # bytes of one character in UTF-8
 def read_part(path: Path, offset: int, max_bytes: int = PORTION_BYTES) -> tuple[bytes, int, int]:
     """What is there from the offset on, the offset after it, and the size of the file; NotPermitted where it cannot be read."""
     try:
-        with path.open("rb") as file:
+        if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe would be to read from it
+            return b"", 0, 0
+        with open(path, "rb", opener=_without_waiting) as file:
             size = os.fstat(file.fileno()).st_size
             begin = offset if offset <= size else 0
             file.seek(begin)
@@ -26,8 +29,13 @@ def read_part(path: Path, offset: int, max_bytes: int = PORTION_BYTES) -> tuple[
     except FileNotFoundError:
         return b"", 0, 0
     except OSError as error:
-        raise NotPermitted(f"{path} cannot be read: {error.strerror}") from None
+        hint = "Is it on a file system that this host sees, and may the endpoint's user read it?"
+        raise NotPermitted(f"{path} cannot be read: {error.strerror}", hint=hint) from None
     return part, begin + len(part), max(size, begin + len(part))
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def read_text(path: Path, offset: int, is_final: bool, max_bytes: int = PORTION_BYTES) -> tuple[str, int, int]:

@@ -17,7 +17,18 @@ from orbit_zmq.batch.states import ENDED, LSF, SLURM_WAITING, State, pbs_state, 
 States = dict[str, NativeState]
 
 BETWEEN = "\x1f"
-SQUEUE = ("JobArrayID", "State", "Reason", "StartTime", "EndTime", "Partition", "NodeList", "exit_code", "Comment")
+SQUEUE = (
+    "JobArrayID",
+    "State",
+    "Reason",
+    "StartTime",
+    "EndTime",
+    "Partition",
+    "NodeList",
+    "exit_code",
+    "Comment",
+    "RestartCnt",
+)
 WIDTH = 250
 SACCT = ("JobID", "State", "ExitCode", "Reason", "Start", "End", "Partition", "NodeList")
 NOTHING = ("", "(null)", "N/A", "None", "Unknown", "NONE", "n/a", "None assigned")
@@ -54,6 +65,7 @@ def squeue_states(printed: str) -> tuple[States, dict[str, str]]:
             node_list=nodes,
             queue=_said(row["Partition"]),
             estimated_start=began if waits else None,
+            restarts=number_of(row["RestartCnt"]),
         )
         if comment := _said(row["Comment"]):
             comments[row["JobArrayID"]] = comment

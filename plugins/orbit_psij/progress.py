@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from orbit_psij.models import State
 from orbit_zmq.batch.exit_record import ExitRecord
-from orbit_zmq.batch.outcome import NativeState, Outcome, outcome_of
+from orbit_zmq.batch.outcome import NativeState, Outcome, is_of_this_run, may_come_again, outcome_of
 from orbit_zmq.batch.states import State as NativeWord
 
 SOON_S = 1.0  # between two questions while something changes
@@ -19,7 +19,6 @@ SHARE = 10.0  # a question that takes long is asked the less often: a tenth of t
 RECORD_S = 2.0  # a record may be seen later than the scheduler's word, as on NFS
 SILENCE_S = 10.0  # a scheduler may not know a job for a moment
 LEFT_BEHIND_S = 3.0  # a job that has written its end is not running, though its node cannot say so
-REQUEUED_S = 20.0  # one that a signal has ended may be started again, and its scheduler takes so long to say so
 NEVER_S = 60.0  # a job that no scheduler has told an id of, and that nobody knows, was never submitted
 
 OF_NATIVE: dict[NativeWord, State] = {"PENDING": "QUEUED", "HELD": "QUEUED", "RUNNING": "ACTIVE"}
@@ -84,16 +83,15 @@ def _is_over_by_silence(seen: Seen) -> bool:
 
 
 def _left_behind(seen: Seen, said: NativeState, now: float) -> Outcome | None:
-    """The job has written its end, and whoever runs its node does not tell the scheduler. What waits again has another end."""
+    """The job has written its end, and whoever runs its node does not tell the scheduler."""
     record = seen.record
-    if record is None or record.exit_code is None or record.ended is None or said.state != "RUNNING":
+    if record is None or record.ended is None or said.state != "RUNNING" or not _record_ended(seen):
         return None
-    is_of_this_run = said.started is None or record.ended + 1 >= said.started
-    patience_s = LEFT_BEHIND_S if record.signal is None else REQUEUED_S
-    if not is_of_this_run or now - record.ended < patience_s:
+    if now - record.ended < LEFT_BEHIND_S or (may_come_again(record, said) and not seen.cancel_asked):
         return None
     return outcome_of(record, seen.accounting, None, cancel_asked=seen.cancel_asked)
 
 
 def _record_ended(seen: Seen) -> bool:
-    return seen.record is not None and seen.record.exit_code is not None
+    """Whether the job has written the end of the run that its scheduler speaks of."""
+    return seen.record is not None and seen.record.exit_code is not None and is_of_this_run(seen.record, seen.said)

@@ -24,7 +24,7 @@ from orbit_zmq.batch import BatchSystem, detect_batch_system, jobs_changed
 from orbit_zmq.batch.commands import COMMAND_S, checked_job_id, refusal, run
 from orbit_zmq.batch.exit_record import started_ticks
 from orbit_zmq.batch.lsf import LSFBatch
-from orbit_zmq.batch.outcome import NativeState
+from orbit_zmq.batch.outcome import NativeState, text_of_exit
 from orbit_zmq.batch.pbs import PBSBatch
 from orbit_zmq.batch.slurm import SlurmBatch
 from orbit_zmq.errors import InvalidArgument, NotFound, SchedulerFailed, Unsupported
@@ -132,10 +132,9 @@ def local_state(native_id: str) -> NativeState | None:
     """Of a local job; None for one that has ended while this process did not watch."""
     child = _children.get(native_id)
     if child is not None and child.poll() is not None and not _group_lives(native_id):
-        code = child.returncode
-        return NativeState(
-            "DONE" if code == 0 else "FAILED", "EXITED", code if code >= 0 else 128 - code, -code if code < 0 else None
-        )
+        code, by_signal = (child.returncode, None) if child.returncode >= 0 else (128 - child.returncode, -child.returncode)
+        reason = text_of_exit(code, by_signal) if code else None
+        return NativeState("DONE" if code == 0 else "FAILED", "EXITED", code, by_signal, reason)
     return NativeState("RUNNING", "RUNNING") if _group_lives(native_id) else None
 
 

@@ -28,7 +28,7 @@ from orbit_psij.submission import Submission
 from orbit_psij.ui_config import UI_CONFIG
 from orbit_zmq.batch import detect_batch_system
 from orbit_zmq.batch.threads import Threads
-from orbit_zmq.errors import DeadlineExceeded, InvalidArgument, NotFound, OrbitError, OutcomeUnknown
+from orbit_zmq.errors import DeadlineExceeded, InvalidArgument, NotFound, NotPermitted, OrbitError, OutcomeUnknown
 from orbit_zmq.log import get_logger
 from orbit_zmq.plugin import Caller, Explanation, Host, Plugin, PluginSession, operation
 from orbit_zmq.why import Phase
@@ -107,7 +107,9 @@ class PSIJSession(PluginSession):
         shown = job.shown()  # before the files are read, so that nothing comes after a final state
         for name, offset in (("stdout", stdout_offset), ("stderr", stderr_offset)):
             path = Path(shown[f"{name}_path"])
-            text, after, size = await self._threads.run(read_text, path, offset, job.is_final)
+            text, after, size = "", offset, 0
+            with suppress(NotPermitted):  # `read_output` says it; the state can be had
+                text, after, size = await self._threads.run(read_text, path, offset, job.is_final)
             shown |= {name: text, f"{name}_offset": after, f"{name}_size": size}
         return shown
 
@@ -210,7 +212,10 @@ class PSIJSession(PluginSession):
             raise
         self._following.submitted(job, native_id)
         answer = {"job_id": job.job_id, "native_id": native_id}
-        return answer | ({"warnings": submission.warnings} if submission.warnings else {})
+        fault = self._following.store_fault
+        not_kept = [f"the endpoint keeps nothing at present ({fault}), and forgets this job when it ends"] if fault else []
+        warnings = [*submission.warnings, *not_kept]
+        return answer | ({"warnings": warnings} if warnings else {})
 
 
 class PSIJPlugin(Plugin):

@@ -90,7 +90,7 @@ def test_jobs_are_listed_by_status_by_id_and_by_pattern(shell):
         wait_for(shell, one, *ENDED)
 
     assert shell.run("job", "list", good, bad, "-q").stdout.split() == [bad, good]  # the newest first
-    failed = shell.run("job", "list", "--status", "failed", "-q").stdout.split()
+    failed = shell.run("job", "list", "--state", "failed", "-q").stdout.split()
     assert bad in failed and good not in failed
     assert shell.run("job", "list", f"{good[:-1]}?", "-q").stdout.split() == [good]
     shown = shell.json("job", "show", bad[:-1])
@@ -206,6 +206,50 @@ def test_a_job_after_another_waits_for_it_and_why_says_so(shell, tmp_path):
     gate.touch()
     assert shell.run("job", "wait", first, second).returncode == 0
     assert shell.json("why", second)["phase"] == "ended"
+
+
+@pytest.mark.parametrize("option", ["--key", "--target", "--array", "--after", "--name", "--directory"])
+def test_an_empty_value_is_not_taken_for_none(shell: Shell, option: str) -> None:
+    before = shell.json("job", "list")
+    assert shell.run("job", "submit", option, "", "--", "true").returncode in (1, 2)
+    assert shell.json("job", "list") == before
+
+
+def test_the_newest_job_is_meant_where_none_is_named(lab: Lab) -> None:
+    lab.environment["ORBIT_BATCH_SYSTEM"] = "none"
+    lab.start_endpoint("hpc1", plugins="jobs")
+    shell = Shell(lab.environment)
+    none = shell.run("job", "show")
+    assert none.returncode == 1 and "There is no last job. (Submit one: orbit job submit" in none.stderr
+    submit(shell, *script("echo first"))
+    newest = submit(shell, *script("echo second; exit 3"))
+
+    assert shell.run("job", "wait").returncode == 3
+    assert shell.json("job", "show")["job_id"] == newest
+    assert shell.run("job", "logs").stdout == "second\n"
+    assert shell.run("job", "list", "last", "-q").stdout.split() == [newest]
+
+
+def test_jobs_that_have_ended_are_forgotten_and_no_others(lab: Lab) -> None:
+    lab.environment["ORBIT_BATCH_SYSTEM"] = "none"
+    lab.start_endpoint("hpc1", plugins="jobs")
+    shell = Shell(lab.environment)
+    first, second = submit(shell, "--", "true"), submit(shell, "--", "true")
+    assert shell.run("job", "wait", first, second).returncode == 0
+    running = submit(shell, "--", "sleep", "100")
+    for verb in ("forget", "cancel", "show", "wait", "logs"):
+        empty = shell.run("job", verb, "")
+        assert (empty.returncode, empty.stderr) == (2, "orbit: An empty text means no job. (Write its id, or `all`.)\n")
+    assert len(shell.json("job", "list")) == 3 and status(shell, running) == "running"
+    directory = Path(shell.json("job", "show", first)["metadata"]["directory"])
+    assert directory.exists()
+
+    refused = shell.run("job", "forget", running)
+    assert refused.returncode == 1 and f"{running} has not ended" in refused.stderr
+    assert shell.run("job", "forget", first, "-q").stdout.split() == [first] and not directory.exists()
+    assert shell.run("job", "forget", "all", "-q").stdout.split() == [second]
+    assert [one["job_id"] for one in shell.json("job", "list")] == [running]
+    shell.run("job", "cancel", running)
 
 
 def test_who_waits_goes_on_when_the_endpoint_is_killed_and_started_again(lab: Lab, tmp_path: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,8 @@ from lab import Lab, running_lab, wait_until
 
 from orbit_jobs.client import AsyncJobsClient, JobsClient
 from orbit_jobs.models import JobDryRun, JobHandle, JobStatus, JobStatusResult, JobValidationError
-from orbit_zmq import AsyncClient
-from orbit_zmq.errors import Conflict, DeadlineExceeded, InvalidArgument, NotFound
+from orbit_zmq import AsyncClient, Client
+from orbit_zmq.errors import Conflict, DeadlineExceeded, InvalidArgument, NotFound, NotPermitted
 
 WAIT_S = 90.0
 
@@ -91,6 +93,33 @@ def test_another_session_of_the_user_finds_the_job_of_one_that_was_closed(site: 
     found = jobs.wait(handle, WAIT_S)
     assert (found.status, found.detail["cancel_reason"]) == (JobStatus.CANCELLED, "enough")
     assert jobs.cancel(handle).status is JobStatus.CANCELLED
+
+
+def test_of_two_users_each_has_their_own_jobs_and_keys() -> None:
+    with running_lab() as lab, ExitStack() as stack:
+        lab.environment["ORBIT_BATCH_SYSTEM"] = "none"
+        lab.start_endpoint("hpc1", plugins="jobs", share="*:jobs:read,write,run")
+        clients, heard = {}, {"ann": [], "bob": []}  # type: ignore[var-annotated]
+        for name in heard:
+            joined = lab.client().invite(name, "client", user=name, hosts=["127.0.0.1"])
+            clients[name] = stack.enter_context(Client(join=joined.encode()))
+            clients[name].subscribe(lambda *event, to=heard[name]: to.append(event[3]), endpoint="hpc1", plugin="jobs")
+        ann, bob = (clients[name].get_plugin("hpc1", "jobs") for name in heard)
+        hers = submitted(ann, ["sleep", "1000"], key="same")
+        his = submitted(bob, ["true"], key="same")
+
+        assert his.job_id != hers.job_id and [one.job_id for one in bob.list()] == [his.job_id]
+        for ask in (bob.status, bob.cancel, bob.logs, bob.forget, clients["bob"].why):
+            with pytest.raises(NotFound):
+                ask(hers.job_id)
+        with pytest.raises(NotFound):
+            bob.submit(["true"], after=[hers])
+        assert bob.wait(his, WAIT_S).status is JobStatus.SUCCESSFUL
+        ann.cancel(hers)
+        assert ann.wait(hers, WAIT_S).status is JobStatus.CANCELLED
+        wait_until(lambda: "cancelled" in [one["status"] for one in heard["ann"]], WAIT_S, "she is told")
+        wait_until(lambda: "successful" in [one["status"] for one in heard["bob"]], WAIT_S, "he is told")
+        assert all({one["job_id"] for one in heard[name]} == {job.job_id} for name, job in (("ann", hers), ("bob", his)))
 
 
 def test_each_change_is_told_and_the_end_once(site: Lab, jobs: JobsClient) -> None:
@@ -250,6 +279,51 @@ def test_jobs_outlive_the_endpoints_process(tmp_path: Path) -> None:
         assert jobs.status(held).status is JobStatus.PENDING
         jobs.cancel(lives)
         assert jobs.wait(held, WAIT_S).status is JobStatus.CANCELLED
+
+
+def test_with_a_full_disk_jobs_are_refused_or_cancelled_and_later_ones_say_that_they_are_not_kept() -> None:
+    with running_lab() as lab:
+        lab.environment["ORBIT_BATCH_SYSTEM"] = "none"
+        endpoint = lab.start_endpoint("hpc3", plugins="jobs,psij")
+        jobs, psij = (lab.client().get_plugin("hpc3", name) for name in ("jobs", "psij"))
+        lives = submitted(jobs, ["sleep", "1000"])
+        before = resource.prlimit(endpoint.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        for more in ({}, {"key": "once"}, {"after": [lives]}):
+            with pytest.raises(NotPermitted, match="cannot be written"):
+                jobs.submit(["true"], **more)
+        with pytest.raises(NotPermitted, match="cannot be written"):
+            psij.submit_job(shell("true"))
+        jobs.cancel(lives)
+        resource.prlimit(endpoint.pid, resource.RLIMIT_FSIZE, before)
+
+        assert jobs.wait(lives, WAIT_S).status is JobStatus.CANCELLED
+        later = submitted(jobs, ["true"], key="once")
+        assert [one.job_id for one in jobs.list()] == [later.job_id, lives.job_id]
+        assert "keeps nothing at present" in later.metadata["warnings"][0]
+        assert "keeps nothing at present" in psij.submit_job(shell("true"))["warnings"][0]
+
+
+def test_a_directory_that_cannot_be_is_refused_by_its_name(jobs: JobsClient) -> None:
+    with pytest.raises(JobValidationError, match="There is no directory /xxx"):
+        jobs.submit(shell("true", directory="/" + "x" * 400))
+
+
+def test_what_has_no_id_is_no_job(jobs: JobsClient) -> None:
+    with pytest.raises(InvalidArgument, match="None is no job"):
+        jobs.status(None)  # type: ignore[arg-type]
+
+
+def test_output_that_is_no_file_keeps_nobody_waiting(jobs: JobsClient, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    waiting = submitted(jobs, shell("echo out", stdout_path=str(tmp_path / "pipe")))
+    endless = submitted(jobs, shell("echo out", stdout_path="/dev/zero", stderr_path="/dev/null"))
+    nowhere = submitted(jobs, shell("echo out", stdout_path=str(tmp_path)))
+
+    assert jobs.wait(endless, WAIT_S).status is JobStatus.SUCCESSFUL
+    assert jobs.wait(nowhere, WAIT_S).detail["reason"] == "stdout cannot be written"
+    assert [jobs.logs(one) for one in (waiting, endless, nowhere)] == [(b"", b"")] * 3
+    assert (tmp_path / "pipe").read_bytes() == b"out\n"
+    assert jobs.wait(waiting, WAIT_S).status is JobStatus.SUCCESSFUL
 
 
 def test_what_is_known_of_a_job_is_kept_for_its_time_and_the_settings_name_targets() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from orbit_jobs.models import JobDryRun, JobHandle, JobSpec, JobStatus, JobStatusResult, validation_error_of
 from orbit_zmq.client._sync.plugin import PluginClient
-from orbit_zmq.errors import DeadlineExceeded, OrbitError
+from orbit_zmq.errors import DeadlineExceeded, InvalidArgument, OrbitError
 
 POLL_S = 60.0  # one wait for jobs to end; the endpoint answers the moment they have
 FOLLOW_S = 20.0  # one wait for output
@@ -123,7 +123,11 @@ class JobsClient(PluginClient):
 
 
 def _id_of(job: Job) -> str:
-    return job if isinstance(job, str) else job.job_id
+    if isinstance(job, str):
+        return job
+    if not isinstance(job, JobHandle):
+        raise InvalidArgument(f"{job!r} is no job", hint="Give a handle, as `submit` answers one, or a job's id.")
+    return job.job_id
 
 
 def _plain(job: JobSpec | Mapping[str, Any]) -> dict[str, Any]:

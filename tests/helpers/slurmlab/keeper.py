@@ -57,8 +57,11 @@ class Keeper:
         self._place = place
         self.conf = place / "slurm.conf"
         self._accounting = accounting
-        controller, accounting_port, *nodes = free_ports(2 + len(NODES))
+        sockets = free_ports(2 + len(NODES))
+        controller, accounting_port, *nodes = (one.getsockname()[1] for one in sockets)
         self._ports = Ports(controller, accounting_port, (nodes[0], nodes[1]))
+        daemons = ("slurmctld", "slurmdbd", *(f"slurmd.{node}" for node in NODES))
+        self._kept_free = dict(zip(daemons, sockets, strict=True))  # until the daemon starts, so that no other lab takes them
         self._commands = self._all_commands()
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._environment = {
@@ -137,6 +140,8 @@ class Keeper:
         program = find(name.partition(".")[0])
         if program is None:
             raise InternalError(f"There is no {name}.", hint="Run: scripts/lab slurm up")
+        if name in self._kept_free:
+            self._kept_free.pop(name).close()
         with (self._place / f"{name}.out").open("wb") as out:
             self._running[name] = subprocess.Popen(
                 [program, *self._commands[name]],
@@ -148,7 +153,9 @@ class Keeper:
                 preexec_fn=_die_with_parent,
             )
         wait_until(lambda: self._is_up(name), f"{name} has started", lambda: self._end_of_output(name))
-        (self._place / f"{name}.daemon").write_text(str(self._running[name].pid))
+        new = self._place / f"{name}.daemon.new"
+        new.write_text(str(self._running[name].pid))
+        new.rename(self._place / f"{name}.daemon")  # whoever looks finds a whole number
 
     def _is_up(self, name: str) -> bool:
         if self._running[name].poll() is not None:
@@ -216,13 +223,16 @@ def can_connect(family: int, address: str | tuple[str, int]) -> bool:
         return tried.connect_ex(address) == 0
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on at this moment."""
-    found: list[int] = []
+def free_ports(count: int) -> list[socket.socket]:
+    """Sockets that are bound to ports which nobody else has."""
+    found: list[socket.socket] = []
     for port in random.SystemRandom().sample(PORTS, len(PORTS)):
-        with socket.socket() as tried, contextlib.suppress(OSError):
-            tried.bind(("127.0.0.1", port))
-            found.append(port)
+        tried = socket.socket()
+        try:
+            tried.bind(("", port))
+            found.append(tried)
+        except OSError:
+            tried.close()
         if len(found) == count:
             break
     return found

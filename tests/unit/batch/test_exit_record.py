@@ -94,6 +94,23 @@ def test_standard_output_and_error_may_be_one_file(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_text() == "1\n2\n3\n"
 
 
+def test_a_pipe_is_opened_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=("piped",))
+    writer.start()
+    ran = Ran(tmp_path, "cat", stdin=tmp_path / "pipe")
+    writer.join(WAIT_S)
+
+    assert ran.record.exit_code == 0 and (tmp_path / "out").read_text() == "piped"
+
+
+def test_a_record_says_how_often_slurm_has_started_the_job_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Ran(tmp_path, "true", kind="batch").record.restarts == 0
+    monkeypatch.setitem(SETTLED, "SLURM_RESTART_COUNT", "2")
+    assert Ran(tmp_path, "true", kind="batch").record.restarts == 2
+    assert Ran(tmp_path, "true", kind="local").record.restarts is None
+
+
 @pytest.mark.parametrize("which", ["stdin", "stdout", "stderr"])
 def test_a_file_that_cannot_be_opened_is_named_as_the_problem(tmp_path: Path, which: str) -> None:
     files: dict[str, Any] = {which: tmp_path / "absent" / "file"}

@@ -56,7 +56,7 @@ def test_each_option_goes_to_its_place():
         (["submit", "--env", "NOVALUE", "--", "x"], "--env: 'NOVALUE' is no NAME=VALUE"),
         (["submit", "--dry-run", "--wait", "--", "x"], "nothing to --wait for"),
         (["submit", "--timeout", "5s", "--", "x"], "--timeout is of use with --wait alone"),
-        (["list", "--status", "odd"], "odd"),
+        (["list", "--state", "odd"], "odd"),
         (["cancel"], "Missing argument"),
     ],
 )
@@ -87,5 +87,5 @@ def test_how_a_job_ended_is_an_exit_code(status, detail, code):
 
 
 def test_the_group_has_all_its_commands():
-    assert set(job.commands) == {"submit", "list", "show", "wait", "cancel", "logs"}
+    assert set(job.commands) == {"submit", "list", "show", "wait", "cancel", "forget", "logs"}
     assert isinstance(job, click.Group)

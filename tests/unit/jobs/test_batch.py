@@ -166,9 +166,10 @@ class Site:
         self.asked.append(ids)
         return self.accounting
 
-    def has_ended(self, exit_code: int, signal: str = "null") -> None:
+    def has_ended(self, exit_code: int, signal: str = "null", restarts: int | None = None) -> None:
+        again = "" if restarts is None else f'"restarts": {restarts}, '
         (self.directory / "record").write_text(
-            f'{RECORD}"exit_code": {exit_code}, "signal": {signal}, "ended": 7, "problem": ""}}'
+            f'{RECORD}{again}"exit_code": {exit_code}, "signal": {signal}, "ended": 7, "problem": ""}}'
         )
 
     def has_begun(self) -> None:
@@ -244,7 +245,38 @@ def test_a_job_that_was_ended_by_a_signal_may_be_started_again(site: Site) -> No
     site.states = {"17": RUNNING}
     site.has_ended(143, "15")
     assert site.status() is JobStatus.RUNNING
-    site.now += batch.REQUEUE_S
+    site.now += 1_000
+    found = site.look()
+    assert isinstance(found, JobStatusResult) and found.status is JobStatus.RUNNING and "ended" not in found.detail
+    assert found.detail["reason"].startswith("It was ended by SIGTERM. Whether it is started again")
+    site.states = {"17": NativeState("FAILED", "FAILED", 143, 15)}
+
+    assert site.status() is JobStatus.FAILED
+
+
+def test_what_an_earlier_run_has_written_is_no_end_of_the_next(site: Site) -> None:
+    again = NativeState("RUNNING", "RUNNING", node_list="n1", restarts=1)
+    for exit_code, signal in ((143, "15"), (0, "null")):
+        site.has_ended(exit_code, signal, restarts=0)
+        for said in (again, dataclasses.replace(again, raw_state="COMPLETING"), dataclasses.replace(again, state="PENDING")):
+            site.states = {"17": said}
+            assert not site.status().is_finished
+            site.now += 1_000
+            assert not site.status().is_finished and not site.runner.status(site.handle).status.is_finished
+    site.states = {"17": NativeState("FAILED", "FAILED", 1, restarts=1)}  # as of a node that refuses the next run
+    site.look()
+    site.now += batch.SETTLE_S
+    found = site.look()
+
+    assert isinstance(found, JobStatusResult) and found.status is JobStatus.FAILED
+    assert (found.detail["exit_code"], found.detail["source"]) == (1, "scheduler") and "ended" not in found.detail
+
+
+def test_a_run_that_is_cleared_away_and_was_not_counted_again_has_ended(site: Site) -> None:
+    site.states = {"17": NativeState("RUNNING", "COMPLETING", restarts=1)}
+    site.has_ended(137, "9", restarts=1)
+    assert site.status() is JobStatus.RUNNING
+    site.now += batch.SETTLE_S
 
     assert site.status() is JobStatus.FAILED
 
@@ -294,7 +326,35 @@ def test_a_scheduler_that_does_not_answer_changes_nothing(site: Site) -> None:
         with pytest.raises(type(fault)):
             site.runner.status(site.handle)
     site.has_ended(4)
+    assert site.look() is site.states  # nobody has said that no other run has begun since
+    site.states = {"17": RUNNING}
+    assert site.status() is JobStatus.RUNNING
+    site.states = DeadlineExceeded("squeue gave no answer")
+    site.now += batch.SETTLE_S
     assert site.status() is JobStatus.FAILED  # it has said so itself
+
+
+@pytest.mark.parametrize(("exit_code", "signal"), [(143, "15"), (0, "null")])
+def test_a_job_that_waits_to_be_started_again_has_not_ended_though_the_scheduler_falls_silent(
+    site: Site, exit_code: int, signal: str
+) -> None:
+    site.has_ended(exit_code, signal)
+    site.states = {"17": PENDING}
+    assert site.status() is JobStatus.PENDING
+    site.states = DeadlineExceeded("squeue gave no answer")
+    for _ in range(3):
+        assert site.look() is site.states
+        site.now += 1_000
+
+
+def test_a_signal_says_nothing_of_the_end_while_the_scheduler_is_silent(site: Site) -> None:
+    site.states = {"17": RUNNING}
+    site.status()
+    site.has_ended(143, "15")
+    site.states = DeadlineExceeded("squeue gave no answer")
+    for _ in range(3):
+        assert site.look() is site.states
+        site.now += 1_000
 
 
 def test_each_member_of_an_array_is_judged_for_itself(site: Site) -> None:

@@ -110,6 +110,8 @@ def test_memory_may_be_written_as_people_do() -> None:
         {"environment": {"A": "nul\0"}},
         {"arguments": ["nul\0"]},
         {"executable": ""},
+        {"executable": "x" * 5_000},
+        {"arguments": ["x" * (128 << 10)]},
     ],
 )
 def test_what_would_be_another_line_or_command_in_the_script_is_refused(wrong: dict[str, Any]) -> None:

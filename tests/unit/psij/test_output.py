@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -60,5 +61,11 @@ def test_a_file_that_is_not_there_is_empty_and_one_that_was_begun_anew_is_read_f
 
 
 def test_what_cannot_be_read_says_so(tmp_path: Path) -> None:
-    with pytest.raises(NotPermitted, match="Is a directory"):
-        read_part(tmp_path, 0)
+    with pytest.raises(NotPermitted, match="File name too long"):
+        read_part(tmp_path / ("x" * 300), 0)
+
+
+def test_what_is_no_regular_file_is_empty_and_keeps_nobody_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", Path("/dev/zero"), Path("/dev/null")):
+        assert read_part(path, 3) == (b"", 0, 0)

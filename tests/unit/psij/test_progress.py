@@ -10,7 +10,6 @@ from orbit_psij.progress import (
     LEFT_BEHIND_S,
     OF_END,
     RECORD_S,
-    REQUEUED_S,
     SILENCE_S,
     Seen,
     end_of,
@@ -94,13 +93,19 @@ def test_a_job_that_has_ended_is_not_running_though_its_node_cannot_say_so() -> 
 def test_a_job_that_a_signal_has_ended_may_be_about_to_be_started_again() -> None:
     killed = replace(DONE, exit_code=143, signal=15)
     seen = Seen(said("RUNNING", "COMPLETING", started=900.0), killed)
-    assert ended_as(seen, now=NOW - 1 + LEFT_BEHIND_S) is None
-    assert ended_as(seen, now=NOW - 1 + REQUEUED_S) == "FAILED"
+    assert ended_as(seen, now=NOW + 1_000) is None
+    assert ended_as(replace(seen, cancel_asked=True), now=NOW + 1_000) == "CANCELED"
+    counted = replace(seen, record=replace(killed, restarts=1), said=said("RUNNING", "COMPLETING", restarts=1))
+    assert ended_as(counted, now=NOW - 1 + LEFT_BEHIND_S) == "FAILED"
 
 
 def test_the_end_of_an_earlier_run_is_none_of_a_requeued_job() -> None:
     assert ended_as(Seen(said("PENDING"), DONE), now=NOW + 100) is None
     assert ended_as(Seen(said("RUNNING", started=NOW + 50), DONE), now=NOW + 100) is None
+    first = replace(DONE, restarts=0)
+    assert ended_as(Seen(said("RUNNING", "COMPLETING", restarts=1), first), now=NOW + 100) is None
+    canceled = end_of(Seen(said("CANCELLED", restarts=1), first, ended_for_s=RECORD_S), NOW)
+    assert canceled is not None and (canceled.end, canceled.exit_code) == ("cancelled", None)
 
 
 def test_a_change_is_known_within_three_seconds_and_costly_questions_are_rare() -> None:
