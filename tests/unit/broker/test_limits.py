@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from orbit_broker.__main__ import port_of, reachable
+from orbit_broker.__main__ import reachable
 from orbit_broker.rounds import WINDOW_S, Rounds
+from orbit_zmq.addresses import port_of
 from orbit_zmq.rules.outbox import BULK, CALLS, CONTROL, Budget, Outbox
 from tests.unit.broker.world import World, brief
 
