@@ -1,7 +1,7 @@
 """An endpoint under the launcher that a backend needs: a child process, which starts the endpoint as one of its own.
 
-`dragon` starts a runtime on all nodes of the allocation that it is in, and on this machine alone where there is none. This
-module must not know what an endpoint is told.
+`dragon` starts a runtime on all nodes of the allocation that it is in, and on this machine alone where there are no others.
+This module must not know what an endpoint is told.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from pathlib import Path
 
 from orbit_zmq.errors import Unsupported
 
-ONE_NODE = "--single-node-override"  # else it looks for nodes wherever there are commands of a scheduler
+# Else it looks for nodes wherever there are commands of a scheduler, and needs a network and srun also where there is one node.
+ONE_NODE = "--single-node-override"
 
 
 def launched(command: Sequence[str], environment: Mapping[str, str] = os.environ) -> list[str]:
@@ -30,7 +31,7 @@ def launched(command: Sequence[str], environment: Mapping[str, str] = os.environ
             "The launcher dragon is not installed beside this Python.",
             hint="pip install 'orbit-zmq[dragon]', with Python 3.11 or 3.12.",
         )
-    return [dragon, *([] if _is_in_allocation(environment) else [ONE_NODE]), *command]
+    return [dragon, *([ONE_NODE] if _has_one_node(environment) else []), *command]
 
 
 def run_until_ended(command: Sequence[str]) -> int:
@@ -68,7 +69,12 @@ def _pass_on(lines: Iterable[bytes]) -> None:
             os.write(1, line)
 
 
-def _is_in_allocation(environment: Mapping[str, str]) -> bool:
+def _has_one_node(environment: Mapping[str, str]) -> bool:
+    """Outside of an allocation, and in one of which the scheduler says so."""
     from orbit_zmq.batch.detection import KINDS
 
-    return any(kind.variable in environment for kind in KINDS)
+    if not any(kind.variable in environment for kind in KINDS):
+        return True
+    with suppress(OSError):
+        return len(set(Path(environment.get("PBS_NODEFILE", "")).read_text().split())) == 1
+    return environment.get("SLURM_JOB_NUM_NODES") == "1"

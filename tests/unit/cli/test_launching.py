@@ -35,6 +35,19 @@ def test_inside_an_allocation_it_finds_the_nodes_itself(dragon: Path, variable: 
     assert launching.launched(["orbit", "x"], {variable: "7"}) == [str(dragon), "orbit", "x"]
 
 
+def test_inside_an_allocation_of_one_node_it_looks_for_no_others(dragon: Path, tmp_path: Path):
+    alone = [str(dragon), "--single-node-override", "orbit", "x"]
+    slurm = {"SLURM_JOB_ID": "7"}
+    assert launching.launched(["orbit", "x"], {**slurm, "SLURM_JOB_NUM_NODES": "1"}) == alone
+    assert launching.launched(["orbit", "x"], {**slurm, "SLURM_JOB_NUM_NODES": "12"}) == [str(dragon), "orbit", "x"]
+
+    pbs = {"PBS_JOBID": "7", "PBS_NODEFILE": str(tmp_path / "nodes")}
+    (tmp_path / "nodes").write_text("n1\nn1\n")
+    assert launching.launched(["orbit", "x"], pbs) == alone
+    (tmp_path / "nodes").write_text("n1\nn2\n")
+    assert launching.launched(["orbit", "x"], pbs) == [str(dragon), "orbit", "x"]
+
+
 def test_where_it_is_not_installed_that_is_said_with_the_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
 

@@ -202,7 +202,7 @@ def test_children_are_waited_for_without_a_thread_for_each():
     before = threading.active_count()
     threads, codes = run_in_process_loop(main)
 
-    assert threads == before
+    assert threads <= before  # threads of other tests may end meanwhile
     assert codes == [-15] * 20
 
 
