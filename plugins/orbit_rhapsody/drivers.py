@@ -313,9 +313,8 @@ class DragonDriver(AwaitedDriver):
         if "executable" in task:
             codes = error.code if isinstance(error, SystemExit) else value
             task["exit_code"] = _worst(codes if isinstance(codes, list) else [codes])
-        was_ended = isinstance(error, TaskFailed) and str(error.error["type"]).endswith("_FunctionTaskTimedOut")
-        if "timeout" in task and was_ended:
-            task["exception"] = overdue(task)
+        if "timeout" in task and isinstance(error, TaskFailed) and error.finished - error.started >= task["timeout"]:
+            task["exception"] = overdue(task)  # Dragon raises something in its thread, which may be within an import
         return raw_state
 
     async def _cancel(self, uid: str) -> bool:

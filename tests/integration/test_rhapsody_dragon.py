@@ -145,7 +145,7 @@ def test_a_task_is_canceled(plugin: Any, tmp_path: Path):
 
 
 def test_a_function_that_runs_longer_than_its_timeout_fails_as_such(plugin: Any):
-    (slow,) = run(plugin, slow={"function": doze, "timeout": 1.0})
+    (slow,) = run(plugin, slow={"function": doze, "timeout": 5.0})  # a worker imports first
 
     assert (slow["state"], type(slow["exception"])) == ("FAILED", DeadlineExceeded)
 
