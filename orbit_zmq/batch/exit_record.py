@@ -58,6 +58,12 @@ cannot() {
     [ -z "$asked" ] || ended "$asked" ""
     ended 126 "$1"
 }
+begin() {  # asked to end just before it became a process of its own, the command is not begun
+    trap 'exit 129' HUP; trap 'exit 130' INT; trap 'exit 131' QUIT
+    trap 'exit 138' USR1; trap 'exit 140' USR2; trap 'exit 143' TERM
+    [ -z "$asked" ] || exit "$asked"
+    exec "$@"
+}
 asked=
 trap asked=129 HUP; trap asked=130 INT; trap asked=131 QUIT; trap asked=138 USR1; trap asked=140 USR2; trap asked=143 TERM
 write '"exit_code": null'
@@ -66,9 +72,9 @@ write '"exit_code": null'
 [ "$err" = "$out" ] || [ -p "$err" ] || (: >"$err") 2>/dev/null || cannot "stderr cannot be written"
 [ -z "$asked" ] || ended "$asked" ""
 if [ "$err" = "$out" ]; then
-    (exec "$@") 8>&1 9>&2 <"$in" >"$out" 2>&1 5<&0 6>&1 7>&1
+    (begin "$@") 8>&1 9>&2 <"$in" >"$out" 2>&1 5<&0 6>&1 7>&1
 else
-    (exec "$@") 8>&1 9>&2 <"$in" >"$out" 2>"$err" 5<&0 6>&1 7>&2
+    (begin "$@") 8>&1 9>&2 <"$in" >"$out" 2>"$err" 5<&0 6>&1 7>&2
 fi
 ended $? ""
 """

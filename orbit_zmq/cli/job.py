@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import click
 
 from orbit_zmq.cli.completion import endpoint_names, plugin_names
 from orbit_zmq.cli.connection import Where, broker_options, connected
-from orbit_zmq.cli.job_outcome import exit_code_of, has_ended, wait_for_jobs
+from orbit_zmq.cli.job_outcome import exit_code_of, has_ended, pause_after, wait_for_jobs
 from orbit_zmq.cli.job_output import COLUMNS, row_of, show_job
 from orbit_zmq.cli.job_submit import PLUGIN, submit
 from orbit_zmq.cli.output import ByteStream, Output, output_options
@@ -166,13 +167,25 @@ def logs(selector: str, follow: bool, member: int | None, endpoint: str | None, 
 
 
 def _print_logs(client: Client, one: Item, which: Item, follow: bool) -> None:
+    """Who follows goes on through a restart of broker or endpoint."""
+    from orbit_zmq.client.patience import Patience
+    from orbit_zmq.errors import OrbitError
+
+    patience = Patience(one["endpoint"])
     streams = {"stdout": ByteStream(sys.stdout), "stderr": ByteStream(sys.stderr)}
     offsets = {f"{name}_offset": 0 for name in streams}
     while True:
         arguments = {"job_id": one["job_id"], **which, **offsets, "max_bytes": PORTION_BYTES, "wait_s": POLL_S * follow}
-        said = client.call(
-            one["endpoint"], one["plugin"], "logs", arguments, session=SESSION, deadline_s=POLL_S * follow + GRACE_S
-        )
+        try:
+            said = client.call(
+                one["endpoint"], one["plugin"], "logs", arguments, session=SESSION, deadline_s=POLL_S * follow + GRACE_S
+            )
+        except OrbitError as error:
+            if not follow:
+                raise
+            time.sleep(pause_after(client, patience, error))
+            continue
+        patience.on_answer()
         for name, stream in streams.items():
             stream.write(bytes(said[name]))
         is_more = any(said[name] for name in streams)

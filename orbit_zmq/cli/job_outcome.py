@@ -82,7 +82,7 @@ def _wait_at(client: Client, place: tuple[str, str], ids: list[str], ends_at: fl
             left = [job["job_id"] for job in said["jobs"] if not has_ended(job)]
         except OrbitError as error:
             left = ids
-            pause_s = _pause_s(client, patience, error)
+            pause_s = pause_after(client, patience, error)
             time.sleep(max(0.0, min(pause_s, ends_at - time.monotonic())))
         if time.monotonic() >= ends_at:
             raise DeadlineExceeded(
@@ -91,7 +91,7 @@ def _wait_at(client: Client, place: tuple[str, str], ids: list[str], ends_at: fl
             )
 
 
-def _pause_s(client: Client, patience: Patience, error: OrbitError) -> float:
+def pause_after(client: Client, patience: Patience, error: OrbitError) -> float:
     """How long to pause where somebody is away who may come back; else the error is raised."""
     from orbit_zmq.errors import NotFound
 

@@ -26,6 +26,7 @@ from orbit_rhapsody.turns import Turns
 from orbit_rhapsody.values import describe
 from orbit_rhapsody.workers import DaemonThreads
 from orbit_zmq.errors import DeadlineExceeded, InternalError, InvalidArgument
+from orbit_zmq.paths import state_dir
 
 OnState = Callable[[dict[str, Any], Any], None]
 
@@ -359,6 +360,12 @@ class PilotDriver(AwaitedDriver):
         task["function"] = None  # looked at by the backend
         return True
 
+    async def shutdown(self) -> None:
+        records = Path(self.backend.session.path)
+        await super().shutdown()
+        if records.parent == state_dir() / "radical-pilot":
+            await asyncio.to_thread(shutil.rmtree, records, ignore_errors=True)
+
     def _settled(self, task: dict[str, Any], raw_state: Any) -> Any:
         error = task.get("exception")
         if isinstance(error, str):
@@ -374,6 +381,8 @@ def _show_environment() -> None:
         os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
     if sys.prefix != sys.base_prefix:
         os.environ.setdefault("VIRTUAL_ENV", sys.prefix)
+    for variable in ("RADICAL_PILOT_SESSION_BASE", "RADICAL_PILOT_BASE"):  # else it writes where this process was started
+        os.environ.setdefault(variable, str(state_dir() / "radical-pilot"))
 
 
 def overdue(task: Mapping[str, Any]) -> DeadlineExceeded:

@@ -255,9 +255,10 @@ def test_jobs_that_have_ended_are_forgotten_and_no_others(lab: Lab) -> None:
 def test_who_waits_goes_on_when_the_endpoint_is_killed_and_started_again(lab: Lab, tmp_path: Path) -> None:
     lab.environment["ORBIT_BATCH_SYSTEM"] = "none"
     child, shell, gate = lab.start_endpoint("hpc1", plugins="jobs"), Shell(lab.environment), tmp_path / "gate"
-    job_id = submit(shell, *script(f"while ! test -e {gate}; do sleep 0.05; done; exit 7"))
+    job_id = submit(shell, *script(f"echo begun; while ! test -e {gate}; do sleep 0.05; done; echo over; exit 7"))
     with shell.stack:
-        waiting = shell.start("job", "wait", job_id, "--json")
+        waiting, following = shell.start("job", "wait", job_id, "--json"), shell.start("job", "logs", "-f", job_id)
+        assert following.stdout is not None and following.stdout.readline() == "begun\n"
         wait_for(shell, job_id, "running")
         os.kill(child.pid, signal.SIGKILL)
         gate.touch()
@@ -266,6 +267,7 @@ def test_who_waits_goes_on_when_the_endpoint_is_killed_and_started_again(lab: La
         assert waiting.stdout is not None
         (ended,) = json.loads(waiting.stdout.read())["items"]
         assert waiting.wait(PATIENCE_S) == 7
+        assert (following.stdout.read(), following.wait(PATIENCE_S)) == ("over\n", 0)
         assert (ended["status"], ended["detail"]["exit_code"]) == ("failed", 7)
 
 

@@ -99,7 +99,8 @@ def test_of_two_users_each_has_their_own_jobs_and_keys() -> None:
     with running_lab() as lab, ExitStack() as stack:
         lab.environment["ORBIT_BATCH_SYSTEM"] = "none"
         lab.start_endpoint("hpc1", plugins="jobs", share="*:jobs:read,write,run")
-        clients, heard = {}, {"ann": [], "bob": []}  # type: ignore[var-annotated]
+        clients: dict[str, Any] = {}
+        heard: dict[str, list[Any]] = {"ann": [], "bob": []}
         for name in heard:
             joined = lab.client().invite(name, "client", user=name, hosts=["127.0.0.1"])
             clients[name] = stack.enter_context(Client(join=joined.encode()))

@@ -76,3 +76,18 @@ def test_a_task_in_a_pilot_is_canceled(plugin: Any, tmp_path: Path):
 
     assert (answer["status"], answer["canceled"]) == ("canceled", 1)
     assert plugin.wait_tasks(["slow"], timeout=PATIENCE_S)[0]["state"] == "CANCELED"
+
+
+def test_its_records_lie_in_the_state_directory_and_go_with_the_session():
+    with running_lab() as lab, contextlib.chdir(lab.place):
+        started = lab.place / "started"
+        started.mkdir()
+        with contextlib.chdir(started):
+            lab.environment |= {"HOME": str(lab.place), "PWD": str(started)}
+            lab.start_endpoint("hpc2", plugins="rhapsody")
+        records = lab.place / "state" / "radical-pilot"
+        with lab.client().get_plugin("hpc2", "rhapsody", backends=["radical_pilot"]) as plugin:
+            plugin.wait_tasks(plugin.submit_tasks([program("true")]), timeout=PATIENCE_S)
+            assert len(list(records.iterdir())) == 1 and not list(started.iterdir())
+        wait_until(lambda: not list(records.iterdir()), PATIENCE_S, "they are gone")
+        assert not list(started.iterdir())

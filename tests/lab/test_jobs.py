@@ -121,6 +121,10 @@ def one_that_kills_itself(number: int) -> Wanted:
     return Wanted("killed", shell("kill -9 $$"), JobStatus.FAILED, signal=signal.SIGKILL, reason="SIGKILL")
 
 
+def one_that_kills_what_writes_its_record(number: int) -> Wanted:
+    return Wanted("without a record", shell("kill -9 $PPID; exit 0"), JobStatus.FAILED, signal=signal.SIGKILL)
+
+
 def one_to_cancel(number: int) -> Wanted:
     return Wanted("cancel", shell("exec sleep 20000"), JobStatus.CANCELLED, reason="cancel")
 
@@ -183,7 +187,8 @@ def run_mixed(
 
 
 def test_every_outcome_is_right_with_exit_code_and_reason(slurm: SlurmLab, jobs: JobsClient, commands: CountedCommands) -> None:
-    kinds = (a_success, a_failure, one_that_kills_itself, one_to_cancel, one_cancelled_elsewhere)
+    ends_by_itself = (a_success, a_failure, one_that_kills_itself, one_that_kills_what_writes_its_record)
+    kinds = (*ends_by_itself, one_to_cancel, one_cancelled_elsewhere)
     run_mixed(slurm, jobs, commands, [kind(number) for number in range(3) for kind in kinds], lambda: None)
 
 
