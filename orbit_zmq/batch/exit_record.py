@@ -25,56 +25,59 @@ STARTED = 19  # of the words after the name in /proc/PID/stat: ticks since the m
 SESSION = 3  # likewise
 GONE = ("Z", "X", "x")  # states of a process that has ended and that nobody has asked about
 
+# Its own variables begin with o_: an assignment to one that the job has in its environment would change that.
 WRAPPER = r"""
-record=$1 in=$2 out=$3 err=$4 kind=$5; shift 5
-case $kind in
-    batch | array) id=${SLURM_JOB_ID:-${PBS_JOBID:-${LSB_JOBID:-}}} restarts=${SLURM_JOB_ID:+${SLURM_RESTART_COUNT:-0}} ;;
-    *) id= restarts= ;;
+o_record=$1 o_in=$2 o_out=$3 o_err=$4 o_kind=$5; shift 5
+case $o_kind in
+    batch | array) o_id=${SLURM_JOB_ID:-${PBS_JOBID:-${LSB_JOBID:-}}} o_restarts=${SLURM_JOB_ID:+${SLURM_RESTART_COUNT:-0}} ;;
+    *) o_id= o_restarts= ;;
 esac
-[ "$kind" != array ] || ORBIT_ARRAY_INDEX=${SLURM_ARRAY_TASK_ID:-${PBS_ARRAY_INDEX:-${LSB_JOBINDEX:-}}}
-case $kind in
+[ "$o_kind" != array ] || ORBIT_ARRAY_INDEX=${SLURM_ARRAY_TASK_ID:-${PBS_ARRAY_INDEX:-${LSB_JOBINDEX:-}}}
+case $o_kind in
     array | member)
         export ORBIT_ARRAY_INDEX
-        record=$record.$ORBIT_ARRAY_INDEX out=$out.$ORBIT_ARRAY_INDEX err=$err.$ORBIT_ARRAY_INDEX
+        o_record=$o_record.$ORBIT_ARRAY_INDEX o_out=$o_out.$ORBIT_ARRAY_INDEX o_err=$o_err.$ORBIT_ARRAY_INDEX
         ;;
 esac
-boot=$(cat /proc/sys/kernel/random/boot_id 2>/dev/null)
-born=$(stat=$(cat /proc/$$/stat 2>/dev/null) && set -- ${stat##*) } && echo "${20}")
-begun=$(date +%s)
+o_boot=$(cat /proc/sys/kernel/random/boot_id 2>/dev/null)
+o_born=$(stat=$(cat /proc/$$/stat 2>/dev/null) && set -- ${stat##*) } && echo "${20}")
+o_begun=$(date +%s)
 write() (
     umask 077
     printf '{"pid": %s, "pid_started": "%s", "boot": "%s", "host": "%s", "native_id": "%s", %s}\n' \
-        "$$" "$born" "$boot" "$(uname -n)" "$id" "\"started\": $begun, \"restarts\": ${restarts:-null}, $1" >"$record.new" &&
-        mv -f "$record.new" "$record"
+        "$$" "$o_born" "$o_boot" "$(uname -n)" "$o_id" \
+        "\"started\": $o_begun, \"restarts\": ${o_restarts:-null}, $1" >"$o_record.new" &&
+        mv -f "$o_record.new" "$o_record"
 )
 ended() {
     trap '' HUP INT QUIT TERM USR1 USR2
-    signal=null
-    [ "$1" -gt 128 ] && [ "$1" -le 192 ] && signal=$(($1 - 128))
-    write "\"exit_code\": $1, \"signal\": $signal, \"ended\": $(date +%s), \"problem\": \"$2\""
+    o_signal=null
+    [ "$1" -gt 128 ] && [ "$1" -le 192 ] && o_signal=$(($1 - 128))
+    write "\"exit_code\": $1, \"signal\": $o_signal, \"ended\": $(date +%s), \"problem\": \"$2\""
     exit "$1"
 }
 cannot() {
-    [ -z "$asked" ] || ended "$asked" ""
+    [ -z "$o_asked" ] || ended "$o_asked" ""
     ended 126 "$1"
 }
 begin() {  # asked to end just before it became a process of its own, the command is not begun
     trap 'exit 129' HUP; trap 'exit 130' INT; trap 'exit 131' QUIT
     trap 'exit 138' USR1; trap 'exit 140' USR2; trap 'exit 143' TERM
-    [ -z "$asked" ] || exit "$asked"
+    [ -z "$o_asked" ] || exit "$o_asked"
     exec "$@"
 }
-asked=
-trap asked=129 HUP; trap asked=130 INT; trap asked=131 QUIT; trap asked=138 USR1; trap asked=140 USR2; trap asked=143 TERM
+o_asked=
+trap o_asked=129 HUP; trap o_asked=130 INT; trap o_asked=131 QUIT
+trap o_asked=138 USR1; trap o_asked=140 USR2; trap o_asked=143 TERM
 write '"exit_code": null'
-[ -p "$in" ] || (: <"$in") 2>/dev/null || cannot "stdin cannot be read"
-[ -p "$out" ] || (: >"$out") 2>/dev/null || cannot "stdout cannot be written"
-[ "$err" = "$out" ] || [ -p "$err" ] || (: >"$err") 2>/dev/null || cannot "stderr cannot be written"
-[ -z "$asked" ] || ended "$asked" ""
-if [ "$err" = "$out" ]; then
-    (begin "$@") 8>&1 9>&2 <"$in" >"$out" 2>&1 5<&0 6>&1 7>&1
+[ -p "$o_in" ] || (: <"$o_in") 2>/dev/null || cannot "stdin cannot be read"
+[ -p "$o_out" ] || (: >"$o_out") 2>/dev/null || cannot "stdout cannot be written"
+[ "$o_err" = "$o_out" ] || [ -p "$o_err" ] || (: >"$o_err") 2>/dev/null || cannot "stderr cannot be written"
+[ -z "$o_asked" ] || ended "$o_asked" ""
+if [ "$o_err" = "$o_out" ]; then
+    (begin "$@") 8>&1 9>&2 <"$o_in" >"$o_out" 2>&1 5<&0 6>&1 7>&1
 else
-    (begin "$@") 8>&1 9>&2 <"$in" >"$out" 2>"$err" 5<&0 6>&1 7>&2
+    (begin "$@") 8>&1 9>&2 <"$o_in" >"$o_out" 2>"$o_err" 5<&0 6>&1 7>&2
 fi
 ended $? ""
 """

@@ -24,6 +24,7 @@ from orbit_zmq.batch.exit_record import ExitRecord, Kind, boot_id, is_running, r
 
 WAIT_S = 60.0
 SETTLED = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "3", "ORBIT_ARRAY_INDEX": "5"}
+WORDS = {word: f"its {word}" for word in ("record", "in", "out", "err", "kind", "id", "restarts", "signal", "stat", "boot")}
 
 
 class Ran:
@@ -33,7 +34,7 @@ class Ran:
         named = {"record": place / "record", "stdout": place / "out", "stderr": place / "err"} | files
         self.done = subprocess.run(
             wrapped(command, **named, kind=kind),
-            env=SETTLED,
+            env=SETTLED | WORDS,
             cwd=place,
             capture_output=True,
             text=True,
@@ -52,6 +53,13 @@ def sleeper(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], ExitRecor
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def test_a_command_has_its_own_environment(tmp_path: Path) -> None:
+    Ran(tmp_path, "env")
+
+    said = dict(line.split("=", 1) for line in (tmp_path / "out").read_text().splitlines())
+    assert {word: said[word] for word in WORDS} == WORDS
 
 
 @pytest.mark.parametrize(
