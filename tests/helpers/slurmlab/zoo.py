@@ -40,15 +40,19 @@ class _Zoo:
     def control(self, verb: str, *words: str) -> None:
         self._lab.run("scontrol", verb, *words)
 
-    def wait_for(self, states: dict[str, str], within_s: float = 20.0) -> None:
+    def wait_for(self, states: dict[str, str], within_s: float = 100.0) -> None:
         """Until each of these jobs is in its state."""
+        now: dict[str, str] = {}
 
         def are_there() -> bool:
-            lines = self._lab.run("squeue", "--array", "--states=all", "--noheader", "--format=%i %T").splitlines()
-            now = dict(line.split() for line in lines)
-            return all(now.get(job) == state for job, state in states.items())
+            lines = self._lab.run("squeue", "--array", "--states=all", "--noheader", "--format=%i %T,%r").splitlines()
+            now.update(line.split(maxsplit=1) for line in lines)
+            return all(now.get(job, "").partition(",")[0] == state for job, state in states.items())
 
-        wait_until(are_there, within_s, f"the jobs are {states}")
+        try:
+            wait_until(are_there, within_s)
+        except AssertionError:
+            raise AssertionError(f"the jobs are {[now.get(job) for job in states]}, not {states}") from None
 
     def jobs_that_end(self) -> None:
         over_time = self.submit(HOURS, "--job-name=slow", times=2)
