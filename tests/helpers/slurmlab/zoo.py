@@ -46,7 +46,7 @@ class _Zoo:
 
         def are_there() -> bool:
             lines = self._lab.run("squeue", "--array", "--states=all", "--noheader", "--format=%i %T,%r").splitlines()
-            now.update(line.split(maxsplit=1) for line in lines)
+            now.update((job, state) for job, state in (line.split(maxsplit=1) for line in lines))
             return all(now.get(job, "").partition(",")[0] == state for job, state in states.items())
 
         try:
