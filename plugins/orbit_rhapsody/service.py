@@ -155,12 +155,16 @@ class RhapsodySession(PluginSession):
         """
         self.check_takes_work()
         await self._wait_for_room()
+        if self._engine.is_over:
+            raise SessionClosed("the engine of the session has ended")
         if len(batch) <= INLINE_BYTES:
-            answer, reader = self._accept(batch)
+            answer, reader, tasks = self._accept(batch)
         else:
-            answer, reader = await asyncio.to_thread(self._accept, batch)
+            answer, reader, tasks = await asyncio.to_thread(self._accept, batch)
         if self._journal is not None:
             await self._journal.flush()
+        elif tasks:  # once this call waits: the engine's thread cannot run before this one is idle
+            asyncio.get_running_loop().call_soon(self._hand_over, tasks)
         if reader is not None:
             with suppress(InvalidArgument, Busy):  # the same fetch by itself will say so
                 answer.portion = await self._results.fetch(*reader, wait_s=self._linger_s(len(batch)))
@@ -188,7 +192,7 @@ class RhapsodySession(PluginSession):
         """How long the answer to a batch waits for its first result: not at all, unless that is expected at once."""
         return LINGER_S if size_bytes <= LINGER_BYTES and self._engine.latest_s < LINGER_S else 0.0
 
-    def _accept(self, body: bytes) -> tuple[Acknowledgement, Reader | None]:
+    def _accept(self, body: bytes) -> tuple[Acknowledgement, Reader | None, list[PackedTask]]:
         began, submitted = time.perf_counter(), time.time()
         received = decode_batch(body)
         batch = Batch(
@@ -204,15 +208,13 @@ class RhapsodySession(PluginSession):
             answer.kept = self._functions.kept.keep(received.functions)
         self._results.counters.add("submitted", len(tasks), bytes_in=len(body))
         self._results.counters.spent("accept", len(tasks), time.perf_counter() - began)
-        if self._journal is None:
-            self._engine.submit(tasks)
-        elif tasks:
+        if self._journal is not None and tasks:
             self._journal.batch(body, submitted, received.on_unknown or self.on_unknown, [task.uid for task in tasks])
             self._journal.when_kept(lambda: self._hand_over(tasks))
-        return answer, received.reader
+        return answer, received.reader, tasks
 
     def _hand_over(self, tasks: list[PackedTask]) -> None:
-        with suppress(SessionClosed):  # they are on disk, and are found again with the session
+        with suppress(SessionClosed):  # they end with the session, or are on disk and are found again with it
             self._engine.submit(tasks)
 
     @operation(effect="read", deadline_s=MAX_WAIT_S + 30, waits=True)

@@ -29,12 +29,11 @@ class Sleepers:
 
     async def woken(self, waiter: asyncio.Future[None], wait_s: float) -> None:
         """Wait until woken; at most so long."""
+        in_vain = waiter.get_loop().call_later(wait_s, _wake, waiter)
         try:
-            async with asyncio.timeout(wait_s):
-                await waiter
-        except TimeoutError:
-            pass
+            await waiter
         finally:
+            in_vain.cancel()
             with self._lock:
                 self._waiting.discard(waiter)
 
@@ -53,5 +52,9 @@ class Sleepers:
             self._waking = False
             waiting, self._waiting = self._waiting, set()
         for waiter in waiting:
-            if not waiter.done():
-                waiter.set_result(None)
+            _wake(waiter)
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
