@@ -221,7 +221,7 @@ class SchedulerFailed(OrbitError):
 
     code = "scheduler-failed"
     sentence = "The batch system did not answer as it should."
-    default_hint = "Try the command that is named on the endpoint's machine; the scheduler may be down."
+    default_hint = "Correct what it names; else try that command on the endpoint's machine: the scheduler may be down."
     transient = True
     http_status = 502
 

@@ -14,6 +14,7 @@ from orbit_zmq.errors import Conflict, NotFound
 from orbit_zmq.rules.liveness import Presence
 
 BUSY = "busy"
+REASONS = 3  # of endpoints that lack a plugin are told
 
 
 def by_name(state: State, name: str) -> Participant:
@@ -67,8 +68,20 @@ def by_capability(
     if not awake:
         wanted = {"plugin": plugin, "role": role, "scheduler": scheduler, **(labels or {})}
         asked = ", ".join(f"{key}={value}" for key, value in wanted.items() if value)
-        raise NotFound(f"no endpoint has {asked or 'what was asked for'}")
+        raise NotFound(f"no endpoint has {asked or 'what was asked for'}", hint=_why_absent(state, plugin, caller, user))
     return min(_two_of(state.random, awake), key=load_of)
+
+
+def _why_absent(state: State, plugin: str, caller: Participant, user: str) -> str:
+    """Why the endpoints that are there do not serve a plugin that they could, of the first few."""
+    near = sorted((one for one in state.endpoints.values() if offers(one, "", caller, user)), key=lambda one: one.name)
+    said = [
+        f"{endpoint.name}: {'; '.join(str(entry[key]) for key in ('reason', 'hint') if entry.get(key))}"
+        for endpoint in near
+        for entry in endpoint.absent
+        if entry.get("plugin") == plugin
+    ]
+    return f"{'. '.join(said[:REASONS])}." if said else ""
 
 
 def offers(endpoint: Participant, plugin: str, caller: Participant, user: str) -> bool:

@@ -19,6 +19,7 @@ Source = Literal["record", "accounting", "scheduler", "none"]
 EXIT_TEXTS = {126: ": the command cannot be executed", 127: ": there is no such command"}  # as shells say it
 ENDED_EARLY = ("CANCELLED", "TIMEOUT", "DEADLINE", "PREEMPTED")  # a shell may end well though what it ran was ended
 WAITING = ("PENDING", "HELD")
+SIGNALED = 128  # and the number of the signal
 CLOCKS_S = 1.0  # by which a node's clock may be behind that of the scheduler
 ENDED_BY_THE_SCHEDULER = ("TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "DEADLINE")
 
@@ -113,14 +114,19 @@ def _by_record(record: ExitRecord, said: NativeState | None, cancel_asked: bool)
 
 
 def _by_scheduler(said: NativeState, source: Source, cancel_asked: bool) -> Outcome:
-    found = Outcome("failed", said.exit_code, said.signal, reason_of(said), source)
+    found = Outcome("failed", _code_of_failure(said), said.signal, reason_of(said), source)
     if _word(said) == "DEADLINE":
         return found
     if said.state == "CANCELLED" or (cancel_asked and said.signal is not None):
         return replace(found, end="cancelled")
     if said.state == "DONE":
-        return replace(found, end="successful", reason="")
+        return replace(found, end="successful", exit_code=said.exit_code, reason="")
     return found
+
+
+def _code_of_failure(said: NativeState) -> int | None:
+    """As a shell says it. The 0 that schedulers print of jobs that never ran, or were ended, is nobody's exit code."""
+    return said.exit_code or (said.signal and SIGNALED + said.signal) or None
 
 
 def reason_of(said: NativeState | None) -> str:

@@ -13,7 +13,7 @@ from orbit_zmq.cli.connection import Where, broker_options, connected, wait_for_
 from orbit_zmq.cli.endpoint_start import start
 from orbit_zmq.cli.install import install_options, show_unit
 from orbit_zmq.cli.output import Column, Output, Section, output_options
-from orbit_zmq.cli.parameters import DURATION, one_of
+from orbit_zmq.cli.parameters import DURATION, one_of, shortened_to
 
 if TYPE_CHECKING:
     from orbit_zmq import Client
@@ -98,7 +98,7 @@ def stop(names: tuple[str, ...], timeout_s: float, where: Where) -> None:
 
     known = {record.name: record for record in records_of(ENDPOINT)}
     for name in names or (default_name(),):
-        beginning = [other for other in known if other.startswith(name)]
+        beginning = shortened_to(name, known, of_endpoints=True)
         if name not in known and len(beginning) != 1:
             raise _not_here(name, where)
         record = known[name] if name in known else known[beginning[0]]

@@ -16,6 +16,7 @@ from orbit_zmq.errors import InvalidArgument, NotFound
 from orbit_zmq.units import parse_duration, parse_size
 
 LISTED = 8  # names in one error
+ENDPOINTS = ("endpoint", "worker")
 
 
 class HumanType(click.ParamType):  # type: ignore[type-arg]  # newer releases of click make it generic
@@ -43,7 +44,7 @@ def one_of(what: str, wanted: str, names: Collection[str]) -> str:
     """The one of `names` that `wanted` is, or begins. NotFound, InvalidArgument where several begin so; `what` is for both."""
     if wanted in names:
         return wanted
-    found = sorted(name for name in names if name.startswith(wanted))
+    found = shortened_to(wanted, names, of_endpoints=what in ENDPOINTS)
     if len(found) == 1:
         return found[0]
     if found:
@@ -52,6 +53,12 @@ def one_of(what: str, wanted: str, names: Collection[str]) -> str:
     known = f"There is: {listed(sorted(names))}." if names else f"There are no {what}s."
     hint = f"Did you mean {near[0]}?" if near else known
     raise NotFound(f"There is no {what} {wanted!r}.", hint=hint)
+
+
+def shortened_to(wanted: str, names: Collection[str], *, of_endpoints: bool) -> list[str]:
+    """The names that begin so, sorted. `hpc1` is an endpoint's whole name and no beginning of its worker `hpc1.3f9a2c`: who
+    means an endpoint that is away must not be given another."""
+    return sorted(name for name in names if name.startswith(wanted) and not (of_endpoints and name.startswith(f"{wanted}.")))
 
 
 def several_of(what: str, selectors: Collection[str], names: Collection[str]) -> list[str]:

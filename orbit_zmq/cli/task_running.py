@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 SCHEMA = "orbit.task.run"
 CANCEL_S = 30.0  # a process has some seconds after each of three signals
 REASON = "orbit task run was interrupted"
-AS_CTRL_C = (signal.SIGTERM, signal.SIGHUP)
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+REPEATED_S = 0.3  # `timeout` and some launchers send a signal twice: to the process and to its group
 
 
 def streamed(session: TaskSession, tasks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -143,19 +145,24 @@ def _cancel(client: Client, session: TaskSession, uids: Sequence[str]) -> None:
 
 @contextmanager
 def _interrupts() -> Iterator[Callable[[], int]]:
-    """SIGTERM and SIGHUP do as Ctrl-C does meanwhile; what it gives answers which signal came."""
-    came = [int(signal.SIGINT)]
+    """SIGTERM and SIGHUP do as Ctrl-C does meanwhile; what it gives answers which signal came. One that comes again at once is
+    the same."""
+    came = int(signal.SIGINT)
+    came_at = float("-inf")
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        came.append(number)
+        nonlocal came, came_at
+        if time.monotonic() < came_at + REPEATED_S:
+            return
+        came, came_at = number, time.monotonic()
         raise KeyboardInterrupt
 
-    before = {one: signal.getsignal(one) for one in AS_CTRL_C}
+    before = {one: signal.getsignal(one) for one in INTERRUPTS}
     try:
         for one, handler in before.items():
             if handler is not signal.SIG_IGN:  # nohup
                 signal.signal(one, interrupt)
-        yield lambda: came[-1]
+        yield lambda: came
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)

@@ -103,12 +103,12 @@ def start(
             "arguments": _arguments(name, plugins, launcher, duration),
             "attributes": {key: value for key, value in attributes.items() if value is not None},
         }
-        executor = executor or str(client.call(login, PLUGIN, "executors")["default"])
         with client.get_plugin(login, PLUGIN) as psij:
+            executor = executor or str(client.call(login, PLUGIN, "executors")["default"])
             job = psij.start_worker(spec, executor, tunnel)
             if not no_wait:
                 patience_s = JOIN_S + (LAUNCHED_S if launcher else 0.0)
-                with _login_stays(login, name):
+                with _login_stays(login, name), _interrupt_leaves_it(login, name):
                     for told in _steps(client, psij, login, name, job["job_id"], timeout_s, patience_s):
                         if output.mode is not Mode.QUIET:
                             click.echo(told, err=True)
@@ -137,6 +137,18 @@ def _login_stays(login: str, name: str) -> Iterator[None]:
             f"endpoint {login} has ended or was started anew while {name} was waited for; its job stays",
             hint=f"`orbit worker list --endpoint {login}` shows what becomes of it, once that endpoint runs.",
         ) from error
+
+
+@contextmanager
+def _interrupt_leaves_it(login: str, name: str) -> Iterator[None]:
+    """Says of a worker that is no longer waited for how it is found and ended."""
+    from orbit_zmq.cli.main import complain
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        complain(f"the job of {name} goes on; `orbit worker stop {name} --endpoint {login}` ends it.")
+        raise
 
 
 def _steps(
@@ -173,7 +185,8 @@ def _steps(
             )
         if ends_at is not None and now > ends_at:
             raise DeadlineExceeded(
-                f"{name} is not there yet; its job is {job['native_id']}, {job['raw_state'] or job['state']}"
+                f"{name} is not there yet; its job is {job['native_id']}, {job['raw_state'] or job['state']}",
+                hint=f"The job stays: `orbit why {name}` says why, `orbit worker stop {name} --endpoint {login}` ends it.",
             )
         changed.wait(LOOK_S)
         changed.clear()

@@ -309,9 +309,11 @@ def with_session(place: Place, found: Iterable[Place]) -> Place:
 
 
 def with_scheduler(place: Place, scheduler: SchedulerPart) -> Place:
-    """The same with what the batch system says of the job; its reason counts while the job waits there."""
+    """The same with what the batch system says of the job; that counts while the plugin has not seen the job start."""
     said = place.explanation
     if said is None:
         return place
-    reason = scheduler.reason if said.phase == "waiting" else said.reason
-    return replace(place, explanation=said.model_copy(update={"scheduler": scheduler, "reason": reason}))
+    update: dict[str, object] = {"scheduler": scheduler}
+    if said.phase == "waiting":
+        update |= {"reason": scheduler.reason, "phase": "running" if scheduler.state == "RUNNING" else "waiting"}
+    return replace(place, explanation=said.model_copy(update=update))

@@ -24,8 +24,9 @@ def test_a_call_to_anywhere_runs_once_on_an_endpoint_that_has_the_plugin(lab: La
     with client.get_plugin("*", "math") as plugin:
         assert plugin.endpoint == "hpc2"
     assert client.find_endpoint(plugin="math").name == "hpc2"
-    with pytest.raises(NotFound, match="no endpoint has plugin=none"):
+    with pytest.raises(NotFound, match="no endpoint has plugin=none") as raised:
         client.call("*", "none", "add")
+    assert "List what is there" in raised.value.hint
     with pytest.raises(NotFound, match="scheduler=flux"):
         client.find_endpoint(plugin="math", scheduler="flux")
     shell = Shell(lab.environment)

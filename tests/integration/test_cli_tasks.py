@@ -212,6 +212,25 @@ def test_an_interrupt_of_run_cancels_its_task_and_says_so(shell: Tasks, number: 
         os.kill(process, 0)
 
 
+def test_an_interrupt_that_comes_twice_at_once_is_one_and_the_task_is_canceled(shell: Tasks) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        running = shell.begin("run", "--", "sh", "-c", "echo $$; exec sleep 600")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert running.stdout is not None
+    assert running.stderr is not None
+    running.stdout.readline()
+
+    running.send_signal(signal.SIGINT)
+    assert "Canceling task" in running.stderr.readline()
+    running.send_signal(signal.SIGINT)
+
+    assert running.wait(PATIENCE_S) == 130
+    assert "was canceled" in running.stderr.read()
+    assert [task["state"] for task in shell.items("list", "last")] == ["CANCELED"]
+
+
 def test_a_task_ends_when_nobody_reads_what_it_writes_any_more(shell: Tasks) -> None:
     running = shell.begin("run", "--", "sh", "-c", "exec yes $$")
     assert running.stdout is not None

@@ -96,6 +96,9 @@ def test_what_a_role_leaves_to_a_request_is_named_with_the_option(lab):
 
     with pytest.raises(NotFound, match="started with role login; add `--plugins default,rhapsody`"):
         client.get_plugin("login", "rhapsody")
+    with pytest.raises(NotFound, match="no endpoint has plugin=rhapsody") as raised:
+        client.find_endpoint(plugin="rhapsody", role="login")
+    assert raised.value.hint == "login: started with role login; add `--plugins default,rhapsody`."
     shell = Shell(lab.environment)
     with shell.stack:
         run = shell.run

@@ -351,18 +351,22 @@ class Queued(Plugin):
     session_class = QueuedSession
 
     async def why(self, item: str, caller: Caller) -> Explanation | None:
-        if item != "job.1":
+        native_id = {"job.1": "4711", "job.2": "4712"}.get(item)
+        if native_id is None:
             return None
-        return Explanation(kind="job", state="pending", phase="waiting", reason="It was submitted.", native_id="4711")
+        return Explanation(kind="job", state="pending", phase="waiting", reason="It was submitted.", native_id=native_id)
 
 
 class Batch(Plugin):
-    """In place of queue_info, with one job."""
+    """In place of queue_info, with a job that waits and one that runs."""
 
     plugin_name = "batch_of_one"
     session_class = QueuedSession
 
     async def why(self, item: str, caller: Caller) -> Explanation | None:
+        if item == "4712":
+            run = SchedulerPart(state="RUNNING", reason="It runs on n1.", native_id=item)
+            return Explanation(kind="job", state="RUNNING", phase="running", reason=run.reason, native_id=item, scheduler=run)
         if item != "4711":
             return None
         part = SchedulerPart(state="PENDING", reason="It is number 3.", native_id=item, place=3, estimated_start=2e9)
@@ -384,3 +388,5 @@ def test_a_plugin_explains_its_items_and_the_batch_system_those_that_are_jobs_of
         )  # fmt: skip
         assert job.scheduler is not None and (job.scheduler.place, job.scheduler.estimated_start) == (3, 2e9)
         assert client.why("4711").scheduler == job.scheduler
+        unseen = client.why("job.2")  # its plugin has not seen it start
+        assert (unseen.state, unseen.phase, unseen.at, unseen.reason) == ("pending", "running", None, "It runs on n1.")

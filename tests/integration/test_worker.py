@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,9 +30,25 @@ def lab() -> Iterator[Lab]:
         yield made
 
 
+def words_of(lab: Lab, *words: str) -> list[str]:
+    return [sys.executable, "-P", "-m", "orbit_zmq.cli", "worker", *words, "--endpoint", "login", "--url", lab.url]
+
+
+def pretend_dragon(lab: Lab, *lines: str) -> None:
+    """A launcher of that name, of which these are the lines."""
+    programs, modules = lab.place / "bin", lab.place / "modules"
+    programs.mkdir()
+    modules.mkdir()
+    (modules / "dragon.py").write_text("")
+    dragon = programs / "dragon"
+    dragon.write_text("\n".join(("#!/bin/sh", *lines, "")))
+    dragon.chmod(0o700)
+    lab.environment["PATH"] = f"{programs}:{os.environ['PATH']}"
+    lab.environment["PYTHONPATH"] = f"{modules}:{lab.environment['PYTHONPATH']}"
+
+
 def orbit(lab: Lab, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-P", "-m", "orbit_zmq.cli", "worker", *words, "--endpoint", "login", "--url", lab.url]
-    done = subprocess.run(command, env=lab.environment, capture_output=True, text=True, timeout=350, check=False)
+    done = subprocess.run(words_of(lab, *words), env=lab.environment, capture_output=True, text=True, timeout=350, check=False)
     assert done.returncode == code, done.stderr
     return done
 
@@ -67,6 +84,42 @@ def test_a_worker_is_started_and_stopped_for_people_and_for_programs(lab: Lab) -
     assert orbit(lab, "stop", "login.three").stdout == "stopped login.three\n"
 
 
+def test_where_workers_cannot_be_started_it_is_said_why(lab: Lab) -> None:
+    lab.start_endpoint("login", plugins="default", options=["--role", "compute"])
+
+    assert "add `--plugins default,psij`" in start(lab, "login.none", code=1).stderr
+
+
+@pytest.mark.skipif(HAS_DRAGON, reason="dragonhpc is installed")
+def test_who_is_interrupted_while_a_worker_is_waited_for_is_told_that_it_stays(lab: Lab) -> None:
+    pretend_dragon(lab, "exec sleep 600")  # a worker that does not come
+    lab.start_endpoint("login", plugins="psij")
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # what is ignored here would be ignored there
+    try:
+        waiting = subprocess.Popen(
+            words_of(lab, "start", "--name", "login.late", "--executor", "local", "--launcher", "dragon"),
+            env=lab.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert waiting.stderr is not None
+    with waiting.stderr as said:
+        said.readline()
+        waiting.send_signal(signal.SIGINT)
+
+        assert waiting.wait(PATIENCE_S) == 130
+        assert "the job of login.late goes on; `orbit worker stop login.late --endpoint login` ends it" in said.read()
+    orbit(lab, "stop", "login.late")
+
+    late = start(lab, "login.later", "--launcher", "dragon", "--timeout", "0.1s", code=5)
+    assert "login.later is not there yet" in late.stderr
+    assert "`orbit worker stop login.later --endpoint login` ends it" in late.stderr
+    orbit(lab, "stop", "login.later")
+
+
 @pytest.mark.skipif(HAS_DRAGON, reason="dragonhpc is installed")
 def test_a_worker_under_a_launcher_that_is_not_installed_says_so(lab: Lab) -> None:
     lab.start_endpoint("login", plugins="psij")
@@ -80,15 +133,7 @@ def test_a_worker_under_a_launcher_that_is_not_installed_says_so(lab: Lab) -> No
 @pytest.mark.skipif(HAS_DRAGON, reason="dragonhpc is installed")
 def test_a_worker_runs_under_the_command_dragon_where_that_is_asked_for(lab: Lab) -> None:
     """Beside a program of that name which does what the real one does in the end."""
-    programs, modules = lab.place / "bin", lab.place / "modules"
-    programs.mkdir()
-    modules.mkdir()
-    (modules / "dragon.py").write_text("")
-    dragon = programs / "dragon"
-    dragon.write_text(f'#!/bin/sh\necho "$@" >{lab.place / "seen"}\nshift\nexec "$@"\n')
-    dragon.chmod(0o700)
-    lab.environment["PATH"] = f"{programs}:{os.environ['PATH']}"
-    lab.environment["PYTHONPATH"] = f"{modules}:{lab.environment['PYTHONPATH']}"
+    pretend_dragon(lab, f'echo "$@" >{lab.place / "seen"}', "shift", 'exec "$@"')
     lab.start_endpoint("login", plugins="psij")
 
     start(lab, "login.one", "--plugins", "math", "--launcher", "dragon")

@@ -15,6 +15,7 @@ DONE = NativeState("DONE", "COMPLETED", 0)
 FAILED = NativeState("FAILED", "FAILED", 3, reason="NonZeroExitCode")
 TIMEOUT = NativeState("FAILED", "TIMEOUT", 0, 15, reason="TimeLimit")
 CANCELLED = NativeState("CANCELLED", "CANCELLED by 1000", 0, 15)
+NEVER_RUN = NativeState("CANCELLED", "CANCELLED by 1000", 0)
 
 
 def record(exit_code: int | None, signal: int | None = None, problem: str = "") -> ExitRecord:
@@ -36,8 +37,9 @@ def record(exit_code: int | None, signal: int | None = None, problem: str = "") 
         (record(None), DONE, None, False, ("successful", 0, "accounting")),
         (None, FAILED, DONE, False, ("failed", 3, "accounting")),
         (None, RUNNING, FAILED, False, ("failed", 3, "scheduler")),
-        (None, None, TIMEOUT, False, ("failed", 0, "scheduler")),
-        (None, None, CANCELLED, False, ("cancelled", 0, "scheduler")),
+        (None, None, TIMEOUT, False, ("failed", 143, "scheduler")),
+        (None, None, CANCELLED, False, ("cancelled", 143, "scheduler")),
+        (None, NEVER_RUN, None, True, ("cancelled", None, "accounting")),
         (None, None, RUNNING, False, ("finished_unknown", None, "none")),
         (record(None), None, None, False, ("finished_unknown", None, "none")),
         (None, None, None, False, ("finished_unknown", None, "none")),

@@ -26,6 +26,11 @@ NAMES = ["hpc1", "hpc2", "laptop", "lap"]
 def test_a_name_is_found_by_its_beginning_where_only_one_has_it() -> None:
     assert one_of("endpoint", "lapt", NAMES) == "laptop"
     assert one_of("endpoint", "lap", NAMES) == "lap"
+    assert one_of("session", "lap", ["lap.1"]) == "lap.1"
+    for what in ("endpoint", "worker"):  # of another than was meant nothing is asked
+        with pytest.raises(NotFound):
+            one_of(what, "hpc1", ["hpc1.3f9a2c"])
+        assert one_of(what, "hpc1.", ["hpc1.3f9a2c"]) == "hpc1.3f9a2c"
     with pytest.raises(InvalidArgument, match="Several endpoints begin with 'hp': hpc1, hpc2"):
         one_of("endpoint", "hp", NAMES)
     with pytest.raises(NotFound, match="Did you mean laptop"):
