@@ -53,7 +53,7 @@ class Driver:
             backend._work_dir = str(output_directory)  # as Rhapsody's Session says it
         words = backend.get_task_states_map()
         self.states = {words.DONE: DONE, words.FAILED: FAILED, words.CANCELED: CANCELED}
-        self.running = words.RUNNING
+        self.running, self.canceled = words.RUNNING, words.CANCELED
         self.held: dict[str, Any] = getattr(backend, "tasks", {})  # the tasks that the backend remembers
         self._loop = asyncio.get_running_loop()
 
@@ -91,6 +91,15 @@ class Driver:
 class ConcurrentDriver(Driver):
     """Functions in threads, executables as child processes of this process."""
 
+    def __init__(self, name: str, backend: Any, output_directory: Path | None = None) -> None:
+        super().__init__(name, backend, output_directory)
+        self._on_state: OnState = lambda task, raw_state: None
+        self._awaiting_turn: dict[str, dict[str, Any]] = {}  # the backend does not know them yet
+
+    def listen(self, on_state: OnState) -> None:
+        self._on_state = on_state
+        super().listen(on_state)
+
     @classmethod
     def arguments(cls, options: dict[str, Any]) -> dict[str, Any]:
         threads = options.pop("threads", None)
@@ -102,7 +111,9 @@ class ConcurrentDriver(Driver):
         if any("capture_stdio" in task for task in tasks):
             os.makedirs(self.backend._work_dir, mode=0o700, exist_ok=True)
         if any("executable" in task for task in tasks):
+            self._awaiting_turn = {task["uid"]: task for task in tasks}
             async with PROCESS_STARTS.turn():
+                tasks, self._awaiting_turn = list(self._awaiting_turn.values()), {}  # those that nobody has canceled meanwhile
                 await self.backend.submit_tasks(tasks)
                 await asyncio.sleep(0)  # now they start
         else:
@@ -121,6 +132,9 @@ class ConcurrentDriver(Driver):
         self._ending = self._loop.create_task(self.backend.cancel_task(task["uid"]))
 
     async def cancel_task(self, uid: str) -> bool:
+        if uid in self._awaiting_turn:
+            self._on_state(self._awaiting_turn.pop(uid), self.canceled)
+            return False
         function = self.held.get(uid, {}).get("function")
         runs_on = isinstance(function, Invocation) and function.running
         await self.backend.cancel_task(uid)
@@ -187,6 +201,8 @@ class AwaitedDriver(Driver):
             for uid in [task["uid"] for task in tasks if task["uid"] not in self.held]:
                 self._tasks.pop(uid, None)
             raise
+        for uid in [task["uid"] for task in tasks if task["uid"] in self._canceled]:
+            await self._cancel(uid)  # asked for before the backend knew the task
 
     async def cancel_task(self, uid: str) -> bool:
         if uid not in self._tasks:

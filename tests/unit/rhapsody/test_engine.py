@@ -20,6 +20,7 @@ import pytest
 from orbit_rhapsody import engine as engine_module
 from orbit_rhapsody.batches import encode_batches
 from orbit_rhapsody.codec import FINAL_STATES, Portion, decode_batch, task_result
+from orbit_rhapsody.drivers import PROCESS_STARTS
 from orbit_rhapsody.engine import Engine, executables_in_flight
 from orbit_rhapsody.preparation import Batch, Functions
 from orbit_rhapsody.results import Results
@@ -230,6 +231,23 @@ async def test_executables_that_are_canceled_while_they_start_leave_nothing_behi
     assert answer["canceled"] == answer["requested"] == 40
     assert {result["state"] for result in await run.wait(*uids)} == {"CANCELED"}
     await run.until(lambda: not [p for p in psutil.Process().children(recursive=True) if _has(p, mark)])
+
+
+@with_engine()
+async def test_an_executable_that_waits_for_its_turn_to_start_is_canceled_and_never_starts(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(PROCESS_STARTS, "_patience_s", PATIENCE_S)
+    trace = tmp_path / "it ran"
+    async with PROCESS_STARTS.turn():  # of another session
+        run.submit(e={"executable": "touch", "arguments": [str(trace)]}, other={"executable": "true"})
+        await run.until(lambda: run.engine.statistics()["in_flight"] == 2)
+
+        assert await run.engine.cancel("e", "changed my mind") == {"canceled": 1, "requested": 1, "unstoppable": 0}
+
+    canceled, other = await run.wait("e", "other")
+    assert (canceled["state"], canceled["reason"], other["state"]) == ("CANCELED", "changed my mind", "DONE")
+    assert not trace.exists()
 
 
 def _has(process: psutil.Process, mark: str) -> bool:
