@@ -174,6 +174,7 @@ class _Encoder:
     def _part_of(self, task: Mapping[str, Any]) -> _Part:
         said = [name for name in TASK_FIELDS if task.get(name) is not None]
         if len(said) != 1:
+            _refuse_unknown_fields(task, frozenset().union(*TASK_FIELDS.values()))  # it may be one of these, misspelt
             raise InvalidArgument(
                 "a task needs either 'function' or 'executable', and not both",
                 hint="Or a 'prompt', for a backend that answers one.",

@@ -131,6 +131,7 @@ def test_the_callers_dicts_are_not_changed():
     ("task", "words"),
     [
         ({}, "either 'function' or 'executable'"),
+        ({"executabel": "/bin/true"}, "'executabel'"),
         ({"function": add, "executable": "/bin/true"}, "not both"),
         ({"function": 5}, "cannot be called"),
         ({"function": add, "args": "abc"}, "a list or a tuple"),
