@@ -20,6 +20,7 @@ EXIT_TEXTS = {126: ": the command cannot be executed", 127: ": there is no such 
 ENDED_EARLY = ("CANCELLED", "TIMEOUT", "DEADLINE", "PREEMPTED")  # a shell may end well though what it ran was ended
 WAITING = ("PENDING", "HELD")
 SIGNALED = 128  # and the number of the signal
+COUNTED_S = 2.0  # after a run's end: until then its scheduler has counted a start that is to follow
 CLOCKS_S = 1.0  # by which a node's clock may be behind that of the scheduler
 ENDED_BY_THE_SCHEDULER = ("TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "DEADLINE")
 
@@ -88,14 +89,17 @@ def is_of_this_run(record: ExitRecord, said: NativeState | None) -> bool:
     return said.has_ended or said.started is None or record.ended is None or record.ended + CLOCKS_S >= said.started
 
 
-def may_come_again(record: ExitRecord, said: NativeState | None) -> bool:
-    """Whether a job whose run has written its end may be started again, as nobody but the scheduler knows.
+def may_come_again(record: ExitRecord, said: NativeState | None, now: float) -> bool:
+    """Whether a job whose run has written its end may be started again, as nobody but the scheduler knows; `now` since 1970.
 
-    That ends by a signal what it starts again. One that counts its starts has counted already where it clears a job away.
+    That ends by a signal what it starts again. One that counts its starts has counted already where it clears a job away, and
+    says so before the signal: what it calls running some seconds later has ended by itself.
     """
     if record.signal is None:
         return False
-    return said is None or said.restarts is None or record.restarts is None or said.raw_state != "COMPLETING"
+    if said is None or said.restarts is None or record.restarts is None:
+        return True
+    return said.raw_state != "COMPLETING" and (record.ended is None or now - record.ended < COUNTED_S)
 
 
 def _by_record(record: ExitRecord, said: NativeState | None, cancel_asked: bool) -> Outcome:

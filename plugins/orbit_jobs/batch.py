@@ -251,7 +251,7 @@ class _Look:
         record, shown = self._records.get(member), self._shown[member]
         if record is None or shown is None or self._files.cancel_reason() is not None:
             return False
-        return may_come_again(record, shown)
+        return may_come_again(record, shown, time.time())
 
     def _judged(self, member: int | None, accounted: NativeState | None) -> Verdict:
         record, shown = self._records.get(member), self._shown[member]

@@ -87,7 +87,7 @@ def _left_behind(seen: Seen, said: NativeState, now: float) -> Outcome | None:
     record = seen.record
     if record is None or record.ended is None or said.state != "RUNNING" or not _record_ended(seen):
         return None
-    if now - record.ended < LEFT_BEHIND_S or (may_come_again(record, said) and not seen.cancel_asked):
+    if now - record.ended < LEFT_BEHIND_S or (may_come_again(record, said, now) and not seen.cancel_asked):
         return None
     return outcome_of(record, seen.accounting, None, cancel_asked=seen.cancel_asked)
 

@@ -351,7 +351,12 @@ def test_two_hundred_jobs_each_with_its_own_end(commands: CountedCommands) -> No
             slurm.stop("slurmd.n2")
             slurm.run("scontrol", "update", "nodename=n2", "state=down", "reason=test")
             slurm.start_again("slurmd.n2")
-            slurm.run("scontrol", "update", "nodename=n2", "state=resume")
+            wait_until(is_back, PATIENCE_S, "the node is there again")
+
+        def is_back() -> bool:
+            with suppress(AssertionError):  # it may have come back by itself
+                slurm.run("scontrol", "update", "nodename=n2", "state=resume")
+            return slurm.run("sinfo", "--noheader", "--nodes=n2", "--format=%T").startswith(("idle", "mixed", "alloc"))
 
         late = run_mixed(slurm, jobs, commands, wanted, a_node_dies)
     print(

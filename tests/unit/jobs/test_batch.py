@@ -254,6 +254,15 @@ def test_a_job_that_was_ended_by_a_signal_may_be_started_again(site: Site) -> No
     assert site.status() is JobStatus.FAILED
 
 
+def test_a_run_that_a_signal_has_ended_is_over_where_a_scheduler_that_counts_its_starts_calls_it_running(site: Site) -> None:
+    site.states = {"17": NativeState("RUNNING", "RUNNING", node_list="n1", restarts=0)}
+    site.has_ended(137, "9", restarts=0)  # long ago
+    assert site.status() is JobStatus.RUNNING
+    site.now += batch.SETTLE_S
+
+    assert site.status() is JobStatus.FAILED
+
+
 def test_what_an_earlier_run_has_written_is_no_end_of_the_next(site: Site) -> None:
     again = NativeState("RUNNING", "RUNNING", node_list="n1", restarts=1)
     for exit_code, signal in ((143, "15"), (0, "null")):

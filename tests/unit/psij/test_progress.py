@@ -97,6 +97,7 @@ def test_a_job_that_a_signal_has_ended_may_be_about_to_be_started_again() -> Non
     assert ended_as(replace(seen, cancel_asked=True), now=NOW + 1_000) == "CANCELED"
     counted = replace(seen, record=replace(killed, restarts=1), said=said("RUNNING", "COMPLETING", restarts=1))
     assert ended_as(counted, now=NOW - 1 + LEFT_BEHIND_S) == "FAILED"
+    assert ended_as(replace(counted, said=said("RUNNING", restarts=1)), now=NOW - 1 + LEFT_BEHIND_S) == "FAILED"
 
 
 def test_the_end_of_an_earlier_run_is_none_of_a_requeued_job() -> None:
