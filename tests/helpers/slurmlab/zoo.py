@@ -72,6 +72,13 @@ class _Zoo:
         self.wait_for({job: state for job, state in self._ends.items() if state != "TIMEOUT"})
 
     def jobs_that_run(self) -> None:
+        running = self.submit(
+            HOURS, "--gres=gpu:a100:1", "--partition=gpu", "--mem=500M", "--output=%x-%j.out", "--error=err.%A"
+        )
+        running += self.submit(HOURS, "--partition=debug,long", "--constraint=fast")
+        (array,) = self.submit(HOURS, "--array=1-20%1", "--job-name=members", "--output=%A_%a.out")
+        self._ends |= dict.fromkeys((*running, f"{array}_1"), "RUNNING")
+        self.wait_for(dict.fromkeys((*running, f"{array}_1"), "RUNNING"))
         stopped = self.submit(HOURS, "--job-name=stopped", "--nodes=1", times=1)
         killed = self.submit(HOURS, "--uid=nobody", times=2)
         again = self.submit(HOURS, "--job-name=again", "--requeue")
@@ -83,13 +90,6 @@ class _Zoo:
         leaves_slowly = f"touch {self._lab.place}/state/completing.$SLURM_JOB_ID"
         self._ends |= dict.fromkeys(self.submit(leaves_slowly, "--job-name=leaving", times=2), "COMPLETING")
         self.wait_for({job: state for job, state in self._ends.items() if state != "TIMEOUT"})
-        running = self.submit(
-            HOURS, "--gres=gpu:a100:1", "--partition=gpu", "--mem=500M", "--output=%x-%j.out", "--error=err.%A"
-        )
-        running += self.submit(HOURS, "--partition=debug,long", "--constraint=fast")
-        (array,) = self.submit(HOURS, "--array=1-20%1", "--job-name=members", "--output=%A_%a.out")
-        self._ends |= dict.fromkeys((*running, f"{array}_1"), "RUNNING")
-        self.wait_for(dict.fromkeys((*running, f"{array}_1"), "RUNNING"))
 
     def jobs_that_wait(self) -> None:
         (first,) = self.submit(HOURS, "--nodes=2", "--exclusive", "--job-name=wide", "--partition=debug")
