@@ -11,14 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from orbit_zmq.batch.exit_record import ExitRecord
-from orbit_zmq.batch.states import ENDED, State
+from orbit_zmq.batch.states import ENDED, WAITING, State
 
 End = Literal["successful", "failed", "cancelled", "finished_unknown"]
 Source = Literal["record", "accounting", "scheduler", "none"]
 
 EXIT_TEXTS = {126: ": the command cannot be executed", 127: ": there is no such command"}  # as shells say it
 ENDED_EARLY = ("CANCELLED", "TIMEOUT", "DEADLINE", "PREEMPTED")  # a shell may end well though what it ran was ended
-WAITING = ("PENDING", "HELD")
 SIGNALED = 128  # and the number of the signal
 COUNTED_S = 2.0  # after a run's end: until then its scheduler has counted a start that is to follow
 CLOCKS_S = 1.0  # by which a node's clock may be behind that of the scheduler

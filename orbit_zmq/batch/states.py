@@ -9,6 +9,7 @@ from typing import Literal
 # DONE, FAILED, CANCELLED: has ended.  UNKNOWN: the scheduler does not know it, or says a word that we do not know.
 State = Literal["PENDING", "RUNNING", "DONE", "FAILED", "CANCELLED", "HELD", "UNKNOWN"]
 ENDED: frozenset[State] = frozenset(("DONE", "FAILED", "CANCELLED"))
+WAITING: frozenset[State] = frozenset(("PENDING", "HELD"))
 
 SLURM: dict[str, State] = {
     "PENDING": "PENDING", "CONFIGURING": "PENDING", "REQUEUED": "PENDING", "REQUEUE_FED": "PENDING",
@@ -65,7 +66,7 @@ def slurm_state(raw: str, reason: str = "") -> State:
 def slurm_reason(raw: str, reason: str | None, exit_code: int | None = None) -> str | None:
     """Why a job waits, or how one has ended that has failed; an old reason to wait is none."""
     state = slurm_state(raw, reason or "")
-    if state in ("PENDING", "HELD") or state == "UNKNOWN" or (reason or "").partition(":")[0] in SLURM_END_REASONS:
+    if state in WAITING or state == "UNKNOWN" or (reason or "").partition(":")[0] in SLURM_END_REASONS:
         return reason
     word = (raw.upper().split() or [""])[0].rstrip("+")
     return SLURM_REASON_OF.get(word) or ("NonZeroExitCode" if state == "FAILED" and exit_code else None)

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from orbit_zmq.addresses import bracketed
 from orbit_zmq.errors import InvalidArgument, OrbitError, TunnelFailed
 
 ALIVE_S, ALIVE_MISSED = 5, 3  # a line that says nothing for that long and that often is dead
@@ -61,9 +62,8 @@ class Saying:
     words: str
     meaning: str
     hint: str
-    lasts: str = (
-        ""  # on which sides a second attempt does not change it: L, R. A node lets its user in only after the job's start
-    )
+    # On which sides a second attempt does not change it: L, R. A node lets its user in only after the job's start.
+    lasts: str = ""
     is_port: bool = False  # another port may do
 
 
@@ -105,8 +105,7 @@ class Forward:
     host_port: int
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"127.0.0.1:{self.port}:{host}:{self.host_port}"
+        return f"127.0.0.1:{self.port}:{bracketed(self.host)}:{self.host_port}"
 
 
 def ssh_command(side: Literal["L", "R"], host: str, forwards: Sequence[Forward]) -> list[str]:

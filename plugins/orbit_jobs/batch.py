@@ -30,6 +30,7 @@ from orbit_psij.states import accounting, find_by_comment, states
 from orbit_zmq.batch import detect_batch_system
 from orbit_zmq.batch.exit_record import ExitRecord, wrapped
 from orbit_zmq.batch.outcome import NativeState, is_of_this_run, may_come_again
+from orbit_zmq.batch.states import WAITING
 from orbit_zmq.errors import NotFound, OrbitError
 from orbit_zmq.files import write_private
 
@@ -206,7 +207,7 @@ class _Look:
         text = handle.metadata.get("array")
         members: list[int | None] = list(Array.parse(text).indices) if text else [None]
         self._shown = {member: self._said(member, known) for member in members}
-        self._records = {member: self._read_record(member) for member, shown in self._shown.items() if not _waits(shown)}
+        self._records = {member: self._read_record(member) for member, shown in self._shown.items()}
 
     def _said(self, member: int | None, known: Native) -> NativeState | None:
         at = (self._handle.job_id, member)
@@ -216,8 +217,11 @@ class _Look:
         return said if self._fault is None else self._seen.last.get(at)
 
     def _read_record(self, member: int | None) -> ExitRecord | None:
+        shown = self._shown[member]
+        if shown is not None and shown.state in WAITING:  # what there is, an earlier run has written
+            return None
         record = self._files.read_record(member)
-        return record if record is not None and is_of_this_run(record, self._shown[member]) else None
+        return record if record is not None and is_of_this_run(record, shown) else None
 
     def _native_id(self, member: int | None) -> str:
         native_id = self._handle.native_id or ""
@@ -284,10 +288,6 @@ class _Look:
 
     def _is_new(self) -> bool:
         return time.time() - self._handle.submitted_at.timestamp() < LAG_S
-
-
-def _waits(shown: NativeState | None) -> bool:
-    return shown is not None and shown.state in ("PENDING", "HELD")
 
 
 def _merged(defaults: Any, given: Any) -> Any:
