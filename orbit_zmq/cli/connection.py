@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 Made = TypeVar("Made")
 
-CONNECT_S = 2.0  # a broker that is there answers within a few round trips; one that was killed is started again
+CONNECT_S = 2.0  # a broker that is there answers within a few round trips
+RETURN_S = 10.0  # one whose supervisor starts it again takes as long as a program takes to start on a busy machine
 LEAST_S = 0.2  # of one try to connect
 POLL_S = 0.05
 
@@ -68,44 +69,49 @@ def _whole_context(name: str) -> str:
 
 
 @contextmanager
-def connected(where: Where, within_s: float = CONNECT_S) -> Iterator[Client]:
+def connected(where: Where, within_s: float = RETURN_S) -> Iterator[Client]:
     """A client of the broker that the options name, or of the one that is found; BrokerUnreachable after `within_s`, at most
-    CONNECT_S, and at once where nobody says that there is a broker.
+    CONNECT_S or, where its supervisor runs, RETURN_S, and at once where nobody says that there is a broker.
     """
     from orbit_zmq import Client  # the command's help needs no client
 
-    ends_at = time.monotonic() + min(within_s, CONNECT_S)
+    began = time.monotonic()
+    ends_at = began + min(within_s, CONNECT_S)
 
     def connect() -> Client:
         return Client(*where, connect_timeout_s=max(ends_at - time.monotonic(), LEAST_S))
 
-    with patiently(connect, where, ends_at) as client:
+    with patiently(connect, where, ends_at, began + min(within_s, RETURN_S)) as client:
         yield client
 
 
-def patiently(make: Callable[[], Made], where: Where, ends_at: float) -> Made:
-    """What `make` makes; while this user's broker here is away for a moment it is tried again, until that monotonic time."""
+def patiently(make: Callable[[], Made], where: Where, ends_at: float, returns_at: float = 0.0) -> Made:
+    """What `make` makes; while this user's broker here is away for a moment it is tried again, until that monotonic time, or
+    the later one where its supervisor runs.
+    """
     from orbit_zmq.errors import BrokerUnreachable
 
     while True:
         try:
             return make()
         except BrokerUnreachable:
-            if any(where) or time.monotonic() + POLL_S > ends_at or not _is_expected_back():
+            if any(where) or time.monotonic() + POLL_S > _awaited_until(ends_at, returns_at):
                 raise
         time.sleep(POLL_S)
 
 
-def _is_expected_back() -> bool:
-    """Whether this user's broker was here just now: its supervisor is, or it has left its record behind."""
+def _awaited_until(ends_at: float, returns_at: float) -> float:
+    """Until when this user's broker may be back: its supervisor runs, or it has left its record behind; 0 for neither."""
     from orbit_zmq.errors import NotPermitted
     from orbit_zmq.process_record import running_supervisor
     from orbit_zmq.runtime_file import runtime_file_path
 
     try:
-        return running_supervisor() is not None or runtime_file_path().exists()
+        if running_supervisor() is not None:
+            return max(ends_at, returns_at)
+        return ends_at if runtime_file_path().exists() else 0.0
     except NotPermitted:
-        return False
+        return 0.0
 
 
 def wait_for_broker(where: Where, timeout_s: float, ask: Callable[[Client, float], object], missing: str) -> None:

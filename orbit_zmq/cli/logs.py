@@ -77,16 +77,16 @@ def _new_lines(path: Path, opened: IO[str]) -> Iterator[str]:
     """Each line as it is written, also when the file is replaced by the next one."""
     current, part = opened, ""
     while True:
+        is_complete = _was_replaced(path, current)  # asked first: what was written until then is read below
         part += current.readline()
         if part.endswith("\n"):
             yield part
             part = ""
-            continue
-        if part or not _was_replaced(path, current):
+        elif is_complete and not part:
+            current = path.open(errors="replace")
+        else:
             sys.stdout.flush()
             time.sleep(LOOK_S)
-            continue
-        current = path.open(errors="replace")
 
 
 def _was_replaced(path: Path, opened: IO[str]) -> bool:

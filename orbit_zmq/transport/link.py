@@ -52,6 +52,7 @@ QUEUE_MESSAGES = 1 << 20  # calls and credits bound what is queued here; these b
 QUEUE_BYTES = 1 << 30
 FIRST_FRAME = int(zmq.DONTWAIT | zmq.SNDMORE)  # plain integers: pyzmq's flags cost a microsecond each time
 LAST_FRAME = int(zmq.DONTWAIT)
+LOOK_S = 0.1  # of waiting for a connection at a time
 CLOSING_S = 1.0  # how long close waits for the thread
 
 
@@ -123,16 +124,19 @@ class Link:
 
         Every address has its turn, and a broker that has admitted the key is given more time.
         """
-        ends_at = time.monotonic() + timeout_s + REACH_S * (len(self._places) - 1)
+        left_s = timeout_s + REACH_S * (len(self._places) - 1)
         has_more_time = True
         if self.is_turned_away:
             self.post(self.retry_soon)
         while not self.is_up and not self.is_closed:
-            if self._settled.wait(max(0.0, ends_at - time.monotonic())):
+            began, look_s = time.monotonic(), max(0.0, min(left_s, LOOK_S))
+            is_settled = self._settled.wait(look_s)
+            left_s -= min(time.monotonic() - began, look_s)  # while the machine stood still, nobody could connect
+            if is_settled or left_s > 0:
                 continue
             if not (has_more_time and self.way.is_greeted):
                 raise self.way.error(self.place.address, self.place.found_in, is_foreign)
-            ends_at, has_more_time = ends_at + OPENING_S, False
+            left_s, has_more_time = OPENING_S, False
         if self.is_closed:
             raise self.ending()
 

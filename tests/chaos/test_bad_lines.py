@@ -31,15 +31,15 @@ def test_a_reset_ends_no_call(world: World, side: str):
 
         def call(number: int) -> None:
             arguments = {"key": f"c{number}", "number": number, "seconds": 1.5}
-            answers.append(client.call("hpc1", "chaos", "once", arguments, deadline_s=30)["square"])
+            answers.append(client.call("hpc1", "chaos", "once", arguments, deadline_s=100)["square"])
 
         callers = [threading.Thread(target=call, args=(number,)) for number in range(20)]
         for caller in callers:
             caller.start()
-        wait_until(lambda: len(world.executions()) == 20, 10, "calls at work")
+        wait_until(lambda: len(world.executions()) == 20, what="calls at work")
         world.line(side).cut()
         for caller in callers:
-            caller.join(30)
+            caller.join(100)
     assert sorted(answers) == [number * number for number in range(20)]
     assert len(world.executions()) == 20
 

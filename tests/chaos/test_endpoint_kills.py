@@ -18,7 +18,7 @@ from orbit_zmq.errors import OutcomeUnknown
 
 KILLS = 10
 BATCH = 100
-PATIENCE_S = 60.0
+PATIENCE_S = 100.0
 SEED = 20_261
 
 
@@ -72,7 +72,7 @@ def has_gone_on(work: Work, results: int) -> bool:
     return len(work.results) > results or work.failure is not None
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_each_task_ends_once_and_none_is_run_twice_unless_it_may(lab: Lab, tmp_path: Path):
     chance = random.Random(SEED)
     endpoint = lab.start_endpoint(plugins="rhapsody")

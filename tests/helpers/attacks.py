@@ -32,7 +32,7 @@ from orbit_zmq.wire.seal import KEY_ID_BYTES, Opener
 
 CALM = ("settle_s=0.1", "suspect_s=900", "lost_s=1800")  # nobody here says heartbeats
 BATCH = 50  # connections at once
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0  # it passes only when something is broken
 NEWS_OF_ITSELF = (Kind.WELCOME, Kind.HEARTBEAT, Kind.KEYS, Kind.RESEND, Kind.HOLDERS, Kind.TIP, Kind.WHO_ARE_YOU)
 ENDINGS = (
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
@@ -354,7 +354,7 @@ def _flood(scene: Scene, count: int, connect: Callable[[tuple[str, int]], None])
         for number in range(count):
             connect(("127.0.0.1", ports[number % 2]))
         ended_at = time.monotonic()
-        while _strangers(scene) > before and time.monotonic() < ended_at + 2 * PATIENCE_S:
+        while _strangers(scene) > before and time.monotonic() < ended_at + PATIENCE_S:
             time.sleep(0.05)  # there is nothing that tells
         left_after_s = time.monotonic() - ended_at
     finally:
@@ -562,7 +562,7 @@ def audience_of_another(scene: Scene, attempts: int) -> tuple[int, int]:
             heard, overheard = heard + _opened(ada, keys), overheard + _opened(eve, own)
     scene.settle(scene.vault)
     deadline = time.monotonic() + PATIENCE_S
-    while heard < attempts and time.monotonic() < deadline and ada.poll(1000):
+    while heard < attempts and time.monotonic() < deadline:
         heard += _opened(ada, keys)
     overheard += _opened(eve, own)
     for line in (ada, eve, up):

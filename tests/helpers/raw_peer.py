@@ -17,16 +17,17 @@ from typing import Any
 import msgpack
 import zmq
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0  # it passes only when something is broken
 ROOT = Path(__file__).resolve().parents[2]
 ROOTS = [str(ROOT / part) for part in (".", "brokers", "plugins", "tests/helpers")]
-QUICK = ("heartbeat_s=0.5", "suspect_s=2", "lost_s=4", "closed_lost_s=0.5", "name_probe_s=0.3", "settle_s=0.1")
+# Nobody counts as away because this process was held up for a while; a test of such a limit makes it short for itself.
+CALM = ("heartbeat_s=0.5", "suspect_s=300", "lost_s=600", "closed_lost_s=60", "name_probe_s=60", "settle_s=0.1")
 
 
 class BrokerProcess:
     """`python -m orbit_broker` with directories of its own."""
 
-    def __init__(self, place: Path, *arguments: str, intervals: tuple[str, ...] = QUICK) -> None:
+    def __init__(self, place: Path, *arguments: str, intervals: tuple[str, ...] = CALM) -> None:
         place.mkdir(parents=True, exist_ok=True)
         place.chmod(0o700)
         self.state_dir = place / "state"
@@ -118,7 +119,7 @@ class Peer:
         return value
 
     def call(self, call_id: int, endpoint: str, operation: str, arguments: Any = b"", **fields: Any) -> None:
-        header = {"k": 7, "i": call_id, "e": endpoint, "p": "p", "o": operation, "l": 20.0}
+        header = {"k": 7, "i": call_id, "e": endpoint, "p": "p", "o": operation, "l": 100.0}
         self.send({key: value for key, value in (header | fields).items() if value != ""}, arguments)
 
     def ask_broker(self, call_id: int, operation: str, arguments: Any = b"") -> Any:

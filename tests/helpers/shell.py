@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import fcntl
 import json
@@ -23,6 +24,14 @@ import psutil
 ORBIT = [sys.executable, "-m", "orbit_zmq.cli"]
 
 
+def is_gone(pid: int) -> bool:
+    """Whether that process has ended, though its parent may not have been told."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 class Shell:
     """Runs commands; what is left of them at the end is killed."""
 
@@ -30,7 +39,7 @@ class Shell:
         self.environment = environment
         self.stack = ExitStack()
 
-    def run(self, *arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, timeout_s: float = 100.0) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*ORBIT, *arguments], env=self.environment, capture_output=True, text=True, timeout=timeout_s, check=False
         )
@@ -55,7 +64,7 @@ class Shell:
             stderr=subprocess.DEVNULL,
             text=True,
         )
-        self.stack.callback(started.wait, 30)
+        self.stack.callback(started.wait, 60)
         self.stack.callback(started.kill)
         return started
 
@@ -66,7 +75,7 @@ class Shell:
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(left, 10)
+        psutil.wait_procs(left, 60)
 
     def _has_made(self, process: psutil.Process) -> bool:
         try:
@@ -93,6 +102,7 @@ class Terminal:
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
         self.seen = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character may come in two pieces
 
     def press(self, keys: str) -> None:
         os.write(self.near, keys.encode())
@@ -105,11 +115,11 @@ class Terminal:
                 found += os.read(self.near, 65_536)
             except OSError:  # nobody has the other end open any more
                 break
-        text = found.decode(errors="replace")
+        text = self._decoder.decode(found)
         self.seen += text
         return text
 
-    def wait_for(self, words: str, within_s: float = 20.0) -> str:
+    def wait_for(self, words: str, within_s: float = 60.0) -> str:
         """Until the words are drawn; all that was drawn till then since the last time."""
         drawn, deadline = "", time.monotonic() + within_s
         while words not in drawn:
@@ -117,7 +127,7 @@ class Terminal:
             drawn += self.read()
         return drawn
 
-    def wait(self, timeout_s: float = 20.0) -> int:
+    def wait(self, timeout_s: float = 60.0) -> int:
         deadline = time.monotonic() + timeout_s
         while self.process.poll() is None:
             assert time.monotonic() < deadline, "it has not ended"

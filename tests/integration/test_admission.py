@@ -36,7 +36,7 @@ class Machine:
 
     def run(self, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*ORBIT, *arguments], env=self.environment, input=given, capture_output=True, text=True, timeout=60, check=False
+            [*ORBIT, *arguments], env=self.environment, input=given, capture_output=True, text=True, timeout=100, check=False
         )
 
 
@@ -181,7 +181,7 @@ def test_pickles_need_the_endpoints_setting_and_a_session_can_only_narrow_it(lab
         {"executable": "/bin/echo", "arguments": ["hi"]},
     ]
 
-    refused, also, named, executed = rhapsody.wait_tasks(rhapsody.submit_tasks(tasks), timeout=30)
+    refused, also, named, executed = rhapsody.wait_tasks(rhapsody.submit_tasks(tasks), timeout=100)
 
     for result in (refused, also):
         assert isinstance(result["exception"], NotPermitted)
@@ -241,7 +241,7 @@ def test_no_secret_shows_in_logs_arguments_or_tracebacks(lab):
     with pytest.raises(KeyError, match="on purpose"):
         plugin.fail(kind="KeyError")
     said.append(Path(f"/proc/{endpoint.pid}/cmdline").read_text())
-    for damaged in (text[:-9], text[:40] + "x" + text[41:], f"{text}x"):
+    for damaged in (text[:-9], text[:40] + ("y" if text[40] == "x" else "x") + text[41:], f"{text}x"):
         with pytest.raises(InvalidArgument) as raised:
             JoinString.decode(damaged)
         said.append("".join(traceback.format_exception(raised.value)))

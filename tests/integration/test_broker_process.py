@@ -13,13 +13,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgpack
 import pytest
 import zmq
-from raw_peer import PATIENCE_S, BrokerProcess, Peer, running_broker, until
+from raw_peer import CALM, PATIENCE_S, BrokerProcess, Peer, running_broker, until
 
 from orbit_zmq.models import BrokerStatus
 from orbit_zmq.security.keylist import KeyList
@@ -45,13 +46,14 @@ def context() -> Iterator[zmq.Context[Any]]:
 
 @pytest.fixture
 def connect(broker: BrokerProcess, context: zmq.Context[Any]) -> Connect:
-    def connect(role: str = "client", **facts: Any) -> Peer:
-        peer = Peer(context, broker.address)
-        welcome = peer.hello(role, **facts)
-        assert welcome["version"] == 1, welcome
-        return peer
+    return partial(connected, broker, context)
 
-    return connect
+
+def connected(broker: BrokerProcess, context: zmq.Context[Any], role: str = "client", **facts: Any) -> Peer:
+    peer = Peer(context, broker.address)
+    welcome = peer.hello(role, **facts)
+    assert welcome["version"] == 1, welcome
+    return peer
 
 
 def a_call_works(connect: Connect) -> None:
@@ -92,16 +94,24 @@ def test_a_name_that_is_taken_is_refused_while_its_holder_answers(connect, broke
     assert (header["k"], error["code"], error["details"]) == (9, "name-taken", {"host": "h", "pid": 9})
 
 
-def test_a_name_whose_holder_says_nothing_goes_to_the_newcomer(connect):
-    connect("endpoint", name="hpc3")
+def test_a_name_whose_holder_says_nothing_goes_to_the_newcomer(tmp_path, context):
+    with running_broker(tmp_path, intervals=(*CALM, "name_probe_s=0.3")) as broker:
+        connected(broker, context, "endpoint", name="hpc3")
 
-    newcomer = connect("endpoint", name="hpc3")
+        newcomer = connected(broker, context, "endpoint", name="hpc3")
 
-    resolved = connect().ask_broker(1, "resolve", {"endpoint": "hpc3"})
-    assert resolved["incarnation"] == newcomer.incarnation
+        resolved = connected(broker, context).ask_broker(1, "resolve", {"endpoint": "hpc3"})
+        assert resolved["incarnation"] == newcomer.incarnation
 
 
-def test_a_call_to_an_endpoint_that_is_killed_ends_with_an_error_soon(connect, broker, tmp_path):
+@pytest.fixture
+def quick_broker(tmp_path: Path) -> Iterator[BrokerProcess]:
+    """One that counts an endpoint as lost soon after its connection has closed."""
+    with running_broker(tmp_path, intervals=(*CALM, "closed_lost_s=0.5")) as running:
+        yield running
+
+
+def test_a_call_to_an_endpoint_that_is_killed_ends_with_an_error_soon(quick_broker, context):
     script = """
 import sys, zmq
 sys.path[:0] = sys.argv[2:]
@@ -113,9 +123,9 @@ peer.receive()
 print("has it", flush=True)
 peer.receive()
 """
-    roots = broker.environment["PYTHONPATH"].split(os.pathsep)
-    victim = subprocess.Popen([sys.executable, "-c", script, broker.address, *roots], stdout=subprocess.PIPE)
-    client = connect()
+    roots = quick_broker.environment["PYTHONPATH"].split(os.pathsep)
+    victim = subprocess.Popen([sys.executable, "-c", script, quick_broker.address, *roots], stdout=subprocess.PIPE)
+    client = connected(quick_broker, context)
     try:
         assert victim.stdout is not None
         assert victim.stdout.readline() == b"ready\n"
@@ -128,10 +138,10 @@ peer.receive()
             victim.stdout.close()
     started = time.monotonic()
 
-    header, body = client.receive(4.0)
+    header, body = client.receive()
 
     assert (header["k"], msgpack.unpackb(body)["code"]) == (9, "outcome-unknown")
-    assert time.monotonic() - started < 4.0
+    assert time.monotonic() - started < 16.0
 
 
 def test_an_endpoint_that_comes_back_on_a_new_connection_gets_what_waited(connect, broker, context):
@@ -189,9 +199,13 @@ def test_junk_of_any_kind_is_survived_and_a_good_call_works_after_it(connect, br
             with contextlib.suppress(zmq.Again):
                 peer.socket.send_multipart(frames, zmq.DONTWAIT)
     a_call_works(connect)
-    status = BrokerStatus.model_validate(read_all(connect(), "status"))
-    assert status.drops.get("rule-failed", 0) == 0
-    assert status.drops["bad-header"] > 0 and status.drops["wrong-frames"] > 0
+    watcher = connect()
+
+    def drops() -> dict[str, int]:
+        return BrokerStatus.model_validate(read_all(watcher, "status")).drops
+
+    until(lambda: {"bad-header", "wrong-frames"} <= drops().keys())
+    assert drops().get("rule-failed", 0) == 0
 
 
 def test_a_frame_that_is_too_large_cuts_its_peer_and_nobody_else(connect):
@@ -210,7 +224,7 @@ def test_a_peer_that_reads_nothing_does_not_delay_another(connect):
             endpoint.send({"k": 5})
     started = time.monotonic()
     a_call_works(connect)
-    assert time.monotonic() - started < 2.0
+    assert time.monotonic() - started < 20.0
 
 
 def read_all(client: Peer, operation: str, arguments: Any = b"", *, chunk: int = 0) -> Any:
@@ -301,7 +315,7 @@ def test_sigterm_says_back_soon_and_ends_in_time(tmp_path, context):
         header, _ = peer.receive()
         assert (header["k"], header.get("f", 0)) == (4, 0)
         assert broker.wait() == 0
-        assert time.monotonic() - started < 3.0
+        assert time.monotonic() - started < 12.0
         assert not (tmp_path / "run" / "broker.json").exists()
 
 
@@ -358,7 +372,7 @@ def test_after_a_kill_a_new_broker_serves_the_peers_that_come_back(tmp_path, con
         peer = Peer(context, broker.address)
         first = peer.hello()["epoch"]
         broker.end(signal.SIGKILL)
-    with running_broker(tmp_path, intervals=("settle_s=10",)) as broker:
+    with running_broker(tmp_path, intervals=(*CALM, "settle_s=100")) as broker:
         client, endpoint = Peer(context, broker.address), Peer(context, broker.address)
         assert client.hello()["epoch"] != first
         client.call(5, "hpc", "echo", {"a": 1}, t=endpoint.incarnation, f=16)
@@ -416,7 +430,7 @@ def test_connections_that_say_nothing_more_stay_whatever_their_address(tmp_path,
 
 def can_reach(host: str, port: str) -> bool:
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=30).close()
     except OSError:
         return False
     return True

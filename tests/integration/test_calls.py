@@ -30,6 +30,8 @@ from orbit_zmq.errors import (
     TooLarge,
 )
 
+BEGUN_S = 7.0  # a call has begun by then, even if the machine stands still for a while
+
 
 @pytest.fixture
 def plugin(lab: Lab) -> Iterator[orbit_zmq.PluginClient]:
@@ -74,7 +76,7 @@ def test_a_client_serves_many_threads(plugin):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert answers == {n: str(n) for n in range(20)}
 
 
@@ -119,7 +121,7 @@ def test_ctrl_c_ends_a_waiting_program_cleanly(lab):
     assert program.stdout is not None
     assert program.stdout.readline() == "waiting\n"
     program.send_signal(signal.SIGINT)
-    said, _ = program.communicate(timeout=10)
+    said, _ = program.communicate(timeout=60)
     assert said == "interrupted\n"
     assert program.returncode == 0
 
@@ -158,7 +160,7 @@ def test_a_deadline_that_cannot_be_kept_is_refused(plugin, deadline_s):
 
 
 def test_a_deadline_ends_the_call(plugin):
-    with pytest.raises(DeadlineExceeded, match="sleep"):
+    with pytest.raises(DeadlineExceeded, match="did not end within"):  # so say client, broker and endpoint
         plugin.call("sleep", seconds=20, deadline_s=0.2)
 
 
@@ -223,7 +225,7 @@ def test_a_canceled_call_is_canceled_over_there(lab):
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.3):
                     await plugin.call("sleep", seconds=25)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while (await client.endpoints())[0].facts.load["running"] > 0:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
 
@@ -243,7 +245,7 @@ def test_an_operation_hears_why_its_call_was_canceled(lab):
             with pytest.raises(asyncio.CancelledError):
                 await call
             with pytest.raises(DeadlineExceeded):
-                await plugin.call("note_cancel", seconds=50, deadline_s=0.5)
+                await plugin.call("note_cancel", seconds=50, deadline_s=BEGUN_S)
 
     asyncio.run(main())
     wait_until(lambda: len(lab.executed()) == 2, what="both are canceled over there")
@@ -259,7 +261,7 @@ def test_ctrl_c_on_the_command_line_cancels_the_call_over_there(lab):
     client = lab.client()
     wait_until(lambda: client.endpoints()[0].facts.load["running"] > 0, what="the call runs")
     started.send_signal(signal.SIGINT)
-    _, said = started.communicate(timeout=10)
+    _, said = started.communicate(timeout=60)
     assert started.returncode == 130
     wait_until(lambda: lab.executed() == ["canceled:interrupted"], what="it is canceled over there")
     assert "canceled" in said
@@ -268,13 +270,18 @@ def test_ctrl_c_on_the_command_line_cancels_the_call_over_there(lab):
 def test_more_calls_than_an_endpoint_runs_at_once_are_busy(lab):
     lab.start_endpoint("hpc1")
 
-    async def main() -> list[object]:
+    async def main() -> None:
         async with AsyncClient(url=lab.url) as client:
             plugin = await client.get_plugin("hpc1", "test")
-            return await asyncio.gather(*(plugin.call("sleep", seconds=2.0) for _ in range(1500)), return_exceptions=True)
+            calls = [asyncio.ensure_future(plugin.call("sleep", seconds=200, deadline_s=300)) for _ in range(1500)]
+            ended, running = await asyncio.wait(calls, timeout=60, return_when=asyncio.FIRST_COMPLETED)
+            for call in running:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+            assert {type(call.exception()) for call in ended} == {Busy}
+            assert len(running) > 100
 
-    answers = asyncio.run(main())
-    assert {type(answer) for answer in answers} == {float, Busy}
+    asyncio.run(main())
 
 
 def test_a_killed_endpoint_ends_its_calls_with_a_typed_error_in_time(lab):
@@ -292,20 +299,22 @@ def test_a_killed_endpoint_ends_its_calls_with_a_typed_error_in_time(lab):
     thread.start()
     wait_until(lambda: "killed" in lab.executed())
     os.kill(endpoint.pid, signal.SIGKILL)
-    thread.join(4.0)
+    thread.join(16.0)
     assert [type(error) for error in caught] == [OutcomeUnknown]
 
 
-def test_an_endpoint_whose_loop_is_blocked_is_busy_and_not_lost(lab):
+def test_an_endpoint_whose_loop_is_blocked_is_busy_and_not_lost(lab, tmp_path):
+    gate = tmp_path / "gate"
     lab.start_endpoint("hpc1")
     client = lab.client()
     plugin = client.get_plugin("hpc1", "test")
-    thread = threading.Thread(target=lambda: plugin.block(seconds=9))
+    thread = threading.Thread(target=lambda: plugin.block(seconds=200, until=str(gate), deadline_s=300))
     thread.start()
     wait_until(lambda: client.endpoint("hpc1").facts.state == "busy", what="busy")
     wait_until(lambda: "loop-blocked" in lab.log_of("hpc1"), what="a log line")
     assert "def block" in lab.log_of("hpc1") or "in block" in lab.log_of("hpc1")
-    thread.join(20)
+    gate.touch()
+    thread.join(60)
     wait_until(lambda: client.endpoint("hpc1").facts.state == "present", what="present")
 
 
@@ -319,10 +328,11 @@ def test_an_endpoint_ends_in_time_though_a_plugin_will_not(lab):
 
     thread = threading.Thread(target=wait)
     thread.start()
-    wait_until(lambda: lab.client().endpoints()[0].facts.load["running"])
+    watcher = lab.client()
+    wait_until(lambda: watcher.endpoints()[0].facts.load["running"])
     os.kill(endpoint.pid, signal.SIGTERM)
-    wait_until(lambda: endpoint.exit_code() is not None, within_s=15)
-    thread.join(10)
+    wait_until(lambda: endpoint.exit_code() is not None)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -342,7 +352,7 @@ def test_a_closed_client_ends_its_calls(lab):
     thread.start()
     wait_until(lambda: client.endpoints()[0].facts.load["running"])
     client.close()
-    thread.join(5)
+    thread.join(60)
     assert len(caught) == 1
     with pytest.raises((Canceled, OrbitError)):
         plugin.echo(text="x")

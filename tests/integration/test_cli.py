@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from lab import Lab, directories, wait_until
-from shell import ORBIT, Shell
+from shell import ORBIT, Shell, is_gone
 
 from orbit_zmq.children import environment_of_child
 
@@ -31,10 +31,6 @@ def lone_shell(tmp_path: Path) -> Iterator[Shell]:
     made = Shell(environment_of_child(**directories(tmp_path)))
     with made.stack:
         yield made
-
-
-def is_gone(pid: int) -> bool:
-    return not Path(f"/proc/{pid}").exists()
 
 
 def is_one_sentence(errors: str) -> bool:
@@ -155,11 +151,13 @@ def test_a_broker_in_the_foreground_ends_with_sigterm(lone_shell: Shell) -> None
 
     assert ready["pid"] == broker.pid
     broker.send_signal(signal.SIGTERM)
-    assert broker.wait(10) == 0
+    assert broker.wait(60) == 0
 
 
 def test_an_endpoint_serves_until_sigterm(shell: Shell) -> None:
-    endpoint = shell.start("endpoint", "start", "-n", "by-hand", "--plugin-module", "orbit_testplugin", "--label", "gpu=yes")
+    endpoint = shell.start(
+        "endpoint", "start", "-n", "by-hand", "--wait", "60s", "--plugin-module", "orbit_testplugin", "--label", "gpu=yes"
+    )
     assert endpoint.stdout is not None
     ready = json.loads(endpoint.stdout.readline())
 
@@ -170,7 +168,7 @@ def test_an_endpoint_serves_until_sigterm(shell: Shell) -> None:
     ]
     assert "by-hand" in shell.run("endpoint", "list").stdout
     endpoint.send_signal(signal.SIGTERM)
-    assert endpoint.wait(20) == 0
+    assert endpoint.wait(60) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -184,7 +182,7 @@ def test_up_ends_with_all_that_it_has_started(lone_shell: Shell, number: signal.
     assert len(children) == 2
 
     up.send_signal(number)
-    up.wait(30)
+    up.wait(60)
     for child in children:
         wait_until(partial(is_gone, child), what=f"process {child} is gone")
     assert up.returncode == (-number if number == signal.SIGKILL else 0)
@@ -198,7 +196,7 @@ def test_up_ends_when_a_child_does(lone_shell: Shell) -> None:
     broker, endpoint = _children_of(up.pid)
     os.kill(broker, signal.SIGKILL)
 
-    assert up.wait(30) == 1
+    assert up.wait(60) == 1
     wait_until(partial(is_gone, endpoint), what="the endpoint is gone")
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,16 @@ def lab() -> Iterator[Lab]:
             shutil.rmtree(place, ignore_errors=True)
 
 
-def runner(environment: dict[str, str]) -> Run:
+def runner(environment: dict[str, str], program: Sequence[str] = ORBIT) -> Run:
     def run(*words: str, code: int = 0, **more: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [*ORBIT, *words], env=environment | more, capture_output=True, text=True, timeout=60, check=False, input="from afar"
+            [*program, *words],
+            env=environment | more,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+            input="from afar",
         )
         assert done.returncode == code, done.stderr
         return done
@@ -161,11 +167,11 @@ def test_events_are_shown_as_they_happen_until_enough_or_ctrl_c(lab: Lab, run: R
         assert started.stderr.readline().startswith("Listening")
         return started
 
-    counted = listen("--topic", "news", "--count", "2", "--timeout", "30s", "--jsonl")
+    counted = listen("--topic", "news", "--count", "2", "--timeout", "90s", "--jsonl")
     followed = listen("-f", "--endpoint", "talker", "--plugin", "p", "--session", "s")
     for topic in ("news", "other", "news"):
         talker(topic)
-    said, _ = counted.communicate(timeout=30)
+    said, _ = counted.communicate(timeout=100)
     events = [json.loads(line) for line in said.splitlines()]
     assert counted.returncode == 0
     assert [(one["schema"], one["version"], one["item"]["topic"], one["item"]["data"]) for one in events] == [
@@ -178,7 +184,7 @@ def test_events_are_shown_as_they_happen_until_enough_or_ctrl_c(lab: Lab, run: R
     assert lines[0].split() == ["time", "endpoint", "plugin", "session", "topic", "data"]
     assert [line.split("\t")[4] for line in lines[1:]] == ["news", "other", "news"]
     followed.send_signal(signal.SIGINT)
-    _, complained = followed.communicate(timeout=10)
+    _, complained = followed.communicate(timeout=60)
     assert (followed.returncode, complained.strip()) == (130, "")
 
 
@@ -187,7 +193,7 @@ def test_events_that_could_not_be_had_are_shown_with_their_number(lab: Lab) -> N
         peer = Peer(context, lab.url)
         user = peer.hello("endpoint", name="gap")["user"]
         with subprocess.Popen(
-            [*ORBIT, "events", "--endpoint", "gap", "--count", "2", "--timeout", "20s", "--jsonl"],
+            [*ORBIT, "events", "--endpoint", "gap", "--count", "2", "--timeout", "90s", "--jsonl"],
             env=lab.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         ) as listening:  # fmt: skip
             assert listening.stderr is not None
@@ -198,7 +204,7 @@ def test_events_that_could_not_be_had_are_shown_with_their_number(lab: Lab) -> N
             asked, _ = peer.receive()
             error = {"code": "not-found", "message": "forgotten", "hint": ""}
             peer.send({"k": 9, "i": asked["i"], "c": asked["c"], "t": peer.incarnation}, error)
-            said, _ = listening.communicate(timeout=30)
+            said, _ = listening.communicate(timeout=100)
         peer.close()
 
     found = [json.loads(line)["item"] for line in said.splitlines()]
@@ -273,29 +279,37 @@ def test_the_table_of_errors_is_that_of_the_page(run_alone: Run) -> None:
     assert "Did you mean busy" in run_alone("errors", "bussy", code=1).stderr
 
 
+@pytest.fixture
+def run_patiently(lab: Lab) -> Run:
+    """A command that waits longer for names than somebody who has pressed a key."""
+    changed = "from orbit_zmq.cli import completion; completion.CONNECT_S = completion.ANSWER_S = 60.0"
+    program = f"{changed}; import sys; from orbit_zmq.cli.main import main; sys.exit(main())"
+    return runner(lab.environment, [sys.executable, "-c", program])
+
+
 def complete(run: Run, *words: str) -> list[str]:
     done = run(_ORBIT_COMPLETE="bash_complete", COMP_WORDS=" ".join(words), COMP_CWORD=str(len(words) - 1))
     assert done.stderr == ""
     return [line.partition(",")[2] for line in done.stdout.split()]
 
 
-def test_live_names_are_completed(run: Run) -> None:
+def test_live_names_are_completed(run: Run, run_patiently: Run) -> None:
     run("call", "hpc1", "test", "echo", "text=x")
 
-    assert complete(run, "orbit", "ses") == ["session"]
-    assert complete(run, "orbit", "call", "h") == ["hpc1"]
-    assert complete(run, "orbit", "call", "other", "t") == ["test"]
-    assert complete(run, "orbit", "call", "hpc1", "math", "ad") == ["add"]
-    assert complete(run, "orbit", "call", "hpc1", "test", "echo", "--session", "de") == ["default"]
-    assert complete(run, "orbit", "plugin", "show", "ma") == ["math"]
-    assert complete(run, "orbit", "errors", "bu") == ["busy"]
+    assert complete(run_patiently, "orbit", "ses") == ["session"]
+    assert complete(run_patiently, "orbit", "call", "h") == ["hpc1"]
+    assert complete(run_patiently, "orbit", "call", "other", "t") == ["test"]
+    assert complete(run_patiently, "orbit", "call", "hpc1", "math", "ad") == ["add"]
+    assert complete(run_patiently, "orbit", "call", "hpc1", "test", "echo", "--session", "de") == ["default"]
+    assert complete(run_patiently, "orbit", "plugin", "show", "ma") == ["math"]
+    assert complete(run_patiently, "orbit", "errors", "bu") == ["busy"]
 
 
 def test_without_a_broker_nothing_is_completed_and_nothing_said(run_alone: Run) -> None:
     began = time.monotonic()
     assert complete(run_alone, "orbit", "call", "h") == []
     assert complete(run_alone, "orbit", "call", "--url", "ipc:///tmp/nobody", "h") == []
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

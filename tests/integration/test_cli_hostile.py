@@ -60,7 +60,7 @@ class EvilEndpoint:
 
     def end(self) -> None:
         self._ended.set()
-        self._thread.join(10)
+        self._thread.join(60)
 
     def _run(self) -> None:
         with zmq.Context() as context:
@@ -117,7 +117,7 @@ def environment() -> Iterator[dict[str, str]]:
         lab.start_broker(tcp=None)
         evil = EvilEndpoint(lab.url)
         try:
-            assert evil.is_welcome.wait(20)
+            assert evil.is_welcome.wait(60)
             client = lab.client()
             wait_until(lambda: client.operations(client.resolve("evil")), what="the catalogue is told")
             yield lab.environment
@@ -147,7 +147,7 @@ COMMANDS = [
     ["call", "evil", "evil", EVIL.replace("\x00", "")],
     ["call", "evil", "absent", "text"],
     ["call", EVIL, "evil", "text"],
-    ["events", "--count", "2", "--timeout", "10s"],
+    ["events", "--count", "2", "--timeout", "60s"],
     ["version", "--all"],
     ["broker", "status"],
     ["top", "--once"],
@@ -165,7 +165,7 @@ def test_nothing_hidden_is_printed(environment: dict[str, str], words: list[str]
         [sys.executable, "-m", "orbit_zmq.cli", *words],
         env=environment | {"ORBIT_OUTPUT": mode, "ORBIT_LOG_LEVEL": "debug"},
         capture_output=True,
-        timeout=30,
+        timeout=100,
         check=False,
     )
     said, complained = done.stdout.decode(), done.stderr.decode()
@@ -189,7 +189,7 @@ def test_on_a_terminal_neither(environment: dict[str, str]) -> None:
             said = b""
             while part := _read(leader):
                 said += part
-            running.wait(30)
+            running.wait(60)
         os.close(leader)
         assert hidden(said.decode().replace("\r\n", "\n")) == set(), words
         assert "x" in said.decode()

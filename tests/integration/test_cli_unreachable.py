@@ -21,7 +21,8 @@ from orbit_zmq.security.keys import BROKER_KEY, OWNER_KEY, load_or_make_keypair
 
 ORBIT = [sys.executable, "-m", "orbit_zmq.cli"]
 WITHIN_S = 3.0
-AGAIN = 9
+AGAIN = 4
+STARTS = 3  # of a command that does nothing else, for a machine that is busy with something else
 WAITS = [["broker", "wait"], ["endpoint", "wait", "word"]]  # for what is not there yet
 LOCAL = [*WAITS, ["endpoint", "stop"]]  # the last is for a process of this machine
 
@@ -62,28 +63,32 @@ def alone(tmp_path: Path) -> dict[str, str]:
     return environment_of_child(**made)
 
 
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """One that nobody listens at, and nobody else can take meanwhile."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
 
 def timed(words: list[str], environment: dict[str, str]) -> tuple[subprocess.CompletedProcess[str], float]:
     began = time.monotonic()
-    done = subprocess.run([*ORBIT, *words], env=environment, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([*ORBIT, *words], env=environment, capture_output=True, text=True, timeout=100, check=False)
     return done, time.monotonic() - began
 
 
 @pytest.mark.parametrize("where", ["dead ipc", "closed port", "nothing"])
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_without_a_broker_the_exit_code_is_3_within_3_s(
-    alone: dict[str, str], tmp_path: Path, words: list[str], where: str
+    alone: dict[str, str], tmp_path: Path, closed_port: int, words: list[str], where: str
 ) -> None:
-    urls = {"dead ipc": [f"--url=ipc://{tmp_path}/nobody"], "closed port": [f"--url=tcp://127.0.0.1:{closed_port()}"]}
+    urls = {"dead ipc": [f"--url=ipc://{tmp_path}/nobody"], "closed port": [f"--url=tcp://127.0.0.1:{closed_port}"]}
     given = [*words, *urls.get(where, []), *NEEDS.get(tuple(words), [])]  # behind a program's name all is the program's
     done, took_s = timed(given, alone)
-    for _ in range(AGAIN):  # on a machine that is busy with something else
-        if took_s >= WITHIN_S:
+    within_s = WITHIN_S
+    for _ in range(AGAIN):
+        if took_s >= within_s:
+            within_s = WITHIN_S + STARTS * timed(["version"], alone)[1]
             done, took_s = timed(given, alone)
 
     assert done.returncode == 3, done.stderr
@@ -91,14 +96,14 @@ def test_without_a_broker_the_exit_code_is_3_within_3_s(
     sentences = done.stderr.splitlines()
     assert len(sentences) == 1 and sentences[0].startswith("orbit: "), done.stderr
     assert any(fix in done.stderr for fix in ("orbit up", "orbit broker start", "Check")), done.stderr
-    assert took_s < WITHIN_S
+    assert took_s < within_s
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_an_error_is_json_where_json_is_asked_for(alone: dict[str, str], words: list[str]) -> None:
     given = [*words, *NEEDS.get(tuple(words), [])]
     done = subprocess.run(
-        [*ORBIT, *given], env=alone | {"ORBIT_OUTPUT": "json"}, capture_output=True, text=True, timeout=30, check=False
+        [*ORBIT, *given], env=alone | {"ORBIT_OUTPUT": "json"}, capture_output=True, text=True, timeout=100, check=False
     )
 
     said = json.loads(done.stderr)
@@ -111,7 +116,7 @@ def test_an_error_is_json_where_json_is_asked_for(alone: dict[str, str], words: 
 @pytest.mark.parametrize("words", WAITS, ids=" ".join)
 def test_a_wait_ends_with_its_timeout(alone: dict[str, str], words: list[str]) -> None:
     done = subprocess.run(
-        [*ORBIT, *words, "--timeout", "0.2s"], env=alone, capture_output=True, text=True, timeout=30, check=False
+        [*ORBIT, *words, "--timeout", "0.2s"], env=alone, capture_output=True, text=True, timeout=100, check=False
     )
 
     assert done.returncode == 5

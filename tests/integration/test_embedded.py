@@ -34,7 +34,8 @@ def test_a_plugin_class_is_served_and_everything_ends_with_the_block() -> None:
     with orbit_zmq.local(plugins=[TestPlugin], name="here") as orbit, orbit.client() as client:
         assert client.get_plugin("here", "test").echo(text="hello") == "hello"
         directory = orbit.directory
-        assert len(processes_of(directory)) == 1  # the broker; the class is served by this process
+        # The broker; the class is served by this process.
+        wait_until(lambda: len(processes_of(directory)) == 1, what="one process")
 
     assert processes_of(directory) == []
     assert not directory.exists()
@@ -51,7 +52,7 @@ def test_plugins_by_name_are_served_by_a_child() -> None:
     with orbit_zmq.local(plugins="default") as orbit, orbit.client() as client:
         assert [endpoint.name for endpoint in client.endpoints()] == ["local"]
         directory = orbit.directory
-        assert len(processes_of(directory)) == 2
+        wait_until(lambda: len(processes_of(directory)) == 2, what="two processes")
 
     assert processes_of(directory) == []
 
@@ -79,10 +80,10 @@ def test_a_program_that_is_killed_takes_its_children_along() -> None:
     try:
         assert program.stdout is not None
         directory = Path(program.stdout.readline().strip())
-        assert len(processes_of(directory)) == 2
+        wait_until(lambda: len(processes_of(directory)) == 2, what="two processes")
     finally:
         os.kill(program.pid, signal.SIGKILL)
-        program.wait(10)
+        program.wait(60)
 
     wait_until(lambda: not processes_of(directory), what="broker and endpoint are gone")
     shutil.rmtree(directory)  # nobody is left who could
@@ -99,6 +100,6 @@ def test_an_endpoint_whose_parent_is_gone_before_it_has_started_ends(tmp_path):
     command = [sys.executable, "-m", "orbit_zmq.endpoint", "--exit-with-parent", "--url", f"ipc://{tmp_path}/nowhere"]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment_of_child()) as orphan:
         try:
-            assert orphan.wait(20) is not None
+            assert orphan.wait(60) is not None
         finally:
             orphan.kill()

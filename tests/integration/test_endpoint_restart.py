@@ -29,8 +29,8 @@ from orbit_zmq.errors import (
     SessionClosed,
 )
 
-PATIENCE_S = 30.0
-pytestmark = pytest.mark.timeout(120)
+PATIENCE_S = 100.0
+pytestmark = pytest.mark.timeout(300)
 
 
 def kill(child: Any) -> None:
@@ -71,11 +71,11 @@ def test_sessions_are_there_again_with_their_owner_and_arguments(lab: Lab):
     kill(endpoint)
     lab.start_endpoint(plugins="test,rhapsody")
 
+    wait_until(lambda: {entry["status"] for entry in lasting.list_sessions()} == {"ready"}, what="initialize has run again")
     after = {entry["sid"]: entry for entry in lasting.list_sessions()}
     assert after == {sid: entry for sid, entry in before.items() if sid != passing.sid}
     assert all(entry["kept"] for entry in after.values())
     assert sorted(entry["lifetime"] for entry in after.values()) == ["persistent", "persistent", "ttl"]
-    wait_until(lambda: lasting.list_sessions()[0]["status"] == "ready", what="initialize has run again")
     assert lasting.where(text="x")["pid"] != pid
     assert timed.echo(text="still here") == "still here"
     with pytest.raises(NotFound):
@@ -107,7 +107,7 @@ def test_whoever_waits_over_a_restart_gets_every_result_and_no_task_runs_twice(l
     waiting = plugin.submit_tasks([{**tasks[0]}, *tasks[1:]])
     wait_until(lambda: "held0" in lines(trace), what="some are running")
     results: list[dict[str, Any]] = []
-    waiter = threading.Thread(target=lambda: results.extend(plugin.wait_tasks([*done, *waiting], timeout=60)))
+    waiter = threading.Thread(target=lambda: results.extend(plugin.wait_tasks([*done, *waiting], timeout=PATIENCE_S)))
     waiter.start()
 
     if how == "killed":
@@ -116,7 +116,7 @@ def test_whoever_waits_over_a_restart_gets_every_result_and_no_task_runs_twice(l
         endpoint.end()
     gate.touch()
     lab.start_endpoint(plugins="rhapsody")
-    waiter.join(60)
+    waiter.join(PATIENCE_S)
 
     assert [result["state"] for result in results[:20]] == ["DONE"] * 20
     for result in results[20:]:
@@ -132,21 +132,23 @@ def test_tasks_that_had_not_been_started_run_after_the_restart(lab: Lab, tmp_pat
     endpoint = lab.start_endpoint(plugins="rhapsody")
     plugin = rhapsody(lab.client())
     trace, gate = tmp_path / "trace", tmp_path / "gate"
-    held = f"while [ ! -e {gate} ]; do sleep 0.02; done"
+    os.mkfifo(gate)
+    writer = os.open(gate, os.O_RDWR)
+    held = f"read line < {gate}"  # a thousand that look again and again would hold up the machine
     # As many as an endpoint runs at once take every place; the function's place is not theirs.
     blockers = [{**appending(trace, "b", held), "uid": f"b{number}"} for number in range(1_100)]
-    del held
     plugin.submit_tasks(blockers)
     wait_until(lambda: plugin.get_statistics()["queued"] > 0 and len(lines(trace)) > 10, what="all places are taken")
     late = plugin.submit_tasks([appending(trace, "late")])
 
     kill(endpoint)
-    gate.touch()
+    os.write(writer, b"\n" * 4 * len(blockers))
     lab.start_endpoint(plugins="rhapsody")
 
-    (result,) = plugin.wait_tasks(late, timeout=60)
+    (result,) = plugin.wait_tasks(late, timeout=PATIENCE_S)
     assert result["state"] == "DONE"
     assert lines(trace).count("late") == 1
+    os.close(writer)
 
 
 def test_a_task_of_unknown_fate_runs_again_where_its_submitter_allows_it(lab: Lab, tmp_path: Path):
@@ -243,18 +245,18 @@ def test_the_async_client_attaches_too(lab: Lab):
 
 def test_tasks_of_an_endpoint_that_stays_away_are_lost_after_that_time(lab: Lab):
     endpoint = lab.start_endpoint(plugins="rhapsody")
-    client = lab.stack.enter_context(Client(url=lab.url, endpoint_away_s=1.0))
+    client = lab.stack.enter_context(Client(url=lab.url, endpoint_away_s=8.0))
     plugin = rhapsody(client)
     tasks = plugin.submit_tasks([{"executable": "/bin/sleep", "arguments": ["600"]}])
 
     kill(endpoint)
     started = time.monotonic()
     (early,) = plugin.wait_tasks(tasks, timeout=0.1)
-    (result,) = plugin.wait_tasks(tasks, timeout=60)
+    (result,) = plugin.wait_tasks(tasks, timeout=PATIENCE_S)
 
     assert (early["state"], early["exception"]) == ("SUBMITTED", None)
     assert isinstance(result["exception"], EndpointLost)
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < PATIENCE_S
 
 
 def test_a_timeout_is_kept_though_nobody_answers(lab: Lab):
@@ -269,7 +271,7 @@ def test_a_timeout_is_kept_though_nobody_answers(lab: Lab):
 
     os.kill(endpoint.pid, signal.SIGCONT)
     assert result["state"] in ("SUBMITTED", "RUNNING")
-    assert took < 1.0 + 1.0 + 5.0 + 2.0
+    assert took < 4 * (1.0 + 1.0 + 5.0)
     plugin.cancel_all_tasks()
 
 
@@ -278,7 +280,7 @@ def test_tasks_are_given_up_when_the_broker_stays_away(lab: Lab, monkeypatch, ca
     monkeypatch.setattr("orbit_rhapsody._sync.reading.FETCH_GRACE_S", 0.2)
     monkeypatch.setattr("orbit_zmq.client.patience.WARN_S", 0.5)
     lab.start_endpoint(plugins="rhapsody")
-    client = lab.stack.enter_context(Client(url=lab.url, broker_away_s=2.0))
+    client = lab.stack.enter_context(Client(url=lab.url, broker_away_s=8.0))
     plugin = rhapsody(client)
     tasks = plugin.submit_tasks([{"executable": "/bin/sleep", "arguments": ["600"]}])
 
@@ -286,10 +288,10 @@ def test_tasks_are_given_up_when_the_broker_stays_away(lab: Lab, monkeypatch, ca
     kill(lab.broker)
 
     (early,) = plugin.wait_tasks(tasks, timeout=0.5)
-    (result,) = plugin.wait_tasks(tasks, timeout=60)
+    (result,) = plugin.wait_tasks(tasks, timeout=PATIENCE_S)
     assert early["state"] == "SUBMITTED"
     assert isinstance(result["exception"], BrokerUnreachable)
-    assert "2 s" in str(result["exception"])
+    assert "8 s" in str(result["exception"])
 
 
 def test_results_that_were_not_read_are_read_by_the_next_process_of_that_consumer(lab: Lab, tmp_path: Path):
@@ -326,7 +328,7 @@ def test_a_value_too_large_for_a_message_outlives_the_endpoint(lab: Lab):
     kill(endpoint)
     lab.start_endpoint(plugins="rhapsody")
 
-    (result,) = plugin.wait_tasks(["large"], timeout=60)
+    (result,) = plugin.wait_tasks(["large"], timeout=PATIENCE_S)
     assert result["exception"] is None
     assert result["return_value"] == bytes(50 << 20)
     plugin.unregister_session()
@@ -335,7 +337,9 @@ def test_a_value_too_large_for_a_message_outlives_the_endpoint(lab: Lab):
 def test_a_value_that_was_discarded_stays_so_though_the_endpoint_is_killed_at_once(lab: Lab):
     endpoint = lab.start_endpoint(plugins="rhapsody")
     plugin = rhapsody(lab.client(), sid="discarded", results="reference")
-    results = plugin.wait_tasks(plugin.submit_tasks([{"function": bytes, "args": [5_000_000]} for _ in range(5)]), timeout=60)
+    results = plugin.wait_tasks(
+        plugin.submit_tasks([{"function": bytes, "args": [5_000_000]} for _ in range(5)]), timeout=PATIENCE_S
+    )
 
     plugin.discard(results)
     kill(endpoint)
@@ -350,7 +354,7 @@ def test_a_value_that_was_discarded_stays_so_though_the_endpoint_is_killed_at_on
 def test_a_value_is_fetched_over_a_restart_of_the_endpoint(lab: Lab):
     endpoint = lab.start_endpoint(plugins="rhapsody")
     plugin = rhapsody(lab.client(), sid="fetched", results="reference")
-    (result,) = plugin.wait_tasks(plugin.submit_tasks([{"function": bytes, "args": [50 << 20]}]), timeout=60)
+    (result,) = plugin.wait_tasks(plugin.submit_tasks([{"function": bytes, "args": [50 << 20]}]), timeout=PATIENCE_S)
     values: list[bytes] = []
     fetching = threading.Thread(target=lambda: values.extend(plugin.fetch(result) for _ in range(20)))
     fetching.start()
@@ -358,7 +362,7 @@ def test_a_value_is_fetched_over_a_restart_of_the_endpoint(lab: Lab):
 
     kill(endpoint)
     lab.start_endpoint(plugins="rhapsody")
-    fetching.join(60)
+    fetching.join(PATIENCE_S)
 
     assert [len(value) for value in values] == [50 << 20] * 20
     plugin.unregister_session()
@@ -368,7 +372,7 @@ def test_what_a_killed_endpoint_has_left_in_its_temporary_directory_is_removed_b
     lab.environment["TMPDIR"] = str(tmp_path)
     endpoint = lab.start_endpoint(plugins="rhapsody")
     plugin = rhapsody(lab.client(), lifetime="ephemeral", results="reference")
-    plugin.wait_tasks(plugin.submit_tasks([{"function": bytes, "args": [5_000_000]}]), timeout=60)
+    plugin.wait_tasks(plugin.submit_tasks([{"function": bytes, "args": [5_000_000]}]), timeout=PATIENCE_S)
     (left,) = tmp_path.glob("orbit-values-*")
     (tmp_path / f"orbit-values-{os.getpid()}-alive-{socket.gethostname()}").mkdir()
     (tmp_path / f"orbit-values-{endpoint.pid}-elsewhere-another.machine").mkdir()

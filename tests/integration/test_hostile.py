@@ -117,7 +117,7 @@ def test_the_first_call_may_come_from_many_threads(lab):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     fresh.close()
     assert found == [1] * 10
     assert len(client.endpoints()) == 1

@@ -8,22 +8,20 @@ import shutil
 import signal
 import subprocess
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from lab import Lab, wait_until
-from shell import Shell, terminal
+from shell import Shell, is_gone, terminal
 
 from orbit_zmq.files import write_private
 from orbit_zmq.security.join import JoinString
 from orbit_zmq.security.keylist import KeyList
 from orbit_zmq.security.keys import KEY_LIST, load_keypair, own_user
-
-
-def is_gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+from orbit_zmq.supervise import STABLE_S
 
 
 def broker_pid(place: Path) -> int:
@@ -52,7 +50,9 @@ def start_broker(shell: Shell, *options: str) -> None:
 
 
 def start_endpoint(shell: Shell, name: str = "hpc1", *options: str) -> None:
-    done = shell.run("endpoint", "start", "--detach", "-n", name, "--plugin-module", "orbit_testplugin", *options)
+    done = shell.run(
+        "endpoint", "start", "--detach", "-n", name, "--plugin-module", "orbit_testplugin", "--wait", "60s", *options
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -96,7 +96,7 @@ def test_an_endpoint_of_another_host_is_not_stopped_from_here(shell: Shell, plac
 
 def test_an_endpoint_that_somebody_else_started_is_said_to_run_there(shell: Shell) -> None:
     start_broker(shell)
-    ready = shell.start("endpoint", "start", "-n", "other")
+    ready = shell.start("endpoint", "start", "-n", "other", "--wait", "60s")
     assert ready.stdout is not None and json.loads(ready.stdout.readline())["name"] == "other"
     (Path(shell.environment["ORBIT_RUNTIME_DIR"]) / "endpoint.other.json").unlink()
 
@@ -111,8 +111,8 @@ def test_a_killed_broker_is_started_again_at_the_same_place_and_its_endpoints_co
     for _ in range(2):
         killed = broker_pid(place)
         os.kill(killed, signal.SIGKILL)
-        wait_until(partial(has_another_broker, place, killed), 10.0, "another broker listens")
-        assert shell.run("endpoint", "wait", "hpc1", "--timeout", "20s").returncode == 0
+        wait_until(partial(has_another_broker, place, killed), what="another broker listens")
+        assert shell.run("endpoint", "wait", "hpc1", "--timeout", "60s").returncode == 0
     after = shell.json("broker", "status")
 
     assert after["epoch"] != before["epoch"]
@@ -120,9 +120,10 @@ def test_a_killed_broker_is_started_again_at_the_same_place_and_its_endpoints_co
         assert after[where] == before[where]
     ends = [line for line in lines_of(place / "state" / "broker.log") if line["event"] == "broker-ended"]
     assert [line["exit_code"] for line in ends] == [-signal.SIGKILL] * 2 and ends[0]["restart_in_s"] == 0
-    assert events_of(place / "state" / "broker.log").count("broker-restarted") == 2
-    endpoint_log = events_of(place / "state" / "endpoint.hpc1.log")
-    assert endpoint_log.count("broker-lost") == endpoint_log.count("broker-back") == 2
+    wait_until(lambda: events_of(place / "state" / "broker.log").count("broker-restarted") == 2, what="both are in the log")
+    log = place / "state" / "endpoint.hpc1.log"
+    wait_until(lambda: events_of(log).count("broker-back") == 2, what="the endpoint is back")
+    assert events_of(log).count("broker-lost") == 2
 
 
 def test_a_broker_that_dies_at_once_is_started_less_and_less_often(shell: Shell, place: Path) -> None:
@@ -134,11 +135,13 @@ def test_a_broker_that_dies_at_once_is_started_less_and_less_often(shell: Shell,
     def has_told(restarts: int) -> bool:
         return len(told("broker-restarted")) == restarts
 
-    for restarts in (1, 2, 3):
+    lives: list[dict[str, Any]] = []
+    while len(lives) < 3 or max(line["lived_s"] for line in lives) >= STABLE_S:  # a machine that stands still kills late
         os.kill(wait_until(lambda: broker_pid(place)), signal.SIGKILL)
-        wait_until(partial(has_told, restarts), 15.0)
+        wait_until(partial(has_told, len(told("broker-restarted")) + 1), what="it is started again")
+        lives = told("broker-ended")[-3:]
 
-    assert [line["restart_in_s"] for line in told("broker-ended")] == [0.0, 0.5, 1.0]
+    assert [line["restart_in_s"] for line in lives] == [0.0, 0.5, 1.0]
 
 
 def test_stopping_a_supervised_broker_stops_the_supervisor_too(shell: Shell, place: Path) -> None:
@@ -160,7 +163,7 @@ def test_a_supervisor_that_is_told_to_end_takes_its_broker_along(shell: Shell, p
     assert ready["supervisor"] == supervisor.pid and ready["pid"] != supervisor.pid
 
     supervisor.send_signal(number)
-    assert supervisor.wait(15) == 0 and is_gone(ready["pid"])
+    assert supervisor.wait(60) == 0 and is_gone(ready["pid"])
 
 
 def test_the_broker_of_a_killed_supervisor_ends_but_says_that_it_will_be_back(shell: Shell, place: Path) -> None:
@@ -181,17 +184,17 @@ def test_a_broker_that_cannot_start_the_first_time_is_not_tried_again(shell: She
 
 
 def test_waiting_ends_when_it_is_there_and_with_exit_code_5_when_it_is_not(shell: Shell) -> None:
-    waiting = shell.start("broker", "wait", "--timeout", "30s")
+    waiting = shell.start("broker", "wait", "--timeout", "100s")
     done = shell.run("broker", "wait", "--timeout", "0.2s")
     assert done.returncode == 5 and done.stderr.count("\n") == 1
     start_broker(shell)
-    assert waiting.wait(30) == 0
+    assert waiting.wait(100) == 0
 
-    waiting = shell.start("endpoint", "wait", "hpc1", "--timeout", "30s")
+    waiting = shell.start("endpoint", "wait", "hpc1", "--timeout", "100s")
     done = shell.run("endpoint", "wait", "hpc1", "--timeout", "0.2s")
     assert done.returncode == 5 and "hpc1" in done.stderr
     start_endpoint(shell)
-    assert waiting.wait(30) == 0
+    assert waiting.wait(100) == 0
 
 
 def test_an_endpoint_without_a_broker_says_so_soon(shell: Shell, place: Path) -> None:
@@ -211,7 +214,7 @@ def test_stopping_the_broker_of_up_ends_up_in_order(shell: Shell) -> None:
 
     assert shell.run("broker", "stop").stdout == "stopped\n"
     assert up.stdout.readline() == "The broker was stopped, so the endpoint ends, too.\n"
-    assert up.wait(20) == 0
+    assert up.wait(60) == 0
 
 
 def test_on_a_terminal_the_broker_and_its_errors_speak_to_people(shell: Shell, lab: Lab) -> None:
@@ -243,16 +246,15 @@ def test_logs_show_the_last_lines_and_follow_what_comes(shell: Shell, place: Pat
     start_broker(shell)
     start_endpoint(shell)
     assert json.loads(shell.run("logs", "-n", "1").stdout)["logger"]
-    assert [json.loads(line)["event"] for line in shell.run("logs", "endpoint", "hpc1").stdout.splitlines()] == [
-        "endpoint-ready"
-    ]
-    follower = shell.start("logs", "endpoint", "hpc1", "-f", "-n", "1")
+    shown = [json.loads(line)["event"] for line in shell.run("logs", "endpoint", "hpc1").stdout.splitlines()]
+    assert shown[0] == "endpoint-ready"
+    follower = shell.start("logs", "endpoint", "hpc1", "-f")
     assert follower.stdout is not None and "endpoint-ready" in follower.stdout.readline()
     shell.run("call", "hpc1", "test", "write_log", "text=now")
     (place / "state" / "endpoint.hpc1.log").rename(place / "state" / "endpoint.hpc1.log.1")
     shell.run("call", "hpc1", "test", "write_log", "text=later")
-    found = [json.loads(follower.stdout.readline())["text"] for _ in range(4)]
-    assert found == ["now", "now", "later", "later"]
+    told = (json.loads(line) for line in follower.stdout)
+    assert list(islice((line["text"] for line in told if "text" in line), 4)) == ["now", "now", "later", "later"]
 
     with terminal(shell.environment, "logs", "endpoint", "hpc1") as screen:
         screen.wait()
@@ -283,12 +285,12 @@ def test_no_secret_is_in_logs_command_lines_or_environments(shell: Shell, place:
     start_endpoint(shell, "guest", "--join", str(join))
     shell.run("call", "hpc1", "test", "fail", "--url", tcp)
     os.kill(broker_pid(place), signal.SIGKILL)
-    shell.run("endpoint", "wait", "hpc1", "--timeout", "20s")
+    wait_until(lambda: "broker-restarted" in events_of(place / "state" / "broker.log"), what="another broker listens")
     secrets = [*secrets_in(place / "state"), join.read_text().strip(), JoinString.read(join).keys.secret]
     said = "".join(path.read_text(errors="replace") for path in (place / "state").glob("*.log*"))
     for process in psutil.process_iter():
-        if str(place) in str(_environment_of(process)):
-            said += f"{process.cmdline()} {_environment_of(process)}"
+        if str(place) in (environment := str(_environment_of(process))):
+            said += f"{_command_line_of(process)} {environment}"
 
     assert len(secrets) >= 4 and "broker-ended" in said and "orbit_broker" in said
     assert [secret for secret in secrets if secret in said] == []
@@ -305,6 +307,13 @@ def join_file(place: Path, tcp: str) -> Path:
 def secrets_in(state: Path) -> list[str]:
     """The secret halves of all key pairs there."""
     return [load_keypair(path).secret for path in state.glob("*.key")]
+
+
+def _command_line_of(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 def _environment_of(process: psutil.Process) -> dict[str, str]:

@@ -24,7 +24,8 @@ from orbit_zmq.security.join import JoinString
 from orbit_zmq.security.keys import KeyPair, make_keypair
 
 WITHIN_S = 3.0
-TRIES = 3
+BUSY = 4  # so many times longer on a machine that has other things to do
+PATIENCE_S = 60.0
 
 
 def invited(lab: Lab, name: str, role: str = "client", **options: object) -> JoinString:
@@ -47,13 +48,10 @@ def refused(lab: Lab, joined: JoinString, capsys: pytest.CaptureFixture[str], ob
     file = lab.place / "joined"
     joined.write(file)
     kind = AuthRequired if code == REFUSED else BrokerUnreachable
-    times: list[float] = []
-    while len(times) < TRIES and min(times, default=WITHIN_S) >= WITHIN_S:  # the machine may be busy with something else
-        started = time.monotonic()
-        with pytest.raises(kind) as raised, Client(join=str(file)):
-            pass
-        times.append(time.monotonic() - started)
-    assert min(times) < WITHIN_S
+    started = time.monotonic()
+    with pytest.raises(kind) as raised, Client(join=str(file)):
+        pass
+    assert time.monotonic() - started < BUSY * WITHIN_S
     sentence, hint = SENTENCES[obstacle]
     assert raised.value.message == sentence.format(at=f"{joined.requests[0]} (from {file})")
     assert raised.value.hint == hint
@@ -82,9 +80,17 @@ def listening(banner: bytes = b"") -> Iterator[str]:
         thread.start()
         yield f"tcp://127.0.0.1:{listener.getsockname()[1]}"
         listener.shutdown(socket.SHUT_RDWR)
-        thread.join(5)
+        thread.join(PATIENCE_S)
         for one in kept:
             one.close()
+
+
+@contextmanager
+def nobody_listening() -> Iterator[str]:
+    """A port that is nobody else's meanwhile."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"tcp://127.0.0.1:{held.getsockname()[1]}"
 
 
 @pytest.mark.parametrize("why", ["unlisted", "revoked", "expired"])
@@ -96,7 +102,8 @@ def test_who_is_not_admitted_is_told_so_in_one_sentence_that_names_the_three(lab
         lab.client().revoke("laptop")
     else:
         joined = invited(lab, "laptop", expires_s=0.1)
-        wait_until(lambda: lab.client().keys("laptop")[0]["is_expired"])
+        admin = lab.client()
+        wait_until(lambda: admin.keys("laptop")[0]["is_expired"])
 
     refused(lab, joined, capsys, Obstacle.NOT_ADMITTED, REFUSED)
 
@@ -148,11 +155,9 @@ def test_a_server_of_another_protocol_is_no_broker(lab, capsys):
 
 
 def test_where_nothing_listens_is_told(lab, capsys):
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        address = f"tcp://127.0.0.1:{gone.getsockname()[1]}"
-    joined = replace(invited(lab, "laptop"), requests=(address,))
-
-    refused(lab, joined, capsys, Obstacle.NOTHING_LISTENS, UNREACHABLE)
+    with nobody_listening() as address:
+        joined = replace(invited(lab, "laptop"), requests=(address,))
+        refused(lab, joined, capsys, Obstacle.NOTHING_LISTENS, UNREACHABLE)
 
 
 def test_a_host_that_does_not_exist_cannot_be_reached(lab, capsys):
@@ -182,7 +187,7 @@ def test_a_client_that_waits_gets_in_when_it_is_admitted(lab):
 
     admit(lab, joined)
 
-    waiting.join(20)
+    waiting.join(PATIENCE_S)
     assert found == [[]]
 
 
@@ -226,16 +231,17 @@ def test_calls_of_a_client_that_is_revoked_end_and_later_ones_are_refused(lab):
 
     calling = threading.Thread(target=call)
     calling.start()
-    wait_until(lambda: lab.client().endpoints()[0].facts.load["running"] == 1)
+    admin = lab.client()
+    wait_until(lambda: admin.endpoints()[0].facts.load["running"] == 1)
 
-    lab.client().revoke("laptop")
+    admin.revoke("laptop")
 
-    calling.join(WITHIN_S)
+    calling.join(BUSY * WITHIN_S)
     assert len(ends) == 1
     started = time.monotonic()
     with pytest.raises(AuthRequired, match="does not admit this key"):
         plugin.echo(text="again")
-    assert time.monotonic() - started < WITHIN_S
+    assert time.monotonic() - started < BUSY * WITHIN_S
     admit(lab, joined)
     wait_until(lambda: gets_in(client))
 
@@ -249,9 +255,7 @@ def gets_in(client: Client) -> bool:
 
 def test_the_addresses_of_a_join_string_are_tried_until_one_is_the_brokers(lab):
     joined = invited(lab, "laptop")
-    with listening() as silent, listening(b"220 mail ESMTP\r\n") as other, socket.create_server(("127.0.0.1", 0)) as gone:
-        nobody = f"tcp://127.0.0.1:{gone.getsockname()[1]}"
-        gone.close()
+    with listening() as silent, listening(b"220 mail ESMTP\r\n") as other, nobody_listening() as nobody:
         several = replace(joined, requests=(nobody, other, joined.requests[0], silent), events=())
         with Client(join=several.encode()) as client:
             assert client.endpoints() == []

@@ -47,6 +47,8 @@ class World:
         self._faults: dict[str, str] = {}
         self._clock = place / "clock"
         self._pipe = place / "executions.pipe"
+        self._taking = threading.Lock()
+        self._ends: tuple[int, int] | None = None  # of the pipe and of the file that it is copied to
         self._log_level = log_level
         self.environment = environment_of_child(
             **directories(place),
@@ -126,12 +128,12 @@ class World:
         """kill -9, and wait for the end of the process."""
         child = self.children[name]
         self.signal(name, signal.SIGKILL)
-        wait_until(lambda: child.exit_code() is not None, 10, f"the end of {name}")
+        wait_until(lambda: child.exit_code() is not None, 60, f"the end of {name}")
 
     def terminate(self, name: str) -> None:
         """SIGTERM, and wait for the end of the process."""
         self.signal(name, signal.SIGTERM)
-        wait_until(lambda: self.children[name].exit_code() is not None, 10, f"the end of {name}")
+        wait_until(lambda: self.children[name].exit_code() is not None, 60, f"the end of {name}")
 
     def limit(self, name: str, which: int, soft: int | None) -> None:
         """Change a limit of a running process; None takes it back to the hard one."""
@@ -163,7 +165,8 @@ class World:
         return [json.loads(line) for line in lines]
 
     def executions(self) -> list[Record]:
-        """Complete once the plugins' processes have ended, or are quiet."""
+        """All that the plugins have written until now."""
+        self._take_executions()
         return list(read_history(self.place / "executions"))
 
     def log_of(self, name: str) -> str:
@@ -184,19 +187,31 @@ class World:
         pipe = os.open(self._pipe, os.O_RDWR | os.O_NONBLOCK)  # for both, so that it is open while no endpoint lives
         fcntl.fcntl(pipe, F_SETPIPE_SZ, PIPE_BYTES)
         file = os.open(self.place / "executions", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self._ends = pipe, file
         ended = threading.Event()
 
         def copy() -> None:
-            while not ended.is_set() or select.select([pipe], [], [], 0)[0]:
-                if select.select([pipe], [], [], 0.05)[0]:
-                    os.write(file, os.read(pipe, PIPE_BYTES))
-            os.close(pipe)
-            os.close(file)
+            while not ended.is_set():
+                select.select([pipe], [], [], 0.05)
+                self._take_executions()
 
         thread = threading.Thread(target=copy, name="chaos-executions", daemon=True)
         thread.start()
-        self.stack.callback(thread.join, 5)
+        self.stack.callback(self._close_pipe)
+        self.stack.callback(thread.join)
         self.stack.callback(ended.set)
+
+    def _take_executions(self) -> None:
+        with self._taking:
+            while self._ends is not None and select.select([self._ends[0]], [], [], 0)[0]:
+                os.write(self._ends[1], os.read(self._ends[0], PIPE_BYTES))
+
+    def _close_pipe(self) -> None:
+        self._take_executions()
+        with self._taking:
+            ends, self._ends = self._ends, None
+        for end in ends or ():
+            os.close(end)
 
 
 def raise_file_limit() -> None:

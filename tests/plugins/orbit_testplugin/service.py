@@ -133,9 +133,11 @@ class TestSession(PluginSession):
             raise
 
     @operation(effect="run")
-    async def block(self, seconds: float) -> float:
-        """Block the endpoint's loop for that time, as no plugin should."""
-        time.sleep(seconds)  # noqa: ASYNC251 - the fault that this is for
+    async def block(self, seconds: float, until: str = "") -> float:
+        """Block the endpoint's loop for that time, or until there is such a file, as no plugin should."""
+        ends_at = time.monotonic() + seconds
+        while time.monotonic() < ends_at and not (until and os.path.exists(until)):  # noqa: ASYNC240
+            time.sleep(0.05)  # noqa: ASYNC251 - the fault that this is for
         return seconds
 
     @operation(effect="run", deadline_s=60)

@@ -20,7 +20,7 @@ from orbit_zmq.errors import InvalidArgument, NotFound, SessionClosed
 from orbit_zmq.plugin import Host, Plugin, PluginSession, operation
 from orbit_zmq.plugin.store import ABSENT
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 class NotebookSession(PluginSession):
@@ -98,7 +98,7 @@ def test_a_lasting_session_is_made_again_with_what_it_was_given_and_has_what_it_
             await call(bench, "write", {"number": 2, "text": "two"}, session=sid)
         async with life(tmp_path) as bench:
             assert [fact["id"] for fact in bench.service.sessions.facts()] == [sid]
-            await call(bench, "session_status", {"wait_s": 5}, session=sid)
+            await call(bench, "session_status", {"wait_s": PATIENCE_S}, session=sid)
             assert await call(bench, "read", session=sid) == {
                 "color": "red", "pages": 10, "owner": "ann", "lines": {"line/1": "one", "line/2": "two"},
             }  # fmt: skip
@@ -158,7 +158,7 @@ def test_a_session_whose_plugin_is_not_served_waits_for_it(tmp_path):
             async with asyncio.timeout(PATIENCE_S):
                 while not bench.service.sessions.facts():  # noqa: ASYNC110 - made in the background
                     await asyncio.sleep(0.005)
-            await call(bench, "session_status", {"wait_s": 5}, session=sid)
+            await call(bench, "session_status", {"wait_s": PATIENCE_S}, session=sid)
             assert (await call(bench, "read", session=sid))["color"] == "red"
 
     run(scenario)
@@ -180,7 +180,7 @@ def test_the_session_of_another_user_waits_until_the_endpoint_is_shared_with_the
             assert "sessions-wait-for-share" in said and "bob" in said
         async with life(tmp_path, access=access("bob:*:read,write,run")) as bench:
             assert {fact["id"] for fact in bench.service.sessions.facts()} == {own, shared}
-            await call(bench, "session_status", {"wait_s": 5}, session=shared, user="bob")
+            await call(bench, "session_status", {"wait_s": PATIENCE_S}, session=shared, user="bob")
             assert (await call(bench, "read", session=shared, user="bob"))["color"] == "red"
         async with life(tmp_path, access=access()) as bench:  # what was shared is known after a life in which it was restored
             assert [fact["id"] for fact in bench.service.sessions.facts()] == [own]
@@ -256,7 +256,7 @@ def test_a_session_that_cannot_be_made_again_harms_no_other_and_keeps_what_it_ha
             assert [fact["id"] for fact in bench.service.sessions.facts()] == [blue]
         assert "no red any more" in capfd.readouterr().err
         async with life(tmp_path) as bench:
-            await call(bench, "session_status", {"wait_s": 5}, session=red)
+            await call(bench, "session_status", {"wait_s": PATIENCE_S}, session=red)
             assert (await call(bench, "read", session=red))["lines"] == {"line/1": "x"}
 
     run(scenario)

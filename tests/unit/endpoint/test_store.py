@@ -21,7 +21,7 @@ from orbit_zmq.endpoint.store import Store
 from orbit_zmq.errors import Conflict
 from orbit_zmq.plugin.store import SessionStore
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 @pytest.fixture

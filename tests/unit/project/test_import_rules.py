@@ -98,7 +98,7 @@ def test_the_help_of_the_command_loads_a_fixed_small_set() -> None:
         "code = main(['--help'])\n"
         "print('\\n'.join(sorted(set(sys.modules) - before)), file=sys.stderr); sys.exit(code)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200, check=True)
     loaded = set(done.stderr.split())
     foreign = {module for module in loaded if module.partition(".")[0] not in sys.stdlib_module_names}
 
@@ -109,7 +109,7 @@ def test_the_help_of_the_command_loads_a_fixed_small_set() -> None:
 
 def test_importing_the_library_loads_none_of_its_dependencies() -> None:
     script = "import orbit_zmq, sys; print('\\n'.join(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200, check=True)
     roots = {module.partition(".")[0] for module in done.stdout.split()}
 
     assert not roots & {"asyncio", "click", "cloudpickle", "msgpack", "psutil", "pydantic", "rich", "structlog", "zmq"}
@@ -118,7 +118,7 @@ def test_importing_the_library_loads_none_of_its_dependencies() -> None:
 @pytest.mark.parametrize("plugin", ["jobs", "math", "queue_info", "rhapsody", "sysinfo"])
 def test_a_client_of_a_plugin_loads_none_of_the_endpoint_side(plugin: str) -> None:
     script = f"import orbit_{plugin}.client, sys; print('\\n'.join(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200, check=True)
     modules = set(done.stdout.split())
 
     assert not modules & {"rhapsody", f"orbit_{plugin}.service", "orbit_sysinfo.provider", "psutil", "psij", "dask", "dragon"}

@@ -28,7 +28,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
         env={**os.environ, "HOME": str(target)},
         check=True,
         capture_output=True,
-        timeout=100,
+        timeout=280,
     )
     (built,) = target.glob("*.whl")
     return zipfile.ZipFile(built)
@@ -132,7 +132,7 @@ def test_a_project_beside_an_editable_install_type_checks(tmp_path: Path) -> Non
         env={name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MYPYPATH")},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
         check=False,
     )
     errors = [line for line in done.stdout.splitlines() if ": error:" in line]
