@@ -21,8 +21,7 @@ from orbit_zmq.security.keys import BROKER_KEY, OWNER_KEY, load_or_make_keypair
 
 ORBIT = [sys.executable, "-m", "orbit_zmq.cli"]
 WITHIN_S = 3.0
-AGAIN = 4
-STARTS = 3  # of a command that does nothing else, for a machine that is busy with something else
+BUSY = 5  # so many times longer on a machine that has other things to do
 WAITS = [["broker", "wait"], ["endpoint", "wait", "word"]]  # for what is not there yet
 LOCAL = [*WAITS, ["endpoint", "stop"]]  # the last is for a process of this machine
 
@@ -71,12 +70,6 @@ def closed_port() -> Iterator[int]:
         yield held.getsockname()[1]
 
 
-def timed(words: list[str], environment: dict[str, str]) -> tuple[subprocess.CompletedProcess[str], float]:
-    began = time.monotonic()
-    done = subprocess.run([*ORBIT, *words], env=environment, capture_output=True, text=True, timeout=100, check=False)
-    return done, time.monotonic() - began
-
-
 @pytest.mark.parametrize("where", ["dead ipc", "closed port", "nothing"])
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_without_a_broker_the_exit_code_is_3_within_3_s(
@@ -84,19 +77,16 @@ def test_without_a_broker_the_exit_code_is_3_within_3_s(
 ) -> None:
     urls = {"dead ipc": [f"--url=ipc://{tmp_path}/nobody"], "closed port": [f"--url=tcp://127.0.0.1:{closed_port}"]}
     given = [*words, *urls.get(where, []), *NEEDS.get(tuple(words), [])]  # behind a program's name all is the program's
-    done, took_s = timed(given, alone)
-    within_s = WITHIN_S
-    for _ in range(AGAIN):
-        if took_s >= within_s:
-            within_s = WITHIN_S + STARTS * timed(["version"], alone)[1]
-            done, took_s = timed(given, alone)
+    began = time.monotonic()
+    done = subprocess.run([*ORBIT, *given], env=alone, capture_output=True, text=True, timeout=100, check=False)
+    took_s = time.monotonic() - began
 
     assert done.returncode == 3, done.stderr
     assert done.stdout.count("\n") <= 1, "nothing but a header"
     sentences = done.stderr.splitlines()
     assert len(sentences) == 1 and sentences[0].startswith("orbit: "), done.stderr
     assert any(fix in done.stderr for fix in ("orbit up", "orbit broker start", "Check")), done.stderr
-    assert took_s < within_s
+    assert took_s < BUSY * WITHIN_S
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
