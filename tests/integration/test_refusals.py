@@ -168,7 +168,7 @@ def test_a_host_that_does_not_exist_cannot_be_reached(lab, capsys):
 
 def test_a_client_that_was_refused_gets_in_once_it_has_been_admitted(lab):
     joined = stranger(lab)
-    client = lab.stack.enter_context(closing_client(joined, 2.5))
+    client = lab.stack.enter_context(closing_client(joined, 5.0))
     with pytest.raises(AuthRequired):
         client.endpoints()
 
