@@ -20,7 +20,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-from lab import directories, wait_until
+from lab import directories, lasting_port, wait_until
 
 from chaoslab.history import Record, read_history
 from chaoslab.line import Line
@@ -78,11 +78,10 @@ class World:
     # Processes
 
     def start_broker(self, *arguments: str, with_line: bool = True) -> Child:
-        """The first start, on any port; `restart("broker")` takes the same ones."""
-        broker = self._start("broker", BROKER, ["--tcp", "tcp://127.0.0.1:0", "--events-tcp", "tcp://127.0.0.1:0", *arguments])
-        tcp, events = broker.ready["tcp"], broker.ready["events_tcp"]
-        self._arguments["broker"] = (BROKER, ["--tcp", tcp, "--events-tcp", events, *arguments])
-        self.tcp, self.ipc = tcp, f"ipc://{broker.ready['ipc']}"
+        """The first start, on ports that nobody takes while it is away; `restart("broker")` takes the same ones."""
+        self.tcp, events = (f"tcp://127.0.0.1:{lasting_port()}" for _ in range(2))
+        broker = self._start("broker", BROKER, ["--tcp", self.tcp, "--events-tcp", events, *arguments])
+        self.ipc = f"ipc://{broker.ready['ipc']}"
         return broker
 
     def start_endpoint(self, name: str, *, on_line: bool = True, plugins: str = PLUGINS) -> Child:
