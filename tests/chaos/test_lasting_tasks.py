@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from chaoslab.figures import report
 from chaoslab.world import World
-from lab import wait_until
+from lab import lasting_port, wait_until
 from shell import Shell
 
 from orbit_zmq import Client
@@ -97,7 +97,7 @@ def test_ten_thousand_tasks_of_a_lasting_session_outlive_their_endpoint(world: W
 def test_ten_thousand_tasks_outlive_a_broker_that_its_supervisor_restarts(world: World, number: int):
     shell = Shell(world.environment)
     runtime = world.place / "runtime" / "broker.json"
-    started = shell.run("broker", "start", "--detach", "--supervise", "--host", "127.0.0.1", "--port", "0")
+    started = shell.run("broker", "start", "--detach", "--supervise", "--host", "127.0.0.1", "--port", str(lasting_port()))
     assert started.returncode == 0, started.stderr
     try:
         status = shell.json("broker", "status")

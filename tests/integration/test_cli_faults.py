@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from lab import wait_until
+from lab import lasting_port, wait_until
 from shell import ORBIT, Shell, is_gone
 
 
@@ -47,7 +47,7 @@ def processes_of(place: Path) -> list[int]:
 
 
 def test_commands_wait_for_a_supervised_broker_that_was_just_killed(shell: Shell, place: Path) -> None:
-    start_broker(shell, "--supervise")
+    start_broker(shell, "--supervise", "--port", str(lasting_port()))
     start_endpoint(shell)
     killed = json.loads((place / "runtime" / "broker.json").read_text())["pid"]
     os.kill(killed, signal.SIGKILL)

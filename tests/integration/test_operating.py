@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from lab import Lab, wait_until
+from lab import Lab, lasting_port, wait_until
 from shell import Shell, is_gone, terminal
 
 from orbit_zmq.files import write_private
@@ -127,7 +127,7 @@ def test_a_killed_broker_is_started_again_at_the_same_place_and_its_endpoints_co
 
 
 def test_a_broker_that_dies_at_once_is_started_less_and_less_often(shell: Shell, place: Path) -> None:
-    start_broker(shell, "--supervise")
+    start_broker(shell, "--supervise", "--port", str(lasting_port()))
 
     def told(event: str) -> list[dict[str, Any]]:
         return [line for line in lines_of(place / "state" / "broker.log") if line["event"] == event]
