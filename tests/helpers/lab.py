@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import socket
 import struct
@@ -132,7 +133,7 @@ class CuttableProxy:
         self._listener.close()
         self.cut()
         for thread in self._threads:
-            thread.join(5)
+            thread.join(30)
 
     def cut(self) -> int:
         """Reset all connections that are open now; how many there were."""
@@ -167,6 +168,15 @@ class CuttableProxy:
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+
+def lasting_port() -> int:
+    """A port for whoever comes back to it: below those that the system gives out, so that nobody has it meanwhile."""
+    first_given_out = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.randrange(min(10_000, first_given_out // 2), first_given_out)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 @contextlib.contextmanager
