@@ -26,7 +26,7 @@ def run_program_of(document: Path, folder: Path) -> str:
         env=environment_of_child(),
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=250,
         check=False,
     )
     assert done.returncode == 0, done.stderr
