@@ -17,7 +17,7 @@ from orbit_zmq.transport.async_port import AsyncPort
 from orbit_zmq.transport.link import Link
 
 USERS = 1_024  # clients that are remembered
-CONNECT_S = 2.0
+CONNECT_S = 10.0  # to a broker that may have been started together with the gateway, on a machine that is busy
 AWAY_S = 3.0  # a request waits so long for a broker that is away: it may only have been started again
 LOOK_S = 0.05
 

@@ -484,7 +484,7 @@ def test_a_gateway_that_ends_answers_its_calls_and_breaks_its_streams_off(lab: L
     http = lab.stack.enter_context(httpx.Client(base_url=gateway.ready["http"], timeout=60))
     http.headers["Authorization"] = f"Bearer {lab.token()}"
     answers: list[httpx.Response] = []
-    lasting = {"params": {"seconds": 300}, "headers": {"Orbit-Deadline-S": "400"}}
+    lasting: dict[str, Any] = {"params": {"seconds": 300}, "headers": {"Orbit-Deadline-S": "400"}}
     call = threading.Thread(target=lambda: answers.append(http.get("/hpc1/test/sleep", **lasting)))
     call.start()
     with http.stream("GET", "/hpc1/test/produce", params={"total_bytes": 1 << 30, "pause_s": 0.05}) as download:
