@@ -8,10 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from lab import Lab, directories, running_lab
 from shell import Shell
 
 from orbit_zmq.children import environment_of_child
+
+settings.register_profile("orbit", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines may be slow
+settings.load_profile("orbit")
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ class Shell:
         self.environment = environment
         self.stack = ExitStack()
 
-    def run(self, *arguments: str, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, timeout_s: float = 100.0) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*ORBIT, *arguments], env=self.environment, capture_output=True, text=True, timeout=timeout_s, check=False
         )
@@ -66,7 +66,7 @@ class Shell:
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(left, 30)
+        psutil.wait_procs(left, 60)
 
     def _has_made(self, process: psutil.Process) -> bool:
         try:
