@@ -490,7 +490,8 @@ def test_a_gateway_that_ends_answers_its_calls_and_breaks_its_streams_off(lab: L
     with http.stream("GET", "/hpc1/test/produce", params={"total_bytes": 1 << 30, "pause_s": 0.05}) as download:
         pieces = download.iter_raw()
         assert next(pieces)
-        wait_until(lambda: {one.name: one.facts.load for one in lab.client().endpoints()}["hpc1"].get("running") == 2)
+        client = lab.client()
+        wait_until(lambda: {one.name: one.facts.load for one in client.endpoints()}["hpc1"].get("running") == 2)
         gateway.terminate()
 
         with pytest.raises(httpx.RemoteProtocolError):
