@@ -199,4 +199,4 @@ def test_a_flood_is_heard_or_counted_and_fills_nobody(lab: Lab, source: str) -> 
     wait_until(lambda: stuck.missed == subscription.missed or len(heard) > 65_536)
 
     assert max(grown) < GROWTH_BYTES, grown
-    assert sum(later <= earlier for earlier, later in itertools.pairwise(heard)) == 1  # where the second flood begins
+    assert sum(later <= earlier for earlier, later in itertools.pairwise(heard)) <= 1  # where the second flood begins
