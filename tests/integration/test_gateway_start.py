@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
 import socket
 import ssl
 import subprocess
 import sys
+import threading
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -72,6 +74,17 @@ def test_a_gateway_ends_with_whoever_started_it(shell: Shell) -> None:
     broker.kill()
 
     gateway.wait(60)
+
+
+def test_a_gateway_that_comes_with_its_broker_waits_for_one_that_is_busy(lab: Lab) -> None:
+    assert lab.broker is not None
+    os.kill(lab.broker.pid, signal.SIGSTOP)
+    goes_on = threading.Timer(4.0, os.kill, (lab.broker.pid, signal.SIGCONT))  # by hand it would wait for two seconds
+    goes_on.start()
+    gateway = lab.start_gateway()
+    goes_on.join()
+
+    wait_until(lambda: httpx.get(f"{gateway.ready['http']}/readyz", timeout=60).status_code == 200)
 
 
 def test_a_broker_in_the_background_says_where_http_is(shell: Shell) -> None:
