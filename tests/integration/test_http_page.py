@@ -31,6 +31,7 @@ def examples(port: str) -> list[tuple[str, list[str]]]:
     return found
 
 
+@pytest.mark.timeout(700)
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the examples are for curl")
 def test_the_examples_run_as_they_stand() -> None:
     place, port = Path(tempfile.mkdtemp(prefix="orbit-test-")), str(lasting_port())
@@ -51,7 +52,7 @@ def test_the_examples_run_as_they_stand() -> None:
     try:
         with (place / "printed").open("w") as printed, (place / "errors").open("w") as errors:  # no pipe that a job keeps open
             subprocess.run(
-                ["bash", "-c", script], cwd=place, env=environment, stdout=printed, stderr=errors, timeout=250, check=False
+                ["bash", "-c", script], cwd=place, env=environment, stdout=printed, stderr=errors, timeout=600, check=False
             )
         said_wrong = (place / "errors").read_text()
         parts = (place / "printed").read_text().split(f"{MARK}\n")
