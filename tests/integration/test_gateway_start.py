@@ -13,6 +13,7 @@ import sys
 import threading
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -119,6 +120,14 @@ def test_up_on_the_network_tells_the_fingerprint_that_peers_compare(shell: Shell
     assert up.wait(60) == 0
 
 
+def started(shell: Shell) -> Any:
+    """A gateway and its first line; nothing where the broker did not answer within the two seconds that a command gives it."""
+    gateway = shell.start("gateway", "start", "--http", "0", "--only", "rest,sse")
+    assert gateway.stdout is not None
+    said = json.loads(gateway.stdout.readline())
+    return (gateway, said) if said.get("error", {}).get("code") != "broker-unreachable" else None
+
+
 def test_an_invited_gateway_serves_from_another_machine(lab: Lab, tmp_path: Path) -> None:
     lab.start_endpoint("hpc1", plugins="sysinfo")
     here = Shell(lab.environment)
@@ -136,9 +145,7 @@ def test_an_invited_gateway_serves_from_another_machine(lab: Lab, tmp_path: Path
     )
     assert joined.returncode == 0, joined.stderr
     with elsewhere.stack:
-        gateway = elsewhere.start("gateway", "start", "--http", "0", "--only", "rest,sse")
-        assert gateway.stdout is not None
-        ready = json.loads(gateway.stdout.readline())
+        gateway, ready = wait_until(lambda: started(elsewhere), what="the gateway has found its broker")
         headers = token_of(elsewhere)
 
         assert ready["broker"].startswith("tcp://")
