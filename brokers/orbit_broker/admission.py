@@ -27,6 +27,7 @@ NEWCOMERS = 1_024  # hellos that wait for a holder of their name
 PARTICIPANTS = 16_384  # in all
 PARTICIPANTS_OF_A_KEY = 4_096  # a thousand endpoints and their clients, from one machine
 STRANGERS = 4_096  # routing ids remembered of those who were asked who they are
+ENDED = 1_024  # incarnations that were told to end, and are told again when they come back
 ASK_AGAIN_S = 1.0  # a stranger that keeps talking is asked once a second
 
 
@@ -122,10 +123,17 @@ def on_disconnects(state: State, out: Out, now: float) -> None:
     ended, state.to_disconnect = state.to_disconnect, []
     for endpoint in ended:
         if state.participants.get(endpoint.incarnation) is endpoint:
+            state.told_to_end[endpoint.incarnation] = None
+            while len(state.told_to_end) > ENDED:
+                del state.told_to_end[next(iter(state.told_to_end))]
             if endpoint.routing_id:
-                refuse(out, endpoint.routing_id, Canceled(f"the endpoint {endpoint.name} was told to end"))
+                refuse(out, endpoint.routing_id, _told_to_end(endpoint.name))
                 out.cuts.append(endpoint.routing_id)
             lose(state, out, endpoint, "disconnected", now)
+
+
+def _told_to_end(name: str) -> Canceled:
+    return Canceled(f"the endpoint {name} was told to end")
 
 
 def refuse(out: Out, routing_id: bytes, error: OrbitError) -> None:
@@ -142,6 +150,8 @@ def _check_allowed(state: State, routing_id: bytes, identity: Identity, hello: H
         raise NotPermitted(f"this key has the role {identity.role}, not {hello.role}")
     if hello.role == "endpoint" and not identity.may_take(hello.name):
         raise NotPermitted(f"this key may not take the name {hello.name}", details={"field": "name"})
+    if hello.incarnation in state.told_to_end:  # the word was lost with the connection
+        raise _told_to_end(hello.name)
     known = state.participants.get(hello.incarnation)
     if known is None:
         return

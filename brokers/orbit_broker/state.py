@@ -253,6 +253,7 @@ class State:
     reachable: Callable[[str], list[str]] = lambda address: [address]  # where others find what listens at an address
     due_answers: list[DueAnswer] = field(default_factory=list)
     to_disconnect: list[Participant] = field(default_factory=list)  # endpoints that somebody has ended
+    told_to_end: dict[bytes, None] = field(default_factory=dict)  # their incarnations, in order: one may not have heard it
     held: dict[tuple[bytes, int], Held] = field(default_factory=dict)
     held_for: dict[str | bytes, dict[tuple[bytes, int], Held]] = field(default_factory=dict)  # by what they wait for
     held_bytes: int = 0

@@ -24,7 +24,7 @@ from typing import Any
 import uvicorn
 
 from orbit_gateway.app import PARTS, Gateway, Options, check_parts, make_app
-from orbit_gateway.backend import Backend
+from orbit_gateway.backend import BESIDE_S, CONNECT_S, Backend
 from orbit_gateway.guard import HEAD_S, GuardedProtocol
 from orbit_gateway.tls import Certificate, certificate_for, given_certificate, is_loopback
 from orbit_gateway.users import make_identifier
@@ -84,7 +84,7 @@ async def run(arguments: argparse.Namespace) -> None:
     certificate = _certificate(arguments, directory, host)
     backend = Backend(find_broker(arguments.url, arguments.join, arguments.context))
     try:
-        await backend.open()
+        await backend.open(BESIDE_S if arguments.exit_with_parent else CONNECT_S)
         port = listener.getsockname()[1]
         options = Options(host, port, certificate is not None, tuple(arguments.allow_host))
         identifier = make_identifier(directory)

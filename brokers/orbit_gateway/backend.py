@@ -17,7 +17,8 @@ from orbit_zmq.transport.async_port import AsyncPort
 from orbit_zmq.transport.link import Link
 
 USERS = 1_024  # clients that are remembered
-CONNECT_S = 2.0
+CONNECT_S = 2.0  # whoever starts a gateway by hand soon hears what stands in its way
+BESIDE_S = 10.0  # whose parent has the broker knows that it is there, though the machine may be busy
 AWAY_S = 3.0  # a request waits so long for a broker that is away: it may only have been started again
 LOOK_S = 0.05
 
@@ -56,7 +57,7 @@ class Backend:
         """The broker's address."""
         return self.link.place.address
 
-    async def open(self, within_s: float = CONNECT_S) -> None:
+    async def open(self, within_s: float) -> None:
         """Connect; BrokerUnreachable or AuthRequired say what stands in the way."""
         await self._port.open(within_s)
 

@@ -48,7 +48,7 @@ NAME = re.compile(r"[a-z0-9._-]+")
 NAME_CHARS = 200  # it is a part of the names of files, which have 255
 COLLECTED_AFTER = (20_000, 5, 5)  # with many tasks in memory Python's own thresholds cost a quarter of all time
 READY_S = 30.0  # how long `start` waits for the broker
-SEEN_S = 1.0  # how long a change of the plugins waits for the broker to know of it
+SEEN_S = 5.0  # how long a change of the plugins waits for a broker that is there, and may be busy, to know of it
 LEFT_S = 2.0  # how long `stop` waits for what plugins have left running; it ends with the process
 STOP_S = 5.0  # how long calls and sessions have to end
 
@@ -364,7 +364,9 @@ class Endpoint:
 
         async def changed() -> None:
             change(service)
-            with suppress(OrbitError, TimeoutError):  # a broker that is away is told when it is back
+            if self._link is None or not self._link.is_up:  # a broker that is away is told when it is back
+                return
+            with suppress(OrbitError, TimeoutError):
                 async with asyncio.timeout(SEEN_S):  # what is asked after the change is answered after it
                     await service.sessions.client_of_plugin().topology()
 

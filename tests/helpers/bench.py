@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import selectors
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+
+import pytest
 
 from orbit_testplugin import TestPlugin
 from orbit_zmq.endpoint.access import Access, Share
@@ -17,7 +21,7 @@ from orbit_zmq.wire.body import pack_body, unpack_body
 from orbit_zmq.wire.header import ALL_RIGHTS, RAW, Header, Kind
 
 EVERYBODY = Access("hpc1", {"*": Share(rights=("read", "write", "run"))}, lambda: "ann")
-PATIENCE_S = 10.0  # a deadline for tests that wait for a condition; it passes only when something is broken
+PATIENCE_S = 30.0  # a deadline for tests that wait for a condition; it passes only when something is broken
 
 
 def incarnation_of(source: str) -> bytes:
@@ -107,7 +111,7 @@ class Bench:
     async def session(self, plugin: str = "test", user: str = "ann", **arguments: Any) -> str:
         """The id of a new session that is ready."""
         answer = await self.call("register_session", arguments, plugin=plugin, user=user)
-        status = await self.call("session_status", {"wait_s": 5}, plugin=plugin, session=answer["sid"], user=user)
+        status = await self.call("session_status", {"wait_s": PATIENCE_S}, plugin=plugin, session=answer["sid"], user=user)
         assert status["status"] == "ready"
         return str(answer["sid"])
 
@@ -128,6 +132,28 @@ async def served(*plugins: Plugin, **limits: Any) -> AsyncIterator[Bench]:
 def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run one test's coroutine."""
     asyncio.run(scenario())
+
+
+class MadeUpTime(selectors.DefaultSelector):
+    """A loop's selector under which nobody sleeps: where the loop would wait, its clock goes on at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 1000.0
+
+    def select(self, timeout: float | None = None) -> Any:
+        found = super().select(None if timeout is None else 0)
+        if not found and timeout:
+            self.now += timeout
+        return found
+
+
+def run_at_once(scenario: Callable[[], Coroutine[Any, Any, None]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run one test's coroutine, which waits for nothing but time, on a clock that no slow machine can hurry or hold up."""
+    selector = MadeUpTime()
+    with monkeypatch.context() as patched, asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
+        patched.setattr(time, "monotonic", lambda: selector.now)
+        runner.run(scenario())
 
 
 async def until(condition: Any) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-ANSWER_S = 30.0
+ANSWER_S = 60.0
 
 
 def find_browser() -> str | None:
@@ -83,7 +83,7 @@ class Browser:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
-    def wait_for(self, script: str, within_s: float = 20.0) -> Any:
+    def wait_for(self, script: str, within_s: float = 60.0) -> Any:
         """Until an expression is true; its value."""
         deadline = time.monotonic() + within_s
         while not (value := self.run(script)):
@@ -97,8 +97,8 @@ class Browser:
     def close(self) -> None:
         with contextlib.suppress(OSError, ProcessLookupError):
             os.killpg(self._process.pid, 9)
-        self._process.wait(20)
-        self._reader.join(10)
+        self._process.wait(60)
+        self._reader.join(60)
         for end in (self._in, self._out):
             with contextlib.suppress(OSError):
                 end.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import ssl
@@ -32,7 +33,7 @@ class Site:
     def asking(self, token: str = "", **headers: str) -> httpx.Client:
         """A client with that token, or with none."""
         said = headers | ({"Authorization": f"Bearer {token}"} if token else {})
-        return self.lab.stack.enter_context(httpx.Client(base_url=self.url, headers=said, timeout=30, verify=False))
+        return self.lab.stack.enter_context(httpx.Client(base_url=self.url, headers=said, timeout=60, verify=False))
 
     def browser(self, token: str) -> tuple[httpx.Client, str]:
         """A client with the cookie that POST /auth gives for that token, and the text for X-CSRF-Token."""
@@ -43,26 +44,35 @@ class Site:
 
     def connect(self) -> socket.socket:
         parts = urlsplit(self.url)
-        line = socket.create_connection((parts.hostname, parts.port), 30)
+        line = socket.create_connection((parts.hostname, parts.port), 60)
         if parts.scheme == "https":
             context = ssl._create_unverified_context()
             line = context.wrap_socket(line)
         return line
 
-    def raw(self, request: bytes, timeout_s: float = 30.0) -> bytes:
-        """What is answered to these bytes, until the gateway closes or falls silent for a second after its answer."""
+    def raw(self, request: bytes, timeout_s: float = 60.0) -> bytes:
+        """What is answered to these bytes, until the gateway closes, or falls silent after a whole answer."""
         answer = b""
         with self.connect() as line, suppress(OSError):
             line.settimeout(timeout_s)
-            line.sendall(request)
+            with suppress(ConnectionError):  # who is refused in the middle may find the line cut, and the answer before that
+                line.sendall(request)
             while data := line.recv(65_536):
                 answer += data
-                line.settimeout(0.5)
+                if is_whole(answer):
+                    line.settimeout(0.5)
         return answer
 
     def works(self) -> bool:
         """Whether the next good call is answered."""
         return bool(self.http.post("/hpc1/math/add", json={"a": 1, "b": 2}).json()["result"] == 3)
+
+
+def is_whole(answer: bytes) -> bool:
+    """Whether one answer is there with all of the body that it has said the length of."""
+    head, end, body = answer.partition(b"\r\n\r\n")
+    length = re.search(rb"(?im)^content-length: *(\d+)", head)
+    return bool(end) and length is not None and len(body) >= int(length[1])
 
 
 @contextmanager

@@ -30,7 +30,7 @@ class Participant:
         self.last_id = 0
         self.heartbeat_at = time.monotonic() + 2
         self.send({"k": HELLO}, {"versions": [1, 1], "incarnation": self.incarnation, **facts})
-        header, self.welcome = self.receive(10)
+        header, self.welcome = self.receive(60)
         if header["k"] != WELCOME:
             raise SystemExit(f"refused: {self.welcome}")
 
@@ -56,7 +56,7 @@ class Participant:
         self.heartbeat_at = time.monotonic() + 2
         self.send({"k": HEARTBEAT}, {"loop_age_s": 0.0})
 
-    def call(self, header, arguments, within_s=10):
+    def call(self, header, arguments, within_s=60):
         """Send a request and return the header and body of its answer."""
         self.last_id += 1
         self.send({"k": REQUEST, "i": self.last_id, "l": float(within_s), "d": self.last_id, **header}, arguments)

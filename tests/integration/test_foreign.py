@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).parent / "foreign_client.py"
 
 def run(lab: Lab, *arguments: str, said: str = "") -> str:
     command = [sys.executable, str(SCRIPT), lab.url, *arguments]
-    return subprocess.run(command, input=said, capture_output=True, text=True, timeout=30, check=True).stdout
+    return subprocess.run(command, input=said, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
 def test_a_foreign_client_calls_an_operation_of_ours(lab):

@@ -27,6 +27,16 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 def scrape(site: Site) -> Samples:
+    """All figures, those of the broker among them, which has two seconds to tell them."""
+
+    def complete() -> Samples:
+        samples = scrape_once(site)
+        return samples if value(samples, "orbit_broker_up") else {}
+
+    return wait_until(complete, what="the broker tells its figures")
+
+
+def scrape_once(site: Site) -> Samples:
     answer = site.http.get("/metrics")
     assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/plain")
     families = text_string_to_metric_families(answer.text)
@@ -59,11 +69,11 @@ def test_requests_their_time_and_their_errors_are_counted_by_plugin_and_operatio
 
 
 def test_a_scrape_tells_of_participants_queues_tasks_and_the_process(site: Site) -> None:
+    wait_until(lambda: value(scrape(site), "orbit_participants", role="endpoint", state="present") == 1)
+    wait_until(lambda: value(scrape(site), "orbit_participants", role="gateway", state="present") == 1)
     samples = scrape(site)
 
     assert value(samples, "orbit_broker_up") == 1
-    assert value(samples, "orbit_participants", role="endpoint", state="present") == 1
-    assert value(samples, "orbit_participants", role="gateway", state="present") == 1
     names = {name for name, _ in samples}
     assert {"orbit_queue_messages", "orbit_queue_bytes", "orbit_broker_events_total", "orbit_sse_readers"} <= names
     assert {"process_resident_memory_bytes", "process_cpu_seconds_total", "orbit_broker_memory_bytes"} <= names
@@ -100,7 +110,7 @@ def test_health_needs_no_token_and_readiness_follows_the_broker(site: Site) -> N
     nobody = site.asking()
 
     assert nobody.get("/healthz").json() == {"status": "ok"}
-    assert nobody.get("/readyz").status_code == 200
+    wait_until(lambda: nobody.get("/readyz").status_code == 200)
     assert nobody.get("/metrics").status_code == 401
 
 
@@ -133,7 +143,7 @@ def test_without_a_broker_the_gateway_lives_and_is_not_ready() -> None:
     with gateway_site(plugins="math") as site:
         assert site.lab.broker is not None
         os.kill(site.lab.broker.pid, signal.SIGKILL)
-        wait_until(lambda: site.asking().get("/readyz").status_code == 503)
+        wait_until(lambda: site.http.get("/readyz").status_code == 503)
 
         assert site.asking().get("/healthz").status_code == 200
-        assert value(scrape(site), "orbit_broker_up") == 0
+        assert value(scrape_once(site), "orbit_broker_up") == 0

@@ -88,7 +88,7 @@ def test_the_page_of_the_api_needs_nothing_from_elsewhere(site: Site) -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("schemathesis") is None, reason="schemathesis is not installed")
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("mode", ["positive", "negative"])
 def test_no_read_and_no_write_of_math_answers_what_is_not_described(site: Site, described: dict[str, Any], mode: str) -> None:
     import schemathesis
@@ -117,7 +117,7 @@ def test_no_read_and_no_write_of_math_answers_what_is_not_described(site: Site, 
         @given(case=operation.as_strategy(schemathesis.GenerationMode(mode)))
         def conforms(case: Any) -> None:
             end_waiting(case)
-            case.call_and_validate(site.url, checks=wanted, headers=headers, timeout=30)
+            case.call_and_validate(site.url, checks=wanted, headers=headers, timeout=100)
 
         conforms()
     assert tried > 20

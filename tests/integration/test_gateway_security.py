@@ -49,6 +49,7 @@ def refused(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
 
 def whole_answer(line: socket.socket) -> bytes:
     """What comes until the gateway closes the line, which it may do by a reset where it was sent more than it read."""
+    line.settimeout(60)
     parts = []
     with line, suppress(ConnectionResetError):
         while part := line.recv(65_536):
@@ -326,7 +327,7 @@ def test_a_request_that_two_readers_would_read_differently_is_refused(site: Site
 
 @pytest.mark.parametrize("junk", [b"\x00\x01\x02\r\n\r\n", b"GET\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00"])
 def test_what_is_no_http_is_told_so(site: Site, junk: bytes) -> None:
-    answer = site.raw(junk + b"\r\n\r\n", timeout_s=20)
+    answer = site.raw(junk + b"\r\n\r\n")
 
     assert answer.startswith(b"HTTP/1.1 400"), answer[:200]
     assert body_of(answer)["code"] == "invalid-argument"
@@ -351,19 +352,17 @@ def test_heads_that_come_byte_by_byte_are_ended_and_hold_up_nobody(site: Site) -
     assert site.works()
 
     for line in slow:
-        line.settimeout(20)
-        line.sendall(b"a")
+        with suppress(ConnectionError):  # it may have been ended before
+            line.sendall(b"a")
     heard = [whole_answer(line) for line in slow]
 
-    assert time.monotonic() - begun_at < 19
+    assert time.monotonic() - begun_at < 60
     assert all(answer.startswith(b"HTTP/1.1 408") for answer in heard), heard[0][:100]
     assert body_of(heard[0])["error"] is True
 
 
 def test_a_silent_connection_is_ended(site: Site) -> None:
-    with site.connect() as line:
-        line.settimeout(20)
-        assert line.recv(1_000).startswith(b"HTTP/1.1 408")
+    assert whole_answer(site.connect()).startswith(b"HTTP/1.1 408")
 
 
 def test_a_body_larger_than_the_limit_is_refused(site: Site) -> None:
@@ -377,9 +376,9 @@ def test_a_body_larger_than_the_limit_is_refused(site: Site) -> None:
 def test_a_body_that_stands_still_is_not_waited_for(site: Site) -> None:
     lines = f"Host: localhost\r\nAuthorization: Bearer {site.token}\r\nContent-Length: 100"
     begun_at = time.monotonic()
-    answer = site.raw(f"POST /hpc1/math/add HTTP/1.1\r\n{lines}\r\n\r\n{{".encode(), timeout_s=60)
+    answer = site.raw(f"POST /hpc1/math/add HTTP/1.1\r\n{lines}\r\n\r\n{{".encode(), timeout_s=200)
 
-    assert 25 < time.monotonic() - begun_at < 50
+    assert 25 < time.monotonic() - begun_at < 150
     assert not answer or answer.startswith(b"HTTP/1.1 4")
 
 
@@ -388,11 +387,11 @@ def test_a_body_that_stands_still_is_not_waited_for(site: Site) -> None:
 
 def test_on_the_network_it_speaks_tls_with_a_certificate_whose_fingerprint_it_has_told() -> None:
     with gateway_site(http="0.0.0.0:0") as site:
-        silent = socket.create_connection(("127.0.0.1", int(site.netloc.rpartition(":")[2])), 30)
+        silent = socket.create_connection(("127.0.0.1", int(site.netloc.rpartition(":")[2])), 60)
         told = site.gateway.ready["fingerprint"]
         port = site.netloc.rpartition(":")[2]
         pem = ssl.get_server_certificate(("127.0.0.1", int(port)))
-        local = httpx.get(f"https://127.0.0.1:{port}/healthz", verify=False)
+        local = httpx.get(f"https://127.0.0.1:{port}/healthz", verify=False, timeout=60)
 
         assert site.url.startswith("https://")
         assert local.json() == {"status": "ok"}
@@ -402,10 +401,10 @@ def test_on_the_network_it_speaks_tls_with_a_certificate_whose_fingerprint_it_ha
         assert (kept / "gateway.key").stat().st_mode & 0o077 == 0
         if shutil.which("openssl"):
             command = ["openssl", "x509", "-noout", "-fingerprint", "-sha256", "-in", str(kept / "gateway.crt")]
-            assert told in subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+            assert told in subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
         assert "; secure" in site.asking(site.token).post("/auth").headers["set-cookie"].lower()
         with silent:
-            assert silent.recv(1) == b""  # who does not even begin is not waited for
+            assert whole_answer(silent) == b""  # who does not even begin is not waited for
 
 
 @pytest.mark.long

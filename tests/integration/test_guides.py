@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from orbit_zmq.children import environment_of_child
 from orbit_zmq.plugin.ui import Choice, Field, Form, Monitor, Notifications, Submit, UIConfig
 
@@ -26,13 +28,14 @@ def run_program_of(document: Path, folder: Path) -> str:
         env=environment_of_child(),
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
+@pytest.mark.timeout(700)
 def test_the_program_of_the_guide_runs_as_it_stands(tmp_path: Path) -> None:
     printed = run_program_of(GUIDE, tmp_path)
 
@@ -42,6 +45,7 @@ def test_the_program_of_the_guide_runs_as_it_stands(tmp_path: Path) -> None:
     assert "session closed: mine" in printed and "unknown session id: nobodys" in printed
 
 
+@pytest.mark.timeout(700)
 def test_the_program_of_the_guide_to_events_runs_as_it_stands(tmp_path: Path) -> None:
     assert run_program_of(DOCS / "events.md", tmp_path) == ""
 

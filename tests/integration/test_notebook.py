@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from traitlets.config import Config
 
 from orbit_zmq.children import environment_of_child
 
@@ -42,7 +44,7 @@ CELLS = {
         subscription = client.subscribe(lambda *event: heard.put(event), session=session.sid, topic="<u>topic</u>")
         subscription
     """,
-    "heard": "session.shout(); assert heard.get(timeout=20)[2] == '<u>topic</u>'",
+    "heard": "session.shout(); assert heard.get(timeout=60)[2] == '<u>topic</u>'",
     "event": """
         import asyncio
         async def one_event():
@@ -68,8 +70,16 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]
     place = tmp_path_factory.mktemp("notebook")
     notebook = nbformat.v4.new_notebook()
     notebook.cells = [nbformat.v4.new_code_cell(_dedented(source)) for source in CELLS.values()]
-    client = NotebookClient(notebook, timeout=60, kernel_name="python3", resources={"metadata": {"path": str(place)}})
-    client.execute(env=environment_of_child(**_places(place)))
+    with tempfile.TemporaryDirectory(prefix="orbit-test-") as sockets:  # TCP ports could be taken before the kernel has them
+        client = NotebookClient(
+            notebook,
+            timeout=200,
+            startup_timeout=200,
+            kernel_name="python3",
+            resources={"metadata": {"path": str(place)}},
+            config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),
+        )
+        client.execute(env=environment_of_child(**_places(place)))
     results = [[output for output in cell.outputs if output.output_type == "execute_result"] for cell in notebook.cells]
     return {name: dict(found[0].data) if found else {} for name, found in zip(CELLS, results, strict=True)}
 

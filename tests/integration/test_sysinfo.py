@@ -73,9 +73,13 @@ def test_the_gpus_of_the_tool_that_the_endpoints_environment_names_are_seen(lab)
     tool.chmod(0o755)
     lab.environment["NVIDIA_SMI_PATH"] = str(tool)
     lab.start_endpoint("hpc1", plugins="sysinfo")
-    gpus = [gpu for gpu in lab.client().get_plugin("hpc1", "sysinfo").get_metrics()["gpus"] if gpu["vendor"] == "NVIDIA"]
+    plugin = lab.client().get_plugin("hpc1", "sysinfo")
 
-    assert [(gpu["util_gpu"], gpu["mem_used"]) for gpu in gpus] == [(None, 87), (12.0, 400)]
+    def used() -> list[tuple[Any, Any]]:
+        gpus = [gpu for gpu in plugin.get_metrics()["gpus"] if gpu["vendor"] == "NVIDIA"]
+        return [(gpu["util_gpu"], gpu["mem_used"]) for gpu in gpus]
+
+    wait_until(lambda: used() == [(None, 87), (12.0, 400)], 100)  # a tool that was too slow is asked again after a minute
 
 
 def test_math_calculates_and_remembers(sysinfo, lab):
@@ -110,7 +114,7 @@ def test_the_async_clients_do_the_same(lab):
     lab.start_endpoint("hpc1", plugins="sysinfo,math")
 
     async def main() -> None:
-        async with AsyncClient(url=lab.tcp) as client:
+        async with AsyncClient(url=lab.tcp, connect_timeout_s=60) as client:
             machine = await client.get_plugin("hpc1", "sysinfo")
             assert isinstance(machine, AsyncSysInfoClient)
             assert (await machine.get_metrics())["cpu"]["cores_logical"] >= 1

@@ -18,7 +18,7 @@ def test_the_examples_run_as_they_stand(tmp_path: Path) -> None:
     for example in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
         (tmp_path / "example.py").write_text(example)
         done = subprocess.run(
-            [sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
+            [sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, timeout=250, check=False
         )
         assert done.returncode == 0 and done.stdout, done.stderr
 

@@ -221,6 +221,18 @@ def test_disconnect_tells_the_endpoint_to_end_and_cuts_it(world):
     assert ask(world, "disconnect", {"endpoint": "hpc"}).code == "not-found"
 
 
+def test_an_endpoint_that_did_not_hear_that_it_is_to_end_hears_it_when_it_comes_back(world):
+    ask(world, "disconnect", {"endpoint": "hpc"})
+    world.pass_time(0.2)
+    again = [sent for sent in world.hello("hpc", "endpoint") if sent.to == "hpc"]
+
+    assert [(sent.kind, sent.header.id, sent.code) for sent in again] == [(Kind.ERROR, 0, "canceled")]
+    assert "hpc" not in world.state.endpoints
+    world.incarnations["hpc"] = b"another process!"
+    world.hello("hpc", "endpoint")
+    assert "hpc" in world.state.endpoints
+
+
 def test_only_its_user_and_an_admin_may_disconnect_an_endpoint(world):
     world.connect("stranger", as_=identity("eve", "client"))
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from bench import EVERYBODY, chunks, run, served, until
+from bench import EVERYBODY, chunks, run, run_at_once, served, until
 
 from orbit_testplugin import TestPlugin, TestSession, executions
 from orbit_zmq.endpoint import service
@@ -278,13 +278,13 @@ def test_a_call_that_outlives_its_deadline_is_ended():
             sid = await bench.session()
             began = time.monotonic()
             with pytest.raises(DeadlineExceeded, match=r"test\.sleep did not end within 0\.05 s"):
-                await bench.call("sleep", {"seconds": 60}, session=sid, left_s=0.05)
-            assert time.monotonic() - began < 5
+                await bench.call("sleep", {"seconds": 600}, session=sid, left_s=0.05)
+            assert time.monotonic() - began < 60
 
     run(scenario)
 
 
-def test_deadlines_are_kept_whatever_order_calls_come_in():
+def test_deadlines_are_kept_whatever_order_calls_come_in(monkeypatch):
     async def scenario() -> None:
         async with served() as bench:
             sid = await bench.session()
@@ -298,7 +298,7 @@ def test_deadlines_are_kept_whatever_order_calls_come_in():
             await asyncio.gather(*(one(left_s) for left_s in (0.3, 0.05, 0.2, 0.1)))
             assert ended == [0.05, 0.1, 0.2, 0.3]
 
-    run(scenario)
+    run_at_once(scenario, monkeypatch)
 
 
 def test_without_a_deadline_the_operations_own_counts():
@@ -320,7 +320,7 @@ def test_without_a_deadline_the_operations_own_counts():
     run(scenario)
 
 
-def test_the_deadline_of_a_stream_bounds_silence_not_the_whole():
+def test_the_deadline_of_a_stream_bounds_silence_not_the_whole(monkeypatch):
     async def slowly() -> AsyncIterator[bytes]:
         for _ in range(10):
             await asyncio.sleep(0.05)
@@ -339,7 +339,7 @@ def test_the_deadline_of_a_stream_bounds_silence_not_the_whole():
             with pytest.raises(DeadlineExceeded):
                 await bench.call("count", {}, session=sid, stream_in=silent(), left_s=0.1)
 
-    run(scenario)
+    run_at_once(scenario, monkeypatch)
 
 
 def test_a_canceled_call_stops_and_is_answered_canceled():
@@ -394,7 +394,7 @@ def test_an_operation_that_takes_no_notice_of_its_cancel_is_said_to_the_log(monk
                 bench.service.on_cancel(b"c" * 16, one.header.id, "not needed")
             await call.result()
 
-    run(scenario)
+    run_at_once(scenario, monkeypatch)
     said = [line for line in capfd.readouterr().err.splitlines() if "call-not-stopped" in line]
     assert len(said) == 1
     assert "ignore_cancel" in said[0] and "not needed" in said[0]

@@ -5,7 +5,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from bench import Bench, incarnation_of, run, served, until
+from bench import PATIENCE_S, Bench, incarnation_of, run, run_at_once, served, until
 
 from orbit_testplugin import OddError, TestPlugin, TestSession
 from orbit_zmq.endpoint import sessions as sessions_module
@@ -110,7 +110,7 @@ def test_a_session_without_initialize_is_ready_at_once():
     run(scenario)
 
 
-def test_calls_before_ready_are_refused_for_now_and_status_waits_for_the_change():
+def test_calls_before_ready_are_refused_for_now_and_status_waits_for_the_change(monkeypatch):
     async def scenario() -> None:
         async with served() as bench:
             sid = (await bench.call("register_session", {"initialize_s": 0.05}))["sid"]
@@ -118,12 +118,12 @@ def test_calls_before_ready_are_refused_for_now_and_status_waits_for_the_change(
                 await bench.call("echo", {"text": "x"}, session=sid)
             assert caught.value.transient
             assert (await bench.call("session_status", session=sid))["status"] == "initializing"
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 answer = await bench.call("session_status", {"wait_s": 60}, session=sid, left_s=60)
             assert (answer["sid"], answer["status"], answer["plugin"], answer["kept"]) == (sid, "ready", "test", False)
             assert await bench.call("echo", {"text": "x"}, session=sid) == "x"
 
-    run(scenario)
+    run_at_once(scenario, monkeypatch)
 
 
 def test_a_status_poll_that_ends_before_the_change_says_initializing():
@@ -140,7 +140,7 @@ def test_a_session_that_fails_to_initialize_says_why_in_status_and_to_calls():
     async def scenario() -> None:
         async with served() as bench:
             sid = (await bench.call("register_session", {"initialize_error": "no queue"}))["sid"]
-            status = await bench.call("session_status", {"wait_s": 5}, session=sid)
+            status = await bench.call("session_status", {"wait_s": PATIENCE_S}, session=sid)
             assert status["status"] == "failed"
             assert status["error"]["message"] == "no queue"
             assert status["error"]["type"] == "orbit_testplugin.service.OddError"
@@ -165,7 +165,7 @@ def test_a_session_whose_initialize_is_canceled_by_what_it_waits_for_has_failed(
     async def scenario() -> None:
         async with served(CancelingPlugin(Host())) as bench:
             sid = (await bench.call("register_session", plugin="canceling"))["sid"]
-            status = await bench.call("session_status", {"wait_s": 5}, plugin="canceling", session=sid)
+            status = await bench.call("session_status", {"wait_s": PATIENCE_S}, plugin="canceling", session=sid)
             assert status["status"] == "failed"
             assert status["error"]["type"] == "asyncio.exceptions.CancelledError"
 
@@ -361,7 +361,7 @@ def test_a_session_closed_while_it_initializes_ends_its_initialization():
     async def scenario() -> None:
         async with served() as bench:
             sid = (await bench.call("register_session", {"initialize_s": 60}))["sid"]
-            poll = bench.start("session_status", {"wait_s": 5}, session=sid)
+            poll = bench.start("session_status", {"wait_s": PATIENCE_S}, session=sid)
             await asyncio.sleep(0)
             await bench.call("unregister_session", session=sid)
             with pytest.raises(SessionClosed):
@@ -459,7 +459,7 @@ def test_the_timer_sweeps_by_itself(monkeypatch):
 
     async def scenario() -> None:
         async with served(JournalPlugin(Host())) as bench:
-            await bench.session(plugin="journal", ttl=0.05)
+            await bench.call("register_session", {"ttl": 0.05}, plugin="journal")  # it may have ended by the next call
             await until(lambda: not len(bench.service.sessions))
 
     run(scenario)
@@ -615,7 +615,7 @@ def test_a_session_whose_close_hangs_does_not_hold_up_the_stop(monkeypatch):
             async with asyncio.timeout(5):
                 await bench.service.stop()
 
-    run(scenario)
+    run_at_once(scenario, monkeypatch)
 
 
 class Stubborn(PluginSession):
@@ -659,4 +659,4 @@ def test_a_close_that_takes_no_notice_of_being_canceled_does_not_hold_up_the_sto
                 await bench.service.stop()
         Stubborn.may_end = True
 
-    run(scenario)
+    run_at_once(scenario, monkeypatch)

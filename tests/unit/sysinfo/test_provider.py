@@ -92,7 +92,7 @@ class Slow(SysInfoProvider):
     def _measure(self) -> dict[str, Any]:
         self.count += 1
         self.began.set()
-        assert self.may_end.wait(20)
+        assert self.may_end.wait(60)
         return {"count": self.count}
 
 
@@ -115,15 +115,15 @@ def test_many_who_ask_at_once_share_a_measurement_that_began_after_they_asked():
     answers: list[int] = []
     asking = [threading.Thread(target=lambda: answers.append(slow.get_metrics()["count"])) for _ in range(10)]
     asking[0].start()
-    assert slow.began.wait(10)
+    assert slow.began.wait(60)
     for thread in asking[1:]:
         thread.start()
     wait_until(lambda: turn.asked == 10)
     slow.may_end.set()
     for thread in asking:
-        thread.join(20)
+        thread.join(60)
 
-    assert answers == [1, *[2] * 9]
+    assert sorted(answers) == [1, *[2] * 9]
 
 
 def test_who_waits_too_long_for_a_turn_is_told(monkeypatch):
@@ -131,11 +131,11 @@ def test_who_waits_too_long_for_a_turn_is_told(monkeypatch):
     slow = Slow()
     first = threading.Thread(target=slow.get_metrics)
     first.start()
-    assert slow.began.wait(10)
+    assert slow.began.wait(60)
     with pytest.raises(DeadlineExceeded, match="was not measured"):
         slow.get_metrics()
     slow.may_end.set()
-    first.join(20)
+    first.join(60)
 
 
 def test_the_prefetch_does_not_hold_up_its_caller(monkeypatch):
@@ -143,7 +143,7 @@ def test_the_prefetch_does_not_hold_up_its_caller(monkeypatch):
     provider = SysInfoProvider()
 
     def find() -> list[Any]:
-        assert may_end.wait(20)
+        assert may_end.wait(100)
         done.set()
         return []
 
@@ -151,7 +151,7 @@ def test_the_prefetch_does_not_hold_up_its_caller(monkeypatch):
     began = time.monotonic()
     provider.start_prefetch()
 
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60
     assert not done.is_set()
     may_end.set()
-    assert done.wait(10)
+    assert done.wait(60)

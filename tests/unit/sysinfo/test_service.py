@@ -58,7 +58,7 @@ def test_metrics_need_a_session_and_do_not_block_the_loop():
     may_end = threading.Event()
 
     def measure() -> dict[str, Any]:
-        assert may_end.wait(20)
+        assert may_end.wait(60)
         return {"cpu": {}}
 
     made.provider.get_metrics = measure  # type: ignore[method-assign]
