@@ -20,7 +20,7 @@ from orbit_zmq.children import Child, environment_of_child, start_broker
 T = TypeVar("T")
 
 
-def wait_until(is_so: Callable[[], T], within_s: float = 20.0, what: str = "") -> T:
+def wait_until(is_so: Callable[[], T], within_s: float = 60.0, what: str = "") -> T:
     """Look again and again until it is so; an AssertionError names what was waited for."""
     deadline = time.monotonic() + within_s
     while True:
@@ -150,8 +150,12 @@ class CuttableProxy:
         while not self._closed:
             try:
                 near, _ = self._listener.accept()
+            except OSError:
+                continue
+            try:
                 far = socket.create_connection(self._target)
             except OSError:
+                near.close()
                 continue
             with self._lock:
                 self._pairs.append((near, far))

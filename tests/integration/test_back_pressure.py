@@ -15,7 +15,7 @@ from lab import wait_until
 from orbit_rhapsody import engine, results, service
 from orbit_zmq.testing import serve
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 pytestmark = pytest.mark.timeout(120)
 
 

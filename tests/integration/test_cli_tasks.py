@@ -417,7 +417,7 @@ def test_commands_leave_no_reader_behind_for_whom_results_are_kept(two: Lab, she
     shell.task("run", "--", "true")
 
     with readers_of(two) as readers:
-        assert readers() == 0
+        wait_until(lambda: readers() == 0, what="no reader")  # of a program that has ended, for an hour, if it has not left
     assert shell.items("list", uid)[0]["state"] == "DONE"
 
 

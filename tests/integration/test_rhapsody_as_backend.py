@@ -292,6 +292,7 @@ def test_shutting_down_ends_tasks_and_session_and_later_tasks_fail(shared: Lab, 
         told, sid = Told(backend), backend.sid
         await backend.submit_tasks([{"uid": "long", **program(f"echo $$ > {pid}; exec sleep 600")}])
         await told.until(lambda: pid.exists() and pid.read_text().endswith("\n"), "the program runs")
+        await told.until(lambda: told.states.get("long") == ["RUNNING"], "that it runs is told")
         await backend.shutdown()
         await backend.shutdown()
         assert told.states["long"] == ["RUNNING", "CANCELED"]
