@@ -497,7 +497,7 @@ def test_ctrl_c_in_a_wait_ends_the_wait_and_nothing_else(rhapsody_lab: Lab) -> N
         env=environment_of_child(),
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
         check=False,
     )
 
@@ -597,7 +597,9 @@ orbit.close()
 def test_a_notebook_shows_one_line_of_progress_without_widgets(tmp_path: Path) -> None:
     notebook = nbformat.v4.new_notebook()
     notebook.cells = [nbformat.v4.new_code_cell(NOTEBOOK)]
-    runner = NotebookClient(notebook, timeout=60, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}})
+    runner = NotebookClient(
+        notebook, timeout=250, startup_timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    )
     runner.execute(env=environment_of_child(IPYTHONDIR=str(tmp_path / "i"), JUPYTER_RUNTIME_DIR=str(tmp_path / "r")))
 
     shown = [output for output in notebook.cells[0].outputs if output.output_type == "display_data"]

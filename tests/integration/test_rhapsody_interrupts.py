@@ -15,7 +15,6 @@ from orbit_zmq.children import environment_of_child
 from orbit_zmq.errors import SessionClosed
 
 PATIENCE_S = 60.0
-pytestmark = pytest.mark.timeout(180)
 
 INTERRUPTED = """
 import random, signal, sys, threading, time

@@ -100,6 +100,7 @@ def rates_of_both(clients: list[Client], backend: str, tasks: Callable[[], list[
     return [count / elapsed for count in done]
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     ("backend", "tasks"),
     [

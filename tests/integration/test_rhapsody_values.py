@@ -288,7 +288,7 @@ def test_classes_of_a_users_script_travel_both_ways_and_are_the_same_ones_when_t
         env=rhapsody_lab.environment,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
     )
 
     assert done.stdout == "whole\n", done.stderr
