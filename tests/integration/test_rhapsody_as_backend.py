@@ -284,7 +284,10 @@ def test_an_interrupted_submission_leaves_no_task_open(shared: Lab):
     on_backend(shared, main)
 
 
-def test_shutting_down_ends_tasks_and_session_and_later_tasks_fail(shared: Lab, tmp_path: Path):
+def test_shutting_down_ends_tasks_and_session_and_later_tasks_fail(
+    shared: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("orbit_rhapsody.backend.CLOSE_S", PATIENCE_S)
     pid = tmp_path / "pid"
 
     async def main() -> None:
