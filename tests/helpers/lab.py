@@ -90,7 +90,7 @@ class Lab:
     def client(self, url: str | None = None) -> Any:
         from orbit_zmq import Client
 
-        return self.stack.enter_context(Client(url=url or self.url))
+        return self.stack.enter_context(Client(url=url or self.url, connect_timeout_s=60.0))
 
     def proxy(self, address: str) -> CuttableProxy:
         return self.stack.enter_context(CuttableProxy(address))

@@ -38,7 +38,7 @@ def test_many_calls_to_anywhere_are_spread_over_those_that_have_the_plugin(lab: 
     lab.start_endpoint("hpc2")
 
     async def main() -> set[int]:
-        async with AsyncClient(url=lab.url) as client:
+        async with AsyncClient(url=lab.url, connect_timeout_s=60) as client:
             async with asyncio.TaskGroup() as group:
                 calls = [
                     group.create_task(client.call("*", "test", "where", {"text": "x"}, session="default")) for _ in range(40)

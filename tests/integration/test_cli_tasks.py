@@ -41,6 +41,7 @@ class Tasks(Shell):
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
             for name, value in environment.items():
                 patch.setenv(name, value)
+            patch.setattr("orbit_zmq.cli.connection.CONNECT_S", PATIENCE_S)
             patch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(said.encode())))
             done = Done(main(["task", *words]), out.getvalue(), err.getvalue())
         assert done.returncode == code, done
@@ -95,7 +96,7 @@ def alone(lab: Lab) -> Iterator[Tasks]:
 @contextmanager
 def readers_of(lab: Lab) -> Iterator[Callable[[], int]]:
     """What answers how many read the results of the session `default` now."""
-    with Client(url=lab.url) as client:
+    with Client(url=lab.url, connect_timeout_s=PATIENCE_S) as client:
         yield lambda: int(client.call("hpc1", "rhapsody", "statistics", session="default")["consumers"])
 
 

@@ -368,7 +368,7 @@ def test_the_async_client_does_the_same(lab):
     lab.start_endpoint("hpc1", plugins="rhapsody")
 
     async def main() -> None:
-        async with AsyncClient(url=lab.url) as client:
+        async with AsyncClient(url=lab.url, connect_timeout_s=PATIENCE_S) as client:
             plugin = await client.get_plugin("hpc1", "rhapsody", backends=["concurrent"])
             assert isinstance(plugin, AsyncRhapsodyClient)
 

@@ -33,7 +33,7 @@ def run_async(rhapsody_lab: Lab, main: Any) -> Any:
     """Run `main(plugin)` with a client of its own loop."""
 
     async def run() -> Any:
-        async with AsyncClient(url=rhapsody_lab.url) as client:
+        async with AsyncClient(url=rhapsody_lab.url, connect_timeout_s=PATIENCE_S) as client:
             plugin = await client.get_plugin("hpc1", "rhapsody", backends=["concurrent", "noop"])
             assert isinstance(plugin, AsyncRhapsodyClient)
             return await main(plugin)
@@ -468,7 +468,7 @@ from orbit_zmq import Client
 
 random.seed(7)
 interrupts = 0
-with Client(url=sys.argv[1]) as client:
+with Client(url=sys.argv[1], connect_timeout_s=60) as client:
     rhapsody = client.get_plugin("hpc1", "rhapsody", backends=["concurrent"])
     main = threading.main_thread().ident
     for round in range(40):

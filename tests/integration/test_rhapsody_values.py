@@ -267,7 +267,7 @@ def moved(point, by):
         raise Wrong(point, "backwards")
     return Point(point.x + by)
 
-with orbit_zmq.Client(url=sys.argv[1]) as client:
+with orbit_zmq.Client(url=sys.argv[1], connect_timeout_s=60) as client:
     plugin = client.get_plugin("hpc1", "rhapsody", backends=["concurrent"])
     tasks = [{"function": moved, "args": (Point(1), by)} for by in (2, -1)]
     done, failed = plugin.wait_tasks(plugin.submit_tasks(tasks), timeout=60)

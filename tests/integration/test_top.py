@@ -94,7 +94,7 @@ def test_reports_agree_with_a_known_load(lab: Lab, shell: Shell, monkeypatch: py
     names = ("hpc1", "hpc2", "hpc3")
     with ExitStack() as stack:
         endpoints = [stack.enter_context(Endpoint(name, url=lab.url, plugins=[LoadPlugin])) for name in names]
-        caller, stuck, loser = (stack.enter_context(Client(url=lab.url)) for _ in range(3))
+        caller, stuck, loser = (stack.enter_context(Client(url=lab.url, connect_timeout_s=60)) for _ in range(3))
         sessions = [caller.get_plugin(name, "load") for name in names[:2]]
         losses, release = Losses(loser), stack.enter_context(Released())
         subscription = stuck.subscribe(lambda *event: release.wait())
