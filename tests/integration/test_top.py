@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ from load import LoadPlugin, Pace
 from shell import Shell, terminal
 
 from orbit_zmq import Client, Endpoint
+from orbit_zmq.cli.top import ANSWER_S, Watch
 from orbit_zmq.models import STATUS_SCHEMA_VERSION, BrokerStatus
 from orbit_zmq.transport import mailbox
 
@@ -139,8 +141,6 @@ class Released:
     """An event that is set at the end, so that nothing waits for ever."""
 
     def __init__(self) -> None:
-        import threading
-
         self._event = threading.Event()
         self.began = time.monotonic()
 
@@ -210,6 +210,17 @@ def test_piped_it_is_one_json_object_a_line_and_the_model_of_the_status(shell: S
     assert done.stdout.count("\n") == 1
     assert (said["schema"], said["version"]) == ("orbit.top", STATUS_SCHEMA_VERSION)
     assert set(said["item"]) == set(BrokerStatus.model_fields) == set(shell.json("broker", "status"))
+
+
+def test_the_first_report_is_waited_for_longer_than_those_of_a_screen(lab: Lab) -> None:
+    assert lab.broker is not None
+    client = lab.client()
+    client.connect()
+    os.kill(lab.broker.pid, signal.SIGSTOP)
+    goes_on = threading.Timer(1.5 * ANSWER_S, os.kill, (lab.broker.pid, signal.SIGCONT))
+    goes_on.start()
+    assert Watch(client).fresh().pid == lab.broker.pid
+    goes_on.join()
 
 
 def test_a_filter_leaves_out_what_was_not_asked_for(lab: Lab, shell: Shell) -> None:
