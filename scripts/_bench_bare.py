@@ -101,7 +101,7 @@ def bare_echo(*, message: bytes = MESSAGE, is_encrypted: bool = True) -> Iterato
         stack.enter_context(child("server", port, public))
         socket = bare_dealer(port, public)
         stack.callback(socket.close, 0)
-        for _ in range(50):  # until the server is there, messages go nowhere
+        for _ in range(300):  # until the server is there, messages go nowhere
             socket.send(message)
             if socket.poll(200):
                 break

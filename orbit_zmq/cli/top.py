@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from orbit_zmq.models import BrokerStatus
 
 SORTS = ("name", "state", "role", "calls", "events", "open", "tasks", "sessions", "load", "latency", "heard")
-ANSWER_S = 1.0  # a broker that does not answer within it is shown as unreachable
+ANSWER_S = 1.0  # a broker that does not answer within it is shown as unreachable; the first answer may take longer
 LEAST_INTERVAL_S = 0.1
 
 
@@ -63,11 +63,11 @@ class Watch:
         self._reason = ""
         self.status: BrokerStatus | None = None
 
-    def fresh(self) -> BrokerStatus:
+    def fresh(self, **deadline: float) -> BrokerStatus:
         """A new report, or the error."""
         from orbit_zmq.models import BrokerStatus
 
-        self.status = BrokerStatus.model_validate(self._client.broker_status(deadline_s=ANSWER_S))
+        self.status = BrokerStatus.model_validate(self._client.broker_status(**deadline))
         return self.status
 
     def look(self) -> None:
@@ -75,7 +75,7 @@ class Watch:
         from orbit_zmq.errors import BrokerUnreachable, DeadlineExceeded, ShuttingDown
 
         try:
-            self.fresh()
+            self.fresh(deadline_s=ANSWER_S)
             self._away_since = 0.0
         except (BrokerUnreachable, DeadlineExceeded, ShuttingDown) as error:
             self._away_since = self._away_since or time.time()

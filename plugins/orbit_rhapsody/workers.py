@@ -304,7 +304,7 @@ async def end_process(process: asyncio.subprocess.Process, grace_s: float = GRAC
                 await process.wait()
                 _signal_group(process, signal.SIGKILL)  # what the leader left behind
                 return True
-    return False
+    return process.returncode is not None  # it may have ended in the very moment
 
 
 def _signal_group(process: asyncio.subprocess.Process, number: signal.Signals) -> None:

@@ -151,8 +151,12 @@ class CuttableProxy:
         while not self._closed:
             try:
                 near, _ = self._listener.accept()
+            except OSError:
+                continue
+            try:
                 far = socket.create_connection(self._target)
             except OSError:
+                near.close()
                 continue
             with self._lock:
                 self._pairs.append((near, far))

@@ -29,7 +29,7 @@ def run_async(lab: Lab, main: Callable[[AsyncClient], Awaitable[None]]) -> None:
     """Run `main(client)` with a client of its own loop."""
 
     async def run() -> None:
-        async with AsyncClient(url=lab.url) as client, asyncio.timeout(2 * PATIENCE_S):
+        async with AsyncClient(url=lab.url, connect_timeout_s=PATIENCE_S) as client, asyncio.timeout(2 * PATIENCE_S):
             await main(client)
 
     asyncio.run(run())

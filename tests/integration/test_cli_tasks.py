@@ -41,6 +41,7 @@ class Tasks(Shell):
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
             for name, value in environment.items():
                 patch.setenv(name, value)
+            patch.setattr("orbit_zmq.cli.connection.CONNECT_S", PATIENCE_S)
             patch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(said.encode())))
             done = Done(main(["task", *words]), out.getvalue(), err.getvalue())
         assert done.returncode == code, done
@@ -95,7 +96,7 @@ def alone(lab: Lab) -> Iterator[Tasks]:
 @contextmanager
 def readers_of(lab: Lab) -> Iterator[Callable[[], int]]:
     """What answers how many read the results of the session `default` now."""
-    with Client(url=lab.url) as client:
+    with Client(url=lab.url, connect_timeout_s=PATIENCE_S) as client:
         yield lambda: int(client.call("hpc1", "rhapsody", "statistics", session="default")["consumers"])
 
 
@@ -417,7 +418,7 @@ def test_commands_leave_no_reader_behind_for_whom_results_are_kept(two: Lab, she
     shell.task("run", "--", "true")
 
     with readers_of(two) as readers:
-        assert readers() == 0
+        wait_until(lambda: readers() == 0, what="no reader")  # of a program that has ended, for an hour, if it has not left
     assert shell.items("list", uid)[0]["state"] == "DONE"
 
 
@@ -429,10 +430,14 @@ def test_selectors_of_tasks_and_backends_are_completed(shell: Tasks) -> None:
         done = subprocess.run(ORBIT, env=shell.environment | said, capture_output=True, text=True, timeout=60, check=False)
         return [line.partition(",")[2] for line in done.stdout.split()]
 
-    assert completed("orbit", "task", "ca") == ["cancel"]
-    assert completed("orbit", "task", "show", uid[:7]) == [uid]
-    assert completed("orbit", "task", "cancel", "la") == ["last"]
-    assert completed("orbit", "task", "run", "--backend", "conc") == ["concurrent"]
+    def is_completed_to(name: str, *words: str) -> None:
+        """Who is slow for a moment is not waited for, and nothing is said then."""
+        wait_until(lambda: completed("orbit", "task", *words) == [name], PATIENCE_S, f"{words} is completed to {name}")
+
+    is_completed_to("cancel", "ca")
+    is_completed_to(uid, "show", uid[:7])
+    is_completed_to("last", "cancel", "la")
+    is_completed_to("concurrent", "run", "--backend", "conc")
 
 
 def test_where_nothing_was_submitted_there_is_nothing_and_no_session_is_made(lab: Lab, alone: Tasks) -> None:

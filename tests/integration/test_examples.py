@@ -27,7 +27,7 @@ def environment() -> Iterator[dict[str, str]]:
 
 def run(example: str, environment: dict[str, str], place: Path, *arguments: str) -> str:
     command = [sys.executable, str(EXAMPLES / example), *arguments]
-    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=250, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
@@ -52,7 +52,9 @@ def test_the_parameter_sweep(environment: dict[str, str], tmp_path: Path) -> Non
 def test_the_notebook(environment: dict[str, str], tmp_path: Path) -> None:
     notebook: Any = nbformat.read(EXAMPLES / "notebook.ipynb", as_version=4)
     assert all(not cell.get("outputs") for cell in notebook.cells)  # it is checked in without them
-    client = NotebookClient(notebook, timeout=100, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}})
+    client = NotebookClient(
+        notebook, timeout=250, startup_timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    )
     places = {"IPYTHONDIR": str(tmp_path / "ipython"), "JUPYTER_RUNTIME_DIR": str(tmp_path / "jupyter")}
     client.execute(env={**environment, **places})
     shown = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]

@@ -333,7 +333,7 @@ if sys.argv[2] == "not waited for":
 )
 def test_a_program_ends_after_its_calls(tmp_path: Path, how: str, printed: str) -> None:
     command = [sys.executable, "-c", SCRIPT, str(tmp_path / "done"), how]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
 
     assert (done.returncode, done.stdout, done.stderr) == (0, printed, "")
     assert (tmp_path / "done").exists()

@@ -26,7 +26,7 @@ def test_the_examples_run_as_they_stand(tmp_path: Path) -> None:
     (tmp_path / "example.py").write_text("\n\n".join(re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)))
     command = [sys.executable, "example.py"]
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment_of_child(), capture_output=True, text=True, timeout=100, check=False
+        command, cwd=tmp_path, env=environment_of_child(), capture_output=True, text=True, timeout=250, check=False
     )
 
     assert done.returncode == 0, done.stderr

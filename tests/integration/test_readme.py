@@ -17,7 +17,7 @@ def test_the_example_runs_as_it_stands(tmp_path: Path) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     (tmp_path / "example.py").write_text(example)
     done = subprocess.run(
-        [sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, timeout=250, check=False
     )
 
     assert done.returncode == 0, done.stderr
@@ -41,11 +41,11 @@ def test_the_commands_by_hand_run_as_they_stand(shell: Shell, place: Path) -> No
         (place / name).chmod(0o755)
     environment = {**shell.environment, "PATH": f"{place}:{os.environ['PATH']}", "ORBIT_BATCH_SYSTEM": "none"}
     script = "\n".join(
-        ["set -em", f"{first.partition('#')[0]} > up.log 2>&1 &", "orbit broker wait --timeout 60s",
+        ["set -em", f"{first.partition('#')[0]} > up.log 2>&1 &", "orbit broker wait --timeout 120s",
          "until orbit endpoint list -q | grep -q .; do sleep 0.1; done", *others, "kill %1", "wait %1 || true"]
     )  # fmt: skip
     done = subprocess.run(
-        ["bash", "-c", script], cwd=place, env=environment, capture_output=True, text=True, timeout=110, check=False
+        ["bash", "-c", script], cwd=place, env=environment, capture_output=True, text=True, timeout=250, check=False
     )
 
     assert done.returncode == 0, done.stderr

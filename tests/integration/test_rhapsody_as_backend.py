@@ -284,7 +284,10 @@ def test_an_interrupted_submission_leaves_no_task_open(shared: Lab):
     on_backend(shared, main)
 
 
-def test_shutting_down_ends_tasks_and_session_and_later_tasks_fail(shared: Lab, tmp_path: Path):
+def test_shutting_down_ends_tasks_and_session_and_later_tasks_fail(
+    shared: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("orbit_rhapsody.backend.CLOSE_S", PATIENCE_S)
     pid = tmp_path / "pid"
 
     async def main() -> None:
@@ -292,6 +295,7 @@ def test_shutting_down_ends_tasks_and_session_and_later_tasks_fail(shared: Lab, 
         told, sid = Told(backend), backend.sid
         await backend.submit_tasks([{"uid": "long", **program(f"echo $$ > {pid}; exec sleep 600")}])
         await told.until(lambda: pid.exists() and pid.read_text().endswith("\n"), "the program runs")
+        await told.until(lambda: told.states.get("long") == ["RUNNING"], "that it runs is told")
         await backend.shutdown()
         await backend.shutdown()
         assert told.states["long"] == ["RUNNING", "CANCELED"]
@@ -299,7 +303,7 @@ def test_shutting_down_ends_tasks_and_session_and_later_tasks_fail(shared: Lab, 
         late = {"uid": "late", "function": add, "args": (1,)}
         await backend.submit_tasks([late])
         assert late["state"] == "FAILED" and isinstance(late["exception"], SessionClosed)
-        async with AsyncClient(url=shared.url) as client:
+        async with AsyncClient(url=shared.url, connect_timeout_s=PATIENCE_S) as client:
             with pytest.raises((NotFound, SessionClosed)):
                 await client.attach(sid, endpoint="hpc1", plugin="rhapsody")
 
@@ -410,7 +414,7 @@ def test_the_tasks_of_an_endpoint_that_was_killed_fail_with_endpoint_lost(lab: L
 def test_tasks_of_an_endpoint_that_stays_away_fail_when_patience_is_over(lab: Lab, tmp_path: Path):
     async def main() -> None:
         endpoint = lab.start_endpoint("hpc1", plugins="rhapsody")
-        async with AsyncClient(url=lab.url, endpoint_away_s=1.0) as client:
+        async with AsyncClient(url=lab.url, connect_timeout_s=PATIENCE_S, endpoint_away_s=1.0) as client:
             backend = await rhapsody.get_backend("orbit_zmq", endpoint="hpc1", client=client)
             told, task = Told(backend), {"uid": "t", "function": hold, "args": (str(tmp_path),)}
             await backend.submit_tasks([task])

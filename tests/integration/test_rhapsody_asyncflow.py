@@ -18,7 +18,7 @@ from lab import Lab, running_lab, wait_until
 import orbit_rhapsody  # noqa: F401 - registers the backend
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "asyncflow.py"
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 def is_installed() -> bool:

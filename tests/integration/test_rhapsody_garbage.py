@@ -32,10 +32,12 @@ def good() -> dict[str, Any]:
     return {"function": "math:hypot", "args": [3, 4]}
 
 
-def outcome_beside_good_ones(rhapsody: RhapsodyClient, *tasks: dict[str, Any]) -> list[dict[str, Any]]:
+def outcome_beside_good_ones(
+    rhapsody: RhapsodyClient, *tasks: dict[str, Any], patience_s: float = PATIENCE_S
+) -> list[dict[str, Any]]:
     """The results of these tasks, sent between two others that have to run."""
     answers = rhapsody.submit_tasks([good(), *tasks, good()])
-    first, *results, last = rhapsody.wait_tasks(answers, timeout=PATIENCE_S)
+    first, *results, last = rhapsody.wait_tasks(answers, timeout=patience_s)
     assert (first["return_value"], last["return_value"]) == (5.0, 5.0)
     return results
 
@@ -262,11 +264,12 @@ def test_keywords_that_are_no_text_fail_alone(rhapsody: RhapsodyClient) -> None:
     assert "keywords must be strings" in str(result["exception"])
 
 
+@pytest.mark.timeout(300)
 def test_an_argument_of_100_mb_arrives_and_for_a_program_it_fails_alone(rhapsody: RhapsodyClient) -> None:
     large = {"function": len, "args": (b"x" * (100 << 20),)}
     for_a_program = {"executable": "/bin/true", "arguments": ["x" * (100 << 20)]}
 
-    arrived, refused = outcome_beside_good_ones(rhapsody, large, for_a_program)
+    arrived, refused = outcome_beside_good_ones(rhapsody, large, for_a_program, patience_s=200.0)
 
     assert arrived["return_value"] == 100 << 20
     assert_says(refused["exception"], TooLarge, "arguments of more than")
@@ -292,8 +295,9 @@ class Unprintable(Exception):
         raise RuntimeError("will not be shown")
 
 
-def end_the_worker() -> None:
-    time.sleep(0.5)  # until the answer to its batch is out
+def end_the_worker(gate: str) -> None:
+    while not os.path.exists(gate):
+        time.sleep(0.01)
     os._exit(7)
 
 
@@ -350,10 +354,10 @@ def test_a_program_that_ends_itself_by_a_signal_says_which(rhapsody: RhapsodyCli
     assert (result["state"], result["exit_code"]) == ("FAILED", -9)
 
 
+@pytest.mark.timeout(300)
 def test_a_program_that_prints_a_gigabyte_is_capped_and_says_so(rhapsody: RhapsodyClient) -> None:
-    (result,) = outcome_beside_good_ones(
-        rhapsody, {"executable": SHELL, "arguments": ["-c", "head -c 1073741824 /dev/zero | tr '\\0' 'x'; echo end"]}
-    )
+    script = "head -c 1073741824 /dev/zero | tr '\\0' 'x'; echo end"
+    (result,) = outcome_beside_good_ones(rhapsody, {"executable": SHELL, "arguments": ["-c", script]}, patience_s=200.0)
 
     assert result["state"] == "DONE"
     assert result["stdout"].endswith("xend\n")
@@ -361,13 +365,16 @@ def test_a_program_that_prints_a_gigabyte_is_capped_and_says_so(rhapsody: Rhapso
     assert len(result["stdout"]) < 64 << 20
 
 
-def test_a_worker_that_is_killed_ends_its_tasks_and_the_client_can_go_on(lab: Lab) -> None:
+def test_a_worker_that_is_killed_ends_its_tasks_and_the_client_can_go_on(lab: Lab, tmp_path: Path) -> None:
     """The functions of the backend `concurrent` run in the endpoint's process: who ends it ends that."""
     first = lab.start_endpoint("hpc1", plugins="rhapsody")
     client = lab.client()
     plugin = client.get_plugin("hpc1", "rhapsody", backends=["concurrent"])
 
-    answers = plugin.submit_tasks([{"function": "time:sleep", "args": [600]}, {"function": end_the_worker}])
+    gate = tmp_path / "gate"
+    ending = {"function": end_the_worker, "args": [str(gate)]}
+    answers = plugin.submit_tasks([{"function": "time:sleep", "args": [600]}, ending])
+    gate.touch()
     wait_until(lambda: first.exit_code() is not None, what="the endpoint ends")
     lab.start_endpoint("hpc1", plugins="rhapsody")
     results = plugin.wait_tasks(answers, timeout=PATIENCE_S)

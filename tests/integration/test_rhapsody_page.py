@@ -41,7 +41,7 @@ PRINTED = [
 def test_the_examples_run_as_they_stand(tmp_path: Path) -> None:
     (tmp_path / "example.py").write_text("\n\n".join(re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)))
     done = subprocess.run(
-        [sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, timeout=250, check=False
     )
 
     assert done.returncode == 0, done.stderr

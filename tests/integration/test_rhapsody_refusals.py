@@ -21,7 +21,7 @@ import operator, sys
 from rhapsody.api.task import ComputeTask
 from orbit_zmq import Client
 
-with Client(url=sys.argv[1]) as client:
+with Client(url=sys.argv[1], connect_timeout_s=60) as client:
     rhapsody = client.get_plugin("hpc1", "rhapsody", sid=sys.argv[2])
     task = ComputeTask(function=operator.add, args=(int(sys.argv[3]), 1))
     (answer,) = rhapsody.submit_tasks([task])

@@ -33,7 +33,7 @@ def users(lab: Lab) -> Iterator[dict[str, Client]]:
         made = {}
         for name in ("ann", "bob"):
             joined = admin.invite(name, "client", user=name, hosts=["127.0.0.1"])
-            made[name] = stack.enter_context(Client(join=joined.encode()))
+            made[name] = stack.enter_context(Client(join=joined.encode(), connect_timeout_s=PATIENCE_S))
         yield made
 
 
@@ -100,6 +100,7 @@ def rates_of_both(clients: list[Client], backend: str, tasks: Callable[[], list[
     return [count / elapsed for count in done]
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     ("backend", "tasks"),
     [

@@ -117,7 +117,7 @@ def test_arguments_of_any_size_arrive_and_leave_nothing_behind(rhapsody_lab: Lab
     assert [result["return_value"] for result in (first, second, third, fourth)] == [
         [len(large), 0], [len(large), 1], [len(large), 1], [2],
     ]  # fmt: skip
-    wait_until(lambda: rhapsody.get_statistics()["spooled_bytes"] == before, what="the files of the arguments are gone")
+    wait_until(lambda: rhapsody.get_statistics()["spooled_bytes"] <= before, what="the files of the arguments are gone")
     assert max(growth.bytes().values()) < GROWTH_BYTES, growth.bytes()
     again = rhapsody.wait_tasks(rhapsody.submit_tasks([{**tasks[1], "uid": second["uid"]}]), timeout=PATIENCE_S)
     assert again[0]["return_value"] == [len(large), 1]
@@ -267,7 +267,7 @@ def moved(point, by):
         raise Wrong(point, "backwards")
     return Point(point.x + by)
 
-with orbit_zmq.Client(url=sys.argv[1]) as client:
+with orbit_zmq.Client(url=sys.argv[1], connect_timeout_s=60) as client:
     plugin = client.get_plugin("hpc1", "rhapsody", backends=["concurrent"])
     tasks = [{"function": moved, "args": (Point(1), by)} for by in (2, -1)]
     done, failed = plugin.wait_tasks(plugin.submit_tasks(tasks), timeout=60)
@@ -288,7 +288,7 @@ def test_classes_of_a_users_script_travel_both_ways_and_are_the_same_ones_when_t
         env=rhapsody_lab.environment,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
     )
 
     assert done.stdout == "whole\n", done.stderr

@@ -54,7 +54,10 @@ def gate(tmp_path: Path) -> Iterator[Path]:
 
 @contextmanager
 def session_of(lab: Lab, **arguments: Any) -> Iterator[Any]:
-    with Client(url=lab.url) as client, client.get_plugin("hpc1", "rhapsody", **arguments) as plugin:
+    with (
+        Client(url=lab.url, connect_timeout_s=PATIENCE_S) as client,
+        client.get_plugin("hpc1", "rhapsody", **arguments) as plugin,
+    ):
         yield plugin
         plugin.cancel_all_tasks()
 
@@ -76,7 +79,7 @@ def once(client: Client, uid: str, phase: str, **which: Any) -> Why:
 
 
 def test_a_task_waits_behind_others_at_the_limit_of_its_plugin(world, gate):
-    with session_of(world, backends=["concurrent"]) as plugin, Client(url=world.url) as asking:
+    with session_of(world, backends=["concurrent"]) as plugin, Client(url=world.url, connect_timeout_s=PATIENCE_S) as asking:
         uids = [answer["uid"] for answer in plugin.submit_tasks(waits_for(gate, TASKS))]
 
         def when_full() -> Why | None:
@@ -124,7 +127,7 @@ def test_a_task_that_runs_or_has_ended_is_said_to(world):
 
 def test_the_async_client_asks_the_same(world):
     async def main() -> None:
-        async with AsyncClient(url=world.url) as client:
+        async with AsyncClient(url=world.url, connect_timeout_s=PATIENCE_S) as client:
             plugin: Any = await client.get_plugin("hpc1", "rhapsody")
             uid = (await plugin.submit_tasks([{"function": "math:hypot", "args": [3, 4]}]))[0]["uid"]
             await plugin.wait_tasks([uid])
@@ -136,7 +139,10 @@ def test_the_async_client_asks_the_same(world):
 
 
 def test_an_unknown_id_is_said_to_be_unknown(world):
-    with Client(url=world.url) as client, pytest.raises(NotFound, match=r"no task, job or session 'task\.none' of yours"):
+    with (
+        Client(url=world.url, connect_timeout_s=PATIENCE_S) as client,
+        pytest.raises(NotFound, match=r"no task, job or session 'task\.none' of yours"),
+    ):
         client.why("task.none")
 
     done = Shell(world.environment).run("why", "task.none")
@@ -146,7 +152,7 @@ def test_an_unknown_id_is_said_to_be_unknown(world):
 
 
 def test_an_id_that_is_there_twice_has_to_be_told_apart(world):
-    with session_of(world) as one, session_of(world) as other, Client(url=world.url) as asking:
+    with session_of(world) as one, session_of(world) as other, Client(url=world.url, connect_timeout_s=PATIENCE_S) as asking:
         for plugin in (one, other):
             plugin.wait_tasks(plugin.submit_tasks([{"uid": "twice", "function": "math:hypot", "args": [3, 4]}]))
 
@@ -161,7 +167,7 @@ def test_another_users_things_are_unknown(world):
     """An endpoint that serves somebody else is not heard of here: what it has is not of this user."""
     with session_of(world) as plugin:
         uid = plugin.submit_tasks([{"function": "math:hypot", "args": [3, 4]}])[0]["uid"]
-        with Client(url=world.url) as asking:
+        with Client(url=world.url, connect_timeout_s=PATIENCE_S) as asking:
             with pytest.raises(NotFound):
                 asking.why(uid, plugin="test")
             assert asking.why(uid, plugin="rhapsody").kind == "task"
@@ -170,7 +176,7 @@ def test_another_users_things_are_unknown(world):
 
 
 def test_a_session_is_initializing_ready_failed_or_closed(world):
-    with Client(url=world.url) as client:
+    with Client(url=world.url, connect_timeout_s=PATIENCE_S) as client:
         opened = client.call("hpc1", "test", "register_session", {"initialize_s": 60, "lifetime": "persistent"})["sid"]
         starting = client.why(opened)
         assert (starting.kind, starting.state, starting.phase, starting.at) == ("session", "initializing", "waiting", "session")
@@ -258,7 +264,10 @@ def test_a_task_that_its_client_cannot_send_yet_waits_there_for_room(monkeypatch
             queued = running.client.why("many.2")
             assert (queued.phase, queued.at, queued.plugin and queued.plugin.ahead) == ("waiting", "plugin", 2)
             assert queued.reason == "1 of at most 1 functions are with the backends; 2 others are before it."
-            with Client(url=running.client._link.place.address) as other, pytest.raises(NotFound, match=r"many\.999"):
+            with (
+                Client(url=running.client._link.place.address, connect_timeout_s=PATIENCE_S) as other,
+                pytest.raises(NotFound, match=r"many\.999"),
+            ):
                 other.why("many.999")
         finally:
             gate.touch()

@@ -27,7 +27,7 @@ from orbit_zmq.errors import InvalidArgument, NotPermitted, OutcomeUnknown, Resu
 from orbit_zmq.plugin import Host
 from orbit_zmq.plugin.store import SessionStore
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 def tasks_in(body: bytes) -> list[PackedTask]:

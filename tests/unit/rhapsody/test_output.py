@@ -149,12 +149,12 @@ def test_who_waits_hears_of_a_line_and_of_the_end_from_another_thread() -> None:
 
     async def main() -> list[Any]:
         loop = asyncio.get_running_loop()
-        waiting = asyncio.create_task(lines.read("u", 0, 1_000, 20.0))
+        waiting = asyncio.create_task(lines.read("u", 0, 1_000, 60.0))
         await asyncio.sleep(0)
         await loop.run_in_executor(None, lines.begin, "u")
         await loop.run_in_executor(None, lines.add, "u", "stderr", b"a\n")
         first = await waiting
-        waiting = asyncio.create_task(lines.read("u", 1, 1_000, 20.0))
+        waiting = asyncio.create_task(lines.read("u", 1, 1_000, 60.0))
         await asyncio.sleep(0)
         await loop.run_in_executor(None, lines.end, "u")
         return [first, await waiting]

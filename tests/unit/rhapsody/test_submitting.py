@@ -15,7 +15,7 @@ from orbit_rhapsody.service import RhapsodySession
 from orbit_zmq.errors import Busy
 from orbit_zmq.plugin import Host, Raw
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 def batch(*uids: str, after: int | None = None) -> Raw:
@@ -110,6 +110,7 @@ def test_a_batch_for_which_there_is_no_room_in_time_is_busy(monkeypatch):
 
 def test_a_batch_waits_for_the_room_that_tasks_before_it_leave(monkeypatch):
     monkeypatch.setattr(service, "QUEUED_BYTES", 1_000_000)
+    monkeypatch.setattr(service, "ROOM_S", PATIENCE_S)
 
     async def scenario(session: RhapsodySession) -> None:
         for encoded in encode_batches([(f"t{number}", {"executable": "/bin/true"}) for number in range(10_000)]):
