@@ -29,7 +29,7 @@ from orbit_zmq.exit_with_parent import say_failed, say_ready, watch_parent
 from slurmlab.files import CLUSTER, NODES, Ports, epilog, gres_conf, slurm_conf, slurmdbd_conf
 from slurmlab.install import find
 
-START_S = 30.0  # for each daemon, on a machine that has more to do
+START_S = 90.0  # for each daemon, on a machine that has more to do
 POLL_S = 0.02
 PORTS = range(20_000, 32_000)  # below those that the system gives to whoever connects
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
