@@ -136,6 +136,7 @@ def test_a_tunnel_that_cannot_be_opened_is_said_to_everybody_and_ends_the_job(
 
     assert started.returncode != 0
     assert words in started.stderr
+    wait_until(lambda: psij.tunnel_status(name)["status"] == "failed", PATIENCE_S, what="that is told of")
     status = psij.tunnel_status(name)
     assert (status["status"], words in status["reason"], bool(status["hint"])) == ("failed", True, True), status
     job = psij.wait_job(status["job_id"], timeout=PATIENCE_S)

@@ -38,7 +38,7 @@ class Ran:
             cwd=place,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=WAIT_S,
             check=False,
         )
         self.record: Any = read_record(named["record"])
@@ -176,7 +176,8 @@ def test_a_process_that_has_ended_and_that_nobody_has_asked_about_does_not_run(s
     os.killpg(process.pid, signal.SIGKILL)
     wait_until(lambda: Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z", WAIT_S, "a zombie")
 
-    assert not is_running(record)
+    wait_until(lambda: not is_running(record), WAIT_S, "its command has ended, too")
+    assert process.returncode is None
 
 
 def test_another_process_of_the_same_number_is_not_the_job(sleeper: Any) -> None:
