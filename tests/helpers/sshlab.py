@@ -120,16 +120,6 @@ def ssh_lab(place: Path, address: str = "127.0.0.1", machine: str = "") -> Itera
         lab.stop()
 
 
-def names_below(pid: int) -> dict[int, str]:
-    """The names of the processes below one, by their numbers; without those that have ended."""
-    found: dict[int, str] = {}
-    with contextlib.suppress(psutil.NoSuchProcess):
-        for process in psutil.Process(pid).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                found[process.pid] = process.name()
-    return found
-
-
 def free_port() -> int:
     """One that nobody else takes meanwhile: the system gives it to nobody who connects."""
     (one,) = free_ports(1)

@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 from lab import wait_until
+from processes import names_below
 from slurmlab.cluster import SlurmLab, is_running, shared_slurm_lab, slurm_lab
 from slurmlab.files import NODES
-from sshlab import names_below
 
 from orbit_zmq.children import environment_of_child
 

@@ -15,8 +15,9 @@ from typing import Any
 import psutil
 import pytest
 from lab import Lab, running_lab, wait_until
+from processes import names_below
 from slurmlab.cluster import is_running
-from sshlab import CAN_RUN, WHY_NOT, SshLab, free_port, names_below, ssh_lab
+from sshlab import CAN_RUN, WHY_NOT, SshLab, free_port, ssh_lab
 
 from orbit_zmq.children import Child
 from orbit_zmq.errors import TunnelFailed
