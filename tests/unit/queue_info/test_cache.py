@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lab import wait_until
 
 from orbit_queue_info.cache import ERROR_S, MOST_ENTRIES, Cache
 from orbit_zmq.errors import SchedulerFailed
@@ -84,6 +85,11 @@ def test_what_is_forgotten_is_asked_for_again_and_nothing_else():
     assert (source.get("info:ann"), source.get("jobs:ann")) == (2, 3)
 
 
+def waiting_for(cache: Cache, key: str) -> int:
+    """How many threads wait for an answer that is under way."""
+    return len(cache._under_way[key]._condition._waiters)
+
+
 def test_a_hundred_who_ask_at_once_share_one_answer():
     cache, began, go_on, asked = Cache(), threading.Event(), threading.Event(), []
 
@@ -96,6 +102,7 @@ def test_a_hundred_who_ask_at_once_share_one_answer():
     with ThreadPoolExecutor(100) as pool:
         waiting = [pool.submit(cache.get, "info:*", 60.0, collect, force=number % 2 == 1) for number in range(100)]
         assert began.wait(60)
+        wait_until(lambda: waiting_for(cache, "info:*") == 99, what="all others wait for it")
         go_on.set()
         assert {one.result(60) for one in waiting} == {7}
     assert len(asked) == 1
