@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -87,7 +88,8 @@ def test_what_is_forgotten_is_asked_for_again_and_nothing_else():
 
 def waiting_for(cache: Cache, key: str) -> int:
     """How many threads wait for an answer that is under way."""
-    return len(cache._under_way[key]._condition._waiters)
+    condition: Any = cache._under_way[key]._condition
+    return len(condition._waiters)
 
 
 def test_a_hundred_who_ask_at_once_share_one_answer():

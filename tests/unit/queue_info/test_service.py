@@ -148,7 +148,7 @@ def test_a_hundred_calls_at_once_cause_one_command_of_each_kind(commands, system
             bench.start("get_info", {"user": "ann", "force": number > 50}, plugin="queue_info", session=sid)
             for number in range(100)
         ]
-        under_way = made.queue_info._cache._under_way
+        under_way: dict[str, Any] = made.queue_info._cache._under_way
         await until(lambda: "info:ann" in under_way and under_way["info:ann"]._condition._waiters)  # of who forces it
         (commands.folder / "go").touch()
         for call in calls:
