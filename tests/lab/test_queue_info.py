@@ -246,7 +246,7 @@ def test_several_clusters_are_several_instances(lab: Lab, slurm: SlurmLab) -> No
 def test_without_accounting_nothing_fails(slurm: SlurmLab, lab: Lab, queue_info: Any) -> None:
     done = submit(slurm, script="true")
     wait_until(lambda: _states(slurm).get(done) == "COMPLETED", PATIENCE_S, "the job is done")
-    held = submit(slurm, "--hold")
+    held = submit(slurm, "--hold", "--begin=now+1hour")  # it does not begin in the moment in which nobody holds it
     slurm.stop("slurmdbd")
     try:
         lab.start_endpoint("new", plugins="queue_info")
