@@ -98,8 +98,15 @@ class Keeper:
 
     def start_what_has_ended(self) -> None:
         for name in self._commands:
-            if self._running[name].poll() is not None:
+            if self._has_ended(name):
                 self._start(name)
+
+    def _has_ended(self, name: str) -> bool:
+        """Also so of one that others see as ended, as its first thread has, and whose other threads are about to."""
+        process = self._running[name]
+        if process.poll() is None and psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE:
+            process.wait(START_S)
+        return process.poll() is not None
 
     def _all_commands(self) -> dict[str, list[str]]:
         place = self._place
