@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import stat
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 from orbit_zmq.errors import NotPermitted
 
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
+TOKEN_BYTES = 6  # in the name of a file that is not whole yet
 
 
 def make_private_directory(path: Path, variable: str) -> Path:
@@ -60,6 +62,16 @@ def create_private(path: Path, content: str) -> bool:
     return True
 
 
+def remove_private(path: Path) -> None:
+    """Remove the file if it is there, and what a process has left that was killed while it wrote it."""
+    temporary = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{{2 * TOKEN_BYTES}}}")
+    with contextlib.suppress(OSError):
+        for name in os.listdir(path.parent):
+            if name == path.name or temporary.fullmatch(name):
+                with contextlib.suppress(OSError):
+                    path.with_name(name).unlink(missing_ok=True)
+
+
 def read_private(path: Path) -> str:
     """The content; NotPermitted when group or others may read the file. FileNotFoundError passes as it is."""
     try:
@@ -89,7 +101,7 @@ def file_version(path: Path) -> tuple[int, int, int] | None:
 
 
 def _write_temporary(path: Path, content: str) -> Path:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(TOKEN_BYTES)}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         with open(descriptor, "w", encoding="utf-8") as file:

@@ -14,7 +14,7 @@ from typing import Literal
 
 from orbit_zmq.errors import OrbitError
 from orbit_zmq.log import get_logger
-from orbit_zmq.tunnel.ssh import UP_S, Ssh
+from orbit_zmq.tunnel.ssh import CONNECT_S, CUT_SHORT, UP_S, Ssh
 
 TRY_AGAIN_S = 1.0  # while the first one is opened
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0  # when one has died
@@ -53,16 +53,19 @@ class KeptTunnel:
         """
         ends_at = time.monotonic() + within_s
         while True:
+            left_s = ends_at - time.monotonic()
             try:
-                self._try(ends_at - time.monotonic(), check)
+                self._try(left_s, check)
                 break
             except OrbitError as error:
+                failure = self.failure if left_s < CONNECT_S and CUT_SHORT in error.details else None  # it tells more
+                failure = failure or error
                 is_late = time.monotonic() + TRY_AGAIN_S >= ends_at
                 if once or not error.transient or is_late or self._over.wait(TRY_AGAIN_S):
                     if not self._over.is_set():
-                        self._enter("failed", error)
-                    raise
-                self._enter(self.state, error)
+                        self._enter("failed", failure)
+                    raise failure from None
+                self._enter(self.state, failure)
         self.keep()
 
     def keep(self) -> None:

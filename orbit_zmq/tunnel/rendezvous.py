@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from orbit_zmq.errors import InvalidArgument
-from orbit_zmq.files import make_private_directory, write_private
+from orbit_zmq.files import make_private_directory, remove_private, write_private
 from orbit_zmq.paths import state_dir
 
 SUFFIXES = (".req", ".port", ".pid")
@@ -69,8 +69,7 @@ class Rendezvous:
     def clear(self) -> None:
         """Remove all of it."""
         for suffix in SUFFIXES:
-            with contextlib.suppress(OSError):
-                self._path(suffix).unlink(missing_ok=True)
+            remove_private(self._path(suffix))
 
     def ask(self, request: Request) -> None:
         write_private(self._path(".req"), json.dumps(asdict(request)))

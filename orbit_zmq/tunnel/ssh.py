@@ -52,6 +52,7 @@ CHATTER = re.compile(r"^(debug\d: |OpenSSH_|Authenticated to |Transferred: |Byte
 OF_CONNECTION = re.compile(r"^(channel \d+: open failed: |connect_to )")
 
 WANTS_OTHER_PORT = "wants_other_port"  # in the details of a failure
+CUT_SHORT = "cut_short"  # likewise: it had said nothing when its time was over
 OTHER_WAY = "Choose the other direction of the tunnel."
 
 
@@ -165,6 +166,7 @@ class Ssh:
                     else TunnelFailed(
                         f"ssh to {self.host} has not come through after {timeout_s:g} s",
                         hint="A firewall may be in the way: choose the other direction of the tunnel.",
+                        details={CUT_SHORT: True},
                     )
                 )
 

@@ -27,7 +27,7 @@ from orbit_zmq.client._async.client import AsyncClient
 from orbit_zmq.endpoint import storefile
 from orbit_zmq.endpoint.endpoint import check_name
 from orbit_zmq.errors import Conflict, InvalidArgument, NotFound, NotPermitted, OrbitError, OutcomeUnknown
-from orbit_zmq.files import make_private_directory
+from orbit_zmq.files import make_private_directory, remove_private
 from orbit_zmq.log import get_logger
 from orbit_zmq.paths import state_dir
 from orbit_zmq.place import Place
@@ -291,7 +291,7 @@ class Children:
         """The key is worth nothing from here on, and no file by which the child was started is left."""
         name = child.endpoint_name
         if child.has_key:
-            await self._threads.run(_unlink, join_path(name))
+            await self._threads.run(remove_private, join_path(name))
         await self._threads.run(Rendezvous(name).clear)
         if child.has_key:
             await self._revoke(name)
@@ -368,8 +368,3 @@ async def _refuse_second_key(client: AsyncClient, name: str) -> None:
     with suppress(NotFound):
         await client.keys(name)
         raise Conflict(f"a key of the name {name} is listed already", hint="Revoke it first, or take another name.")
-
-
-def _unlink(path: Path) -> None:
-    with suppress(OSError):
-        path.unlink(missing_ok=True)

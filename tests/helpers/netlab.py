@@ -28,6 +28,7 @@ class Network:
         self.tag = secrets.token_hex(3)
         self._machines: list[str] = []
         self._cables = 0
+        self._prefix, self._first = f"10.{secrets.randbelow(200) + 20}", secrets.randbelow(200)
         self._ends: list[str] = []
         self._at: dict[str, tuple[str, str]] = {}  # machine and device of an address
 
@@ -41,8 +42,7 @@ class Network:
     def cable(self, one: str, other: str) -> tuple[str, str]:
         """Between two machines; the addresses of both ends."""
         self._cables += 1
-        second, third = secrets.randbelow(200) + 20, secrets.randbelow(250)
-        addresses = f"10.{second}.{third}.1", f"10.{second}.{third}.2"
+        addresses = f"{self._prefix}.{self._first + self._cables}.1", f"{self._prefix}.{self._first + self._cables}.2"
         names = [f"o{self.tag}{self._cables}{side}" for side in "ab"]
         ip("link", "add", names[0], "type", "veth", "peer", "name", names[1])
         self._ends.append(names[0])

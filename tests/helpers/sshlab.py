@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 from lab import wait_until
 from netlab import inside
+from slurmlab.keeper import free_ports
 
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/sbin")
 CAN_RUN = os.geteuid() == 0 and SSHD is not None and shutil.which("ssh") is not None
@@ -120,6 +121,7 @@ def ssh_lab(place: Path, address: str = "127.0.0.1", machine: str = "") -> Itera
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
+    """One that nobody else takes meanwhile: the system gives it to nobody who connects."""
+    (one,) = free_ports(1)
+    with one:
         return int(one.getsockname()[1])

@@ -22,6 +22,8 @@ from orbit_jobs.models import JobDryRun, JobHandle, JobStatus, JobStatusResult, 
 from orbit_zmq import AsyncClient, Client
 from orbit_zmq.errors import Conflict, DeadlineExceeded, InvalidArgument, NotFound, NotPermitted
 
+pytestmark = pytest.mark.timeout(400)
+
 WAIT_S = 90.0
 
 
@@ -191,7 +193,7 @@ def test_what_is_not_there_is_said_by_name(jobs: JobsClient) -> None:
 
 
 def test_jobs_that_nobody_can_wait_for_are_held_here(site: Lab, jobs: JobsClient, tmp_path: Path) -> None:
-    first = submitted(jobs, shell("sleep 1; echo 1 >>log", directory=str(tmp_path)))
+    first = submitted(jobs, shell("until [ -e go ]; do sleep 0.1; done; echo 1 >>log", directory=str(tmp_path)))
     second = submitted(jobs, shell("echo 2 >>log", directory=str(tmp_path)), after=[first])
     bad = submitted(jobs, ["false"], after=[second])
     vain = submitted(jobs, shell("echo 4 >>log", directory=str(tmp_path)), after=[bad, first])
@@ -200,6 +202,7 @@ def test_jobs_that_nobody_can_wait_for_are_held_here(site: Lab, jobs: JobsClient
     why = site.client().call("hpc1", "jobs", "why", {"item": vain.job_id})["found"][0]["explanation"]
     assert f"It waits for the jobs {bad.job_id}" in why["reason"] and why["phase"] == "waiting"
 
+    (tmp_path / "go").touch()
     found = jobs.wait_all([first, second, bad, vain], WAIT_S)
 
     assert [one.status.value for one in found] == ["successful", "successful", "failed", "cancelled"]
@@ -349,7 +352,7 @@ def test_what_is_known_of_a_job_is_kept_for_its_time_and_the_settings_name_targe
         jobs = lab.client().get_plugin("hpc3", "jobs")
 
         wait_until(lambda: [job.job_id for job in jobs.list()] == [lives.job_id], WAIT_S, "the old one is forgotten")
-        assert not Path(old.metadata["directory"]).exists()
+        wait_until(lambda: not Path(old.metadata["directory"]).exists(), WAIT_S, "with its files")
         jobs.cancel(lives)
         jobs.wait(lives, WAIT_S)
         assert json.loads(jobs.status(lives).model_dump_json())["status"] == "cancelled"

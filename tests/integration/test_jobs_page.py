@@ -30,7 +30,7 @@ def test_the_examples_run_as_they_stand(tmp_path: Path, example: str) -> None:
         env=environment_of_child(ORBIT_STATE_DIR=str(tmp_path / "state")),
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=250,
         check=False,
     )
     assert done.returncode == 0 and done.stdout, done.stderr

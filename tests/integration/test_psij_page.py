@@ -30,7 +30,7 @@ def test_the_examples_run_as_they_stand(tmp_path: Path, example: str) -> None:
     tmp_path.chmod(0o700)
     environment = {**os.environ, **directories(tmp_path)}
     words = [sys.executable, "example.py"]
-    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=250, check=False)
     assert done.returncode == 0 and done.stdout, done.stderr
 
 

@@ -8,12 +8,27 @@ from lab import running_lab, wait_until
 from orbit_zmq.errors import ShuttingDown
 
 PATIENCE_S = 90.0
-pytestmark = pytest.mark.timeout(180)
+WALL_S = 24.0
+# Half of the time between the notice and the end, as of one of two minutes: who tests must not come too late on a slow machine.
+MUCH_NOTICE = """
+from orbit_zmq.endpoint import wall_time
+from orbit_zmq.plugin import Plugin, PluginSession
+
+class Nothing(Plugin):
+    plugin_name = "nothing"
+    session_class = PluginSession
+
+wall_time.NOTICE_SHARE, wall_time.CANCEL_SHARE = 0.5, 0.12
+"""
+pytestmark = pytest.mark.timeout(400)
 
 
 def test_a_worker_whose_time_is_over_takes_no_more_tasks_and_tells_which_it_could_not_finish() -> None:
     with running_lab() as lab:
-        child = lab.start_endpoint("hpc1.1", plugins="rhapsody", options=["--wall-time", "20s"])
+        (lab.place / "much_notice.py").write_text(MUCH_NOTICE)
+        lab.environment["PYTHONPATH"] += f":{lab.place}"
+        options = ["--plugin-module", "much_notice", "--wall-time", f"{WALL_S:g}s"]
+        child = lab.start_endpoint("hpc1.1", plugins="rhapsody", options=options)
         client = lab.client()
         told: list[str] = []
         subscription = client.subscribe(lambda endpoint, plugin, topic, data: told.append(topic), topic="endpoint_ending")

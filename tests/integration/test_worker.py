@@ -18,9 +18,9 @@ from lab import Lab, running_lab, wait_until
 
 from orbit_zmq.tunnel import WRAPPER
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 
-PATIENCE_S = 60.0
+PATIENCE_S = 100.0
 HAS_DRAGON = importlib.util.find_spec("dragon") is not None
 
 
@@ -180,7 +180,12 @@ def python(tmp_path: Path) -> Path:
 def wrapper(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     path = {"PATH": os.defpath}
     return subprocess.run(
-        ["/bin/sh", str(WRAPPER), *words], env=path | environment, capture_output=True, text=True, timeout=60, check=False
+        ["/bin/sh", str(WRAPPER), *words],
+        env=path | environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
 
 

@@ -18,12 +18,14 @@ import pytest
 from lab import Lab, wait_until
 from slurmlab.broker import broker_at
 from slurmlab.cluster import SlurmLab, slurm_lab
-from slurmlab.counted import CountedCommands
+from slurmlab.counted import CountedCommands, too_many
 from slurmlab.install import find
 
 from orbit_jobs.client import JobsClient
 from orbit_jobs.models import JobDryRun, JobHandle, JobStatus, JobStatusResult
 from orbit_zmq.errors import OrbitError
+
+pytestmark = pytest.mark.timeout(900)
 
 PATIENCE_S = 240.0  # on a machine where much else goes on
 BETWEEN_S = 1.0  # two questions of one kind to the scheduler
@@ -157,13 +159,6 @@ def is_right(wanted: Wanted, found: JobStatusResult) -> str:
     return said if wanted.reason.lower() not in str(detail.get("reason", "")).lower() else ""
 
 
-def too_many(moments: Sequence[float]) -> float:
-    """By how many questions more than one a second were asked in any stretch of time."""
-    at = sorted(moments)
-    ahead = [number - moment / BETWEEN_S for number, moment in enumerate(at)]
-    return max((later - earlier for place, earlier in enumerate(ahead) for later in ahead[place + 1 :]), default=0.0)
-
-
 def run_mixed(
     slurm: SlurmLab, jobs: JobsClient, commands: CountedCommands, wanted: list[Wanted], meanwhile: Callable[[], None]
 ) -> dict[str, float]:
@@ -178,10 +173,10 @@ def run_mixed(
             elif one.kind == "scancel":
                 slurm.run("scancel", str(handle.native_id))
         results = jobs.wait_all(handles, PATIENCE_S)
-        wait_until(lambda: not jobs.list(["running", "pending"]), what="nothing is shown as unfinished")
+        wait_until(lambda: not jobs.list(["running", "pending"]), PATIENCE_S, "nothing is shown as unfinished")
     wrong = [said for one, found in zip(wanted, results, strict=True) if (said := is_right(one, found))]
     assert not wrong, "\n".join(wrong)
-    asked = {command: too_many(commands.moments(command)) for command in ("squeue", "sacct")}
+    asked = {command: too_many(commands.moments(command), BETWEEN_S) for command in ("squeue", "sacct")}
     assert all(more <= LATE for more in asked.values()), asked
     return watch.shown_too_long_s(results)
 
@@ -208,12 +203,13 @@ def test_the_members_of_an_array_each_have_their_outcome(jobs: JobsClient) -> No
     assert jobs.logs(array, member=8) == (b"8\n", b"")
 
 
-def test_a_job_that_waits_for_others_is_left_to_the_scheduler(slurm: SlurmLab, jobs: JobsClient) -> None:
-    first = submitted(jobs, shell("sleep 3"))
+def test_a_job_that_waits_for_others_is_left_to_the_scheduler(slurm: SlurmLab, jobs: JobsClient, tmp_path: Path) -> None:
+    first = submitted(jobs, shell(f"until [ -e {tmp_path}/go ]; do sleep 0.1; done"))
     second = submitted(jobs, shell("exit 4"), after=[first])
     third = submitted(jobs, shell("echo never"), after=[second])
 
     assert "afterok" in slurm.run("squeue", "--noheader", "--format=%E", f"--jobs={third.native_id}")
+    (tmp_path / "go").touch()
     found = jobs.wait_all([first, second, third], PATIENCE_S)
 
     assert [one.status for one in found] == [JobStatus.SUCCESSFUL, JobStatus.FAILED, JobStatus.CANCELLED]
@@ -298,15 +294,16 @@ def test_a_job_of_which_the_killed_endpoint_had_no_answer_is_found_again(slurm: 
     assert named == [found.native_id]
 
 
-def test_where_nobody_knows_how_a_job_has_ended_that_is_said() -> None:
+def test_where_nobody_knows_how_a_job_has_ended_that_is_said(tmp_path: Path) -> None:
     with slurm_lab(accounting=False) as slurm, broker_at(slurm, ORBIT_BATCH_SYSTEM="slurm") as lab:
         endpoint = lab.start_endpoint("hpc3", plugins="jobs")
         jobs = lab.client().get_plugin("hpc3", "jobs")
-        good, lost = submitted(jobs, ["true"]), submitted(jobs, shell("sleep 2"))
+        good, lost = submitted(jobs, ["true"]), submitted(jobs, shell(f"until [ -e {tmp_path}/go ]; do sleep 0.1; done"))
         assert jobs.wait(good, PATIENCE_S).status is JobStatus.SUCCESSFUL
         record = Path(lost.metadata["directory"]) / "record"
 
         os.kill(endpoint.pid, signal.SIGKILL)
+        (tmp_path / "go").touch()
         wait_until(lambda: record.exists() and '"exit_code": 0' in record.read_text(), PATIENCE_S, "it has ended")
         record.unlink()
         forget_all_jobs(slurm)
@@ -334,7 +331,7 @@ def forget_all_jobs(slurm: SlurmLab) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1_200)
+@pytest.mark.timeout(1_800)
 def test_two_hundred_jobs_each_with_its_own_end(commands: CountedCommands) -> None:
     """Memory is not among them: without control groups Slurm lets a job have what it takes."""
     rest = (a_success, a_failure, one_that_kills_itself, one_to_cancel, one_cancelled_elsewhere)

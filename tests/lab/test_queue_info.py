@@ -8,6 +8,7 @@ import json
 import pwd
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,13 +20,17 @@ import pytest
 from lab import Lab, wait_until
 from slurmlab import printed
 from slurmlab.broker import broker_at
-from slurmlab.cluster import SlurmLab, slurm_lab
+from slurmlab.cluster import SlurmLab, is_running, slurm_lab
 from slurmlab.counted import CountedCommands
 
+from orbit_queue_info.queue_info import TTL_S
 from orbit_zmq import AsyncClient
 from orbit_zmq.children import command_of
 from orbit_zmq.errors import DeadlineExceeded, NotFound, OrbitError
 
+pytestmark = pytest.mark.timeout(600)
+
+PATIENCE_S = 100.0
 AT_ONCE = 100
 OPERATIONS = ("get_info", "list_all_jobs", "list_allocations", "list_reservations", "list_finished_jobs")
 ORBIT = [sys.executable, "-m", "orbit_zmq.cli"]
@@ -52,7 +57,13 @@ def submit(slurm: SlurmLab, *words: str, script: str = "sleep 20000") -> str:
     return slurm.run("sbatch", "--parsable", *words, f"--wrap={script}").strip()
 
 
-def test_a_hundred_who_ask_at_once_cause_one_command_of_each_kind(lab: Lab, commands: CountedCommands) -> None:
+def ids(answer: dict[str, Any]) -> set[str]:
+    return {job["job_id"] for job in answer["jobs"]}
+
+
+def test_a_hundred_who_ask_at_once_cause_one_command_of_each_kind(lab: Lab, commands: CountedCommands, queue_info: Any) -> None:
+    queue_info.get_info()  # what the first endpoint asks when it starts
+    queue_info.list_allocations()
     commands.forget()
     lab.start_endpoint("cold", plugins="queue_info")
 
@@ -65,43 +76,49 @@ def test_a_hundred_who_ask_at_once_cause_one_command_of_each_kind(lab: Lab, comm
             ]
             return await asyncio.gather(*calls)
 
+    began = time.monotonic()
     answers = asyncio.run(ask_all())
+    times = 1 + int((time.monotonic() - began) / min(TTL_S.values()))  # on a machine on which that takes long
 
     for number in range(len(OPERATIONS)):
         of_one = answers[number * AT_ONCE : (number + 1) * AT_ONCE]
-        assert len(of_one) == AT_ONCE and all(answer == of_one[0] for answer in of_one)
+        assert len(of_one) == AT_ONCE and len({json.dumps(answer) for answer in of_one}) <= times
     asked = Counter(
         f"{command} {call}"
         for command in ("sinfo", "squeue", "scontrol", "sacct", "sacctmgr")
         for call in commands.calls(command)
     )
     assert {call.split()[0] for call in asked} == {"sinfo", "squeue", "scontrol", "sacct", "sacctmgr"}
-    assert {call: count for call, count in asked.items() if count > 1 and "--version" not in call} == {}
+    assert {call: count for call, count in asked.items() if count > times and "--version" not in call} == {}
 
 
 def test_a_command_that_hangs_holds_up_nothing_else(lab: Lab, commands: CountedCommands, queue_info: Any) -> None:
-    test = lab.client().get_plugin("hpc1", "test")
+    test, client = lab.client().get_plugin("hpc1", "test"), lab.client()
+
+    def is_present() -> None:
+        wait_until(lambda: client.endpoint("hpc1").facts.state == "present", PATIENCE_S, "it is no busy endpoint")
+
     users = [entry.pw_name for entry in pwd.getpwall()]  # more than there are threads for
     with ThreadPoolExecutor(len(users)) as pool:
         commands.hang("sinfo")
         try:
             asked = len(commands.calls("sinfo"))
             hanging = [pool.submit(queue_info.get_info, "*", force=True) for _ in users]
-            wait_until(lambda: len(commands.calls("sinfo")) > asked, what="sinfo is asked")
+            wait_until(lambda: len(commands.calls("sinfo")) > asked, PATIENCE_S, what="sinfo is asked")
 
             assert test.echo(text="here") == "here"
             assert queue_info.backend() == "slurm"
-            assert queue_info.list_all_jobs("*", force=True)["jobs"] == queue_info.list_all_jobs("*")["jobs"]
+            assert ids(queue_info.list_all_jobs("*", force=True)) == ids(queue_info.list_all_jobs("*"))
             assert queue_info.list_allocations(force=True)["allocations"]
-            assert lab.client().endpoint("hpc1").facts.state == "present"
+            is_present()
 
             hanging += [pool.submit(queue_info.get_info, user, force=True) for user in users]
             assert [test.echo(text=user) for user in users] == users
-            assert lab.client().endpoint("hpc1").facts.state == "present"
+            is_present()
             assert not any(one.done() for one in hanging)
         finally:
             commands.let_go("sinfo")
-        assert all("debug" in one.result(60)["queues"] for one in hanging)
+        assert all("debug" in one.result(PATIENCE_S)["queues"] for one in hanging)
 
 
 @pytest.mark.long
@@ -130,16 +147,15 @@ def test_an_endpoint_that_ends_leaves_no_command_behind(lab: Lab, commands: Coun
         asked = len(commands.calls("squeue"))
         with ThreadPoolExecutor(1) as pool:
             lost = pool.submit(lab.client().get_plugin("leaving", "queue_info").list_all_jobs)
-            wait_until(lambda: len(commands.calls("squeue")) > asked, what="squeue is asked")
+            wait_until(lambda: len(commands.calls("squeue")) > asked, PATIENCE_S, what="squeue is asked")
             below = psutil.Process(endpoint.pid).children(recursive=True)
             assert below
 
             endpoint.end()
 
             with pytest.raises(OrbitError):
-                lost.result(30)
-        psutil.wait_procs(below, 20)
-        assert not [one for one in below if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+                lost.result(PATIENCE_S)
+        wait_until(lambda: not any(is_running(one.pid) for one in below if one.is_running()), PATIENCE_S, "nothing is left")
     finally:
         commands.let_go("squeue")
 
@@ -167,11 +183,11 @@ def test_a_job_is_held_released_and_canceled_and_the_list_knows_at_once(slurm: S
 def test_the_nodes_of_a_job_are_told_in_slurms_order(slurm: SlurmLab, queue_info: Any) -> None:
     job = submit(slurm, "--nodes=2", "--time=5")
     try:
-        wait_until(lambda: queue_info.job_nodes(job) == ["n1", "n2"], what="the job runs on both nodes")
+        wait_until(lambda: queue_info.job_nodes(job) == ["n1", "n2"], PATIENCE_S, "the job runs on both nodes")
         assert queue_info.job_nodes(int(job)) == ["n1", "n2"]
     finally:
         slurm.run("scancel", job)
-    wait_until(lambda: queue_info.job_nodes(job) == [], what="the job has no nodes any more")
+    wait_until(lambda: queue_info.job_nodes(job) == [], PATIENCE_S, "the job has no nodes any more")
 
 
 def test_an_endpoint_inside_a_job_knows_its_allocation(slurm: SlurmLab, lab: Lab, queue_info: Any) -> None:
@@ -184,7 +200,7 @@ def test_an_endpoint_inside_a_job_knows_its_allocation(slurm: SlurmLab, lab: Lab
     job = slurm.run("sbatch", "--parsable", *words, str(script)).strip()
     try:
         client = lab.client()
-        wait_until(lambda: "inside" in [one.name for one in client.endpoints()], 60, "the endpoint in the job is there")
+        wait_until(lambda: "inside" in [one.name for one in client.endpoints()], PATIENCE_S, "the endpoint in the job is there")
         inside = client.get_plugin("inside", "queue_info")
 
         assert inside.job_allocation() == {
@@ -215,7 +231,7 @@ def test_several_clusters_are_several_instances(lab: Lab, slurm: SlurmLab) -> No
 
         def jobs(*words: str) -> list[tuple[str, str, str]]:
             command = [*ORBIT, "queue", "jobs", "--endpoint", "two", "--json", "--state", "HELD", *words]
-            done = subprocess.run(command, env=lab.environment, capture_output=True, text=True, check=True, timeout=60)
+            done = subprocess.run(command, env=lab.environment, capture_output=True, text=True, check=True, timeout=PATIENCE_S)
             return [(one["plugin"], one["job_id"], one["job_name"]) for one in json.loads(done.stdout)["items"]]
 
         assert sorted(jobs()) == [("other", theirs, "theirs"), ("queue_info", ours, "ours")]
@@ -229,8 +245,8 @@ def test_several_clusters_are_several_instances(lab: Lab, slurm: SlurmLab) -> No
 
 def test_without_accounting_nothing_fails(slurm: SlurmLab, lab: Lab, queue_info: Any) -> None:
     done = submit(slurm, script="true")
-    wait_until(lambda: _states(slurm).get(done) == "COMPLETED", what="the job is done")
-    held = submit(slurm, "--hold")
+    wait_until(lambda: _states(slurm).get(done) == "COMPLETED", PATIENCE_S, "the job is done")
+    held = submit(slurm, "--hold", "--begin=now+1hour")  # it does not begin in the moment in which nobody holds it
     slurm.stop("slurmdbd")
     try:
         lab.start_endpoint("new", plugins="queue_info")
@@ -246,7 +262,12 @@ def test_without_accounting_nothing_fails(slurm: SlurmLab, lab: Lab, queue_info:
             assert plugin.release_job(held)["status"] == "released" and plugin.hold_job(held)["status"] == "held"
         command = [*ORBIT, "queue", "allocations", "--endpoint", "new"]
         said = subprocess.run(
-            command, env=lab.environment | {"ORBIT_OUTPUT": "table"}, capture_output=True, text=True, check=True, timeout=60
+            command,
+            env=lab.environment | {"ORBIT_OUTPUT": "table"},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=PATIENCE_S,
         )
         assert said.stderr == "No accounts are kept.\n"
     finally:

@@ -13,12 +13,15 @@ from pathlib import Path
 import psutil
 import pytest
 from lab import wait_until
+from processes import names_below
 from slurmlab.cluster import SlurmLab, is_running, shared_slurm_lab, slurm_lab
 from slurmlab.files import NODES
 
 from orbit_zmq.children import environment_of_child
 
-ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.timeout(600)
+
+PATIENCE_S = 100.0
 TESTER = """
 import json, sys, time
 from slurmlab.cluster import slurm_lab
@@ -49,7 +52,7 @@ def test_accounting_may_go_away_and_come_back() -> None:
         assert {"physics|root", "chemistry|root", "physics|nobody"} <= set(associations.split())
 
         lab.stop("slurmdbd")
-        with pytest.raises(AssertionError, match=r"Connection (refused|reset)"):
+        with pytest.raises(AssertionError, match="sacctmgr: error: "):
             lab.run("sacctmgr", "-nP", "show", "assoc")
         assert lab.run("squeue", "--noheader") == ""
 
@@ -62,14 +65,14 @@ def test_a_test_that_is_killed_leaves_no_process_and_no_file() -> None:
     assert tester.stdout is not None
     said = json.loads(tester.stdout.readline())
     keeper = psutil.Process(said["keeper"])
-    wait_until(lambda: any(child.name() == "sleep" for child in keeper.children(recursive=True)), what="the job runs")
+    wait_until(lambda: "sleep" in names_below(keeper.pid).values(), PATIENCE_S, what="the job runs")
     below = keeper.children(recursive=True)
 
     tester.kill()
     tester.communicate()
 
-    wait_until(lambda: not any(is_running(one.pid) for one in (keeper, *below)), what="all processes have ended")
-    wait_until(lambda: not os.path.exists(said["place"]), what="its files are gone")
+    wait_until(lambda: not any(is_running(one.pid) for one in (keeper, *below)), PATIENCE_S, "all processes have ended")
+    wait_until(lambda: not os.path.exists(said["place"]), PATIENCE_S, what="its files are gone")
 
 
 def test_a_lab_that_is_shared_ends_with_the_last_who_uses_it(tmp_path: Path) -> None:
@@ -81,7 +84,7 @@ def test_a_lab_that_is_shared_ends_with_the_last_who_uses_it(tmp_path: Path) -> 
             first.close()
             assert other.run("squeue", "--noheader") == ""
             assert len(prepared) == 1
-    wait_until(lambda: not is_running(one.keeper_pid) and not one.place.exists(), what="it has ended")
+    wait_until(lambda: not is_running(one.keeper_pid) and not one.place.exists(), PATIENCE_S, what="it has ended")
 
 
 def test_the_script_starts_one_that_stays_and_ends_it() -> None:
@@ -90,7 +93,7 @@ def test_the_script_starts_one_that_stays_and_ends_it() -> None:
 
     def run(verb: str, *options: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "slurmlab.run", "slurm", verb, "--dir", str(place), *options]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
     try:
         assert f"export SLURM_CONF={place}/slurm.conf" in run("up", "--no-accounting").stdout

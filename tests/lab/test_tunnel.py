@@ -15,6 +15,8 @@ from typing import Any
 import psutil
 import pytest
 from lab import Lab, running_lab, wait_until
+from processes import names_below
+from slurmlab.cluster import is_running
 from sshlab import CAN_RUN, WHY_NOT, SshLab, free_port, ssh_lab
 
 from orbit_zmq.children import Child
@@ -23,11 +25,12 @@ from orbit_zmq.place import Place, find_broker
 from orbit_zmq.tunnel.opener import ReverseTunnel
 from orbit_zmq.tunnel.rendezvous import REQUESTS, Rendezvous, Report, Request
 from orbit_zmq.tunnel.ssh import Forward, Ssh
-from orbit_zmq.tunnel.way import broker_of, forward, free_ports, reverse
+from orbit_zmq.tunnel.way import broker_of, forward, reverse
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
+WITHIN_S = 8.0  # in which an ssh that is refused at once ends for sure
 REFUSED = "nothing takes ssh connections there"
-pytestmark = [pytest.mark.skipif(not CAN_RUN, reason=WHY_NOT), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.skipif(not CAN_RUN, reason=WHY_NOT), pytest.mark.timeout(600)]
 
 
 @pytest.fixture
@@ -37,19 +40,18 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SshLab]:
         yield made
 
 
-def ssh_processes() -> list[psutil.Process]:
-    return [one for one in psutil.Process().children(recursive=True) if one.name() in ("ssh", "sh")]
+def ssh_processes() -> list[str]:
+    return [name for name in names_below(os.getpid()).values() if name in ("ssh", "sh")]
 
 
 def test_ssh_says_when_its_ports_are_forwarded_and_ends_with_who_started_it(site: SshLab) -> None:
     for side in ("L", "R"):
-        (port,) = free_ports(1)
-        ssh = Ssh(side, "login", [Forward(port, "127.0.0.1", site.port)])
+        ssh = Ssh(side, "login", [Forward(free_port(), "127.0.0.1", site.port)])
         ssh.wait_until_up()
         assert not ssh.has_ended
         ssh.end()
         assert ssh.has_ended
-    wait_until(lambda: not ssh_processes(), what="no ssh is left")
+    wait_until(lambda: not ssh_processes(), PATIENCE_S, what="no ssh is left")
 
 
 @pytest.mark.parametrize(
@@ -57,7 +59,7 @@ def test_ssh_says_when_its_ports_are_forwarded_and_ends_with_who_started_it(site
     [("refused", "nothing takes ssh connections"), ("no-such-host.invalid", "nobody knows that name")],
 )
 def test_a_host_that_cannot_be_reached_is_said_in_a_sentence(site: SshLab, host: str, words: str) -> None:
-    ssh = Ssh("L", host, [Forward(free_ports(1)[0], "127.0.0.1", site.port)])
+    ssh = Ssh("L", host, [Forward(free_port(), "127.0.0.1", site.port)])
 
     with pytest.raises(TunnelFailed, match=words):
         ssh.wait_until_up()
@@ -65,7 +67,7 @@ def test_a_host_that_cannot_be_reached_is_said_in_a_sentence(site: SshLab, host:
 
 def test_another_host_key_than_the_known_one_is_refused_and_nothing_is_asked(site: SshLab) -> None:
     site.know_host_key((site.place / "user_key.pub").read_text())
-    ssh = Ssh("L", "login", [Forward(free_ports(1)[0], "127.0.0.1", site.port)])
+    ssh = Ssh("L", "login", [Forward(free_port(), "127.0.0.1", site.port)])
 
     with pytest.raises(TunnelFailed, match="host key is not the one that is known") as caught:
         ssh.wait_until_up()
@@ -104,7 +106,7 @@ def start_worker(bridge: Lab, join_file: Path, *options: str) -> Any:
         bridge.place / "worker.log",
     )
     bridge.stack.callback(child.end)
-    child.wait_until_ready()
+    child.wait_until_ready(PATIENCE_S)
     return child
 
 
@@ -119,7 +121,7 @@ def tunnels_of(bridge: Lab) -> Path:
 
 def forwarded_through(child: Any) -> list[int]:
     """The processes of ssh below a process."""
-    return [one.pid for one in psutil.Process(child.pid).children(recursive=True) if one.name() == "ssh"]
+    return [pid for pid, name in names_below(child.pid).items() if name == "ssh"]
 
 
 def test_forward_ten_thousand_tasks_while_ssh_is_killed_and_sshd_restarted(site: SshLab, bridge: Lab, join_file: Path) -> None:
@@ -136,22 +138,22 @@ def test_forward_ten_thousand_tasks_while_ssh_is_killed_and_sshd_restarted(site:
         site.start()
         results = session.wait_tasks(answers, timeout=120)
         assert [result["state"] for result in results] == ["DONE"] * TASKS
-    report = Rendezvous("worker", tunnels_of(bridge)).reported()
-    assert report is not None and report.state == "active" and report.ssh_host == "login"
+    report = told("active", directory=tunnels_of(bridge))
+    assert report.ssh_host == "login"
 
     child.end()
 
-    wait_until(lambda: not psutil.pid_exists(report.pid or 0), what="no ssh is left")
+    wait_until(lambda: not psutil.pid_exists(report.pid or 0), PATIENCE_S, what="no ssh is left")
 
 
 def test_a_worker_that_is_killed_takes_its_ssh_along(site: SshLab, bridge: Lab, join_file: Path) -> None:
     child = start_worker(bridge, join_file, "--tunnel", "forward", "--tunnel-via", "inner")
     below = psutil.Process(child.pid).children(recursive=True)
-    assert any(one.name() == "ssh" for one in below)
+    assert forwarded_through(child)
 
     os.kill(child.pid, signal.SIGKILL)
 
-    wait_until(lambda: not any(one.is_running() and one.name() in ("ssh", "sh") for one in below), what="no ssh is left")
+    wait_until(lambda: not any(is_running(one.pid) for one in below if one.is_running()), PATIENCE_S, what="no ssh is left")
 
 
 def test_reverse_ten_thousand_tasks_while_ssh_is_killed_and_sshd_restarted(site: SshLab, bridge: Lab, join_file: Path) -> None:
@@ -177,7 +179,7 @@ def test_reverse_ten_thousand_tasks_while_ssh_is_killed_and_sshd_restarted(site:
 
             answers = session.submit_tasks([{"executable": "/bin/true"}] * TASKS)
             site.stop()
-            wait_until(lambda: state_of(tunnel) == "reconnecting", what="it is noticed")
+            wait_until(lambda: state_of(tunnel) == "reconnecting", PATIENCE_S, what="it is noticed")
             site.start()
             results = session.wait_tasks(answers, timeout=120)
             assert [result["state"] for result in results] == ["DONE"] * TASKS
@@ -186,7 +188,7 @@ def test_reverse_ten_thousand_tasks_while_ssh_is_killed_and_sshd_restarted(site:
         stop.set()
         looking.join()
         tunnel.close()
-    wait_until(lambda: not ssh_processes(), what="no ssh is left")
+    wait_until(lambda: not ssh_processes(), PATIENCE_S, what="no ssh is left")
     assert os.listdir(tunnels_of(bridge)) == []
 
 
@@ -227,11 +229,11 @@ def looked_after(tunnel: ReverseTunnel) -> Iterator[ReverseTunnel]:
         tunnel.leave()
 
 
-def told(state: str, words: str = "") -> Report:
+def told(state: str, words: str = "", directory: Path | None = None) -> Report:
     """The report of that state and reason, once there is one."""
 
     def found() -> Report | None:
-        report = Rendezvous("worker").reported()
+        report = Rendezvous("worker", directory).reported()
         return report if report is not None and report.state == state and words in report.reason else None
 
     found_one = wait_until(found, PATIENCE_S, what=f"{state} {words}")
@@ -240,7 +242,7 @@ def told(state: str, words: str = "") -> Report:
 
 
 def test_forward_to_a_port_that_refuses_is_tried_until_the_deadline_and_then_told(site: SshLab, here: Place) -> None:
-    with pytest.raises(TunnelFailed, match=REFUSED), forward(here, "worker", "refused", within_s=2.0):
+    with pytest.raises(TunnelFailed, match=REFUSED), forward(here, "worker", "refused", within_s=WITHIN_S):
         pass
 
     assert told("failed", REFUSED).ssh_host == "refused"
@@ -249,7 +251,7 @@ def test_forward_to_a_port_that_refuses_is_tried_until_the_deadline_and_then_tol
 def test_reverse_to_a_port_that_refuses_is_tried_until_the_deadline_and_then_told(site: SshLab, here: Place) -> None:
     site.point_at(site.address, free_port())
 
-    with looked_after(ReverseTunnel("worker", broker_of(here), within_s=2.0)):
+    with looked_after(ReverseTunnel("worker", broker_of(here), within_s=WITHIN_S)):
         with pytest.raises(TunnelFailed, match=REFUSED), reverse(here, "worker"):
             pass
         assert told("failed", REFUSED).mode == "reverse"
@@ -298,7 +300,7 @@ def test_a_worker_whose_request_was_read_and_then_forgotten_gives_up_with_what_w
 def test_a_port_that_is_taken_at_the_worker_is_asked_for_again_as_another_one(site: SshLab, here: Place) -> None:
     meeting = Rendezvous("worker")
     with socket.create_server(("127.0.0.1", 0)) as taken, looked_after(ReverseTunnel("worker", broker_of(here))):
-        port, (first, second, third) = taken.getsockname()[1], free_ports(3)
+        port, (first, second, third) = taken.getsockname()[1], (free_port() for _ in range(3))
         meeting.ask(Request("worker", socket.gethostname(), port, first, number=1))
         assert told("pending", "does not forward the port").wants_other_port
 
@@ -312,7 +314,7 @@ def test_a_port_that_is_taken_at_the_worker_is_asked_for_again_as_another_one(si
 def test_a_job_that_runs_again_elsewhere_gets_a_tunnel_to_there_instead(site: SshLab, here: Place) -> None:
     meeting = Rendezvous("worker")
     with looked_after(ReverseTunnel("worker", broker_of(here))):
-        first, second, third, fourth = free_ports(4)
+        first, second, third, fourth = (free_port() for _ in range(4))
         meeting.ask(Request("worker", "login", first, second, asked_at=1.0))
         old = told("active")
 
@@ -326,7 +328,7 @@ def test_a_login_endpoint_that_was_started_anew_goes_on_with_the_tunnel_and_tell
     site: SshLab, here: Place
 ) -> None:
     with looked_after(ReverseTunnel("worker", broker_of(here))):
-        port, events_port = free_ports(2)
+        port, events_port = free_port(), free_port()
         Rendezvous("worker").ask(Request("worker", socket.gethostname(), port, events_port))
         told("active")
     site.stop()

@@ -136,6 +136,7 @@ def test_a_tunnel_that_cannot_be_opened_is_said_to_everybody_and_ends_the_job(
 
     assert started.returncode != 0
     assert words in started.stderr
+    wait_until(lambda: psij.tunnel_status(name)["status"] == "failed", PATIENCE_S, what="that is told of")
     status = psij.tunnel_status(name)
     assert (status["status"], words in status["reason"], bool(status["hint"])) == ("failed", True, True), status
     job = psij.wait_job(status["job_id"], timeout=PATIENCE_S)
@@ -147,7 +148,14 @@ def test_a_tunnel_that_cannot_be_opened_is_said_to_everybody_and_ends_the_job(
 
 def nothing_is_left_of(lab: Lab, name: str) -> None:
     directory, keys = Path(lab.environment["ORBIT_STATE_DIR"]) / "tunnels", lab.client().keys
-    wait_until(lambda: not list(directory.glob(f"*{name}*")), PATIENCE_S, what="no file is left")
+
+    def left() -> list[str]:
+        return sorted(path.name for path in directory.glob(f"*{name}*"))
+
+    try:
+        wait_until(lambda: not left(), PATIENCE_S)
+    except AssertionError:
+        raise AssertionError(f"there is still {left()}") from None
     wait_until(lambda: name not in [key["name"] for key in keys()], PATIENCE_S, what="no key is left")
 
 

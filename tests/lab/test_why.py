@@ -15,6 +15,8 @@ from slurmlab.cluster import SlurmLab
 from orbit_zmq import Client
 from orbit_zmq.why import Why
 
+pytestmark = pytest.mark.timeout(600)
+
 PATIENCE_S = 100.0
 ALL = ("--nodes", "2", "--exclusive", "--duration", "10m")  # of the nodes that there are
 
@@ -69,13 +71,21 @@ def test_a_job_that_waits_says_for_what_and_where_it_stands(lab: Lab, shell: She
     )
     assert "it is number 2 there" in priority.reason
     wait_until(lambda: (said := client.why(second).scheduler) is not None and said.estimated_start, PATIENCE_S, "a start")
-    native = client.why(part.native_id)
+    native = at_scheduler(client, part.native_id, "Resources")
     assert (native.kind, native.at, native.scheduler and native.scheduler.native_id) == ("job", "scheduler", part.native_id)
-    shown = json.loads(shell.run("why", second, "--json").stdout)["item"]
-    assert shown["at"] == "scheduler" and shown["scheduler"]["raw_reason"] == "Resources"
 
-    running = client.why(first)
-    assert running.scheduler is not None and (running.at, running.scheduler.state) == (None, "RUNNING")
+    def shown() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(shell.run("why", second, "--json").stdout)["item"]
+        return found if (found["scheduler"] or {}).get("raw_reason") == "Resources" else {}
+
+    assert wait_until(shown, PATIENCE_S, "it is shown")["at"] == "scheduler"
+
+    def running() -> Why | None:
+        found = client.why(first)
+        return found if found.scheduler is not None and found.scheduler.state == "RUNNING" else None
+
+    found = wait_until(running, PATIENCE_S, "Slurm says that the first one runs")
+    assert found is not None and found.at is None
 
 
 def test_a_job_that_is_held_says_who_may_let_it_go(lab: Lab, shell: Shell, slurm: SlurmLab) -> None:
@@ -97,7 +107,6 @@ def test_the_exit_code_of_who_waits_is_the_jobs(shell: Shell) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(400)
 def test_a_job_whose_time_is_over_has_an_exit_code_of_its_own(shell: Shell) -> None:
     done = shell.run("job", "submit", "--wait", "--duration", "60", "--", "sleep", "1000", timeout_s=300)
     assert done.returncode == 124, done.stdout

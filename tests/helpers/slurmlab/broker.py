@@ -15,10 +15,13 @@ from slurmlab.cluster import SlurmLab
 
 @contextmanager
 def broker_at(slurm: SlurmLab, **more: str) -> Iterator[Lab]:
-    """A broker whose endpoints find that Slurm; what is given is more of their environment."""
+    """A broker whose endpoints use that Slurm; what is given is more of their environment.
+
+    They are told that it is one: whoever looks gives each command five seconds, for which a machine may stand still.
+    """
     place = Path(tempfile.mkdtemp(prefix="orbit-test-"))  # pytest's own paths are too long for sockets
     made = Lab(place)
-    made.environment |= {"SLURM_CONF": str(slurm.conf), **more}
+    made.environment |= {"SLURM_CONF": str(slurm.conf), "ORBIT_BATCH_SYSTEM": "slurm", **more}
     with within(place):
         try:
             made.start_broker()

@@ -17,8 +17,8 @@ from lab import wait_until
 
 from orbit_zmq.children import Child, command_of, environment_of_child, read_ready
 
-COMMAND_S = 60.0
-START_S = 100.0
+COMMAND_S = 100.0
+START_S = 240.0  # for all daemons, on a machine that has more to do
 
 
 class SlurmLab:
@@ -62,7 +62,7 @@ class SlurmLab:
     def start_again(self, daemon: str) -> None:
         """Whatever has been stopped."""
         os.kill(self.keeper_pid, signal.SIGHUP)
-        wait_until(lambda: is_running(self.pid_of(daemon)), 60.0, what=f"{daemon} runs again")
+        wait_until(lambda: is_running(self.pid_of(daemon)), COMMAND_S, what=f"{daemon} runs again")
         if daemon == "slurmctld":
             wait_until(self._answers, START_S, what="the controller answers")
 
@@ -86,7 +86,7 @@ def slurm_lab(accounting: bool = True) -> Iterator[SlurmLab]:
     arguments = ["--directory", str(place), *([] if accounting else ["--no-accounting"])]
     child = Child("slurmlab.keeper", arguments, environment_of_child(), log=None)
     try:
-        child.wait_until_ready()
+        child.wait_until_ready(START_S)
         yield SlurmLab(place)
     finally:
         child.end()
@@ -97,12 +97,14 @@ def slurm_lab(accounting: bool = True) -> Iterator[SlurmLab]:
 def shared_slurm_lab(meeting: Path, prepare: Callable[[SlurmLab], None]) -> Iterator[SlurmLab]:
     """One lab for all processes that meet in a directory, for tests that only look at it.
 
-    The first makes and prepares it. Each keeps a named pipe open that the keeper reads, so it ends with the last of them.
+    The first makes and prepares it. Each keeps a named pipe open that the keeper reads, so it ends with the last of them, who
+    waits for that: whoever comes next must not find one that is about to end.
     """
     pipe, place_file = meeting / "alive", meeting / "place"
     meeting.mkdir(exist_ok=True)
-    with (meeting / "lock").open("a") as lock, contextlib.ExitStack() as stack:
+    with (meeting / "lock").open("a") as lock, (meeting / "users").open("a") as users, contextlib.ExitStack() as stack:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(users, fcntl.LOCK_SH)
         try:
             stack.callback(os.close, os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
         except OSError:  # nobody has made it, or who has is gone
@@ -110,9 +112,21 @@ def shared_slurm_lab(meeting: Path, prepare: Callable[[SlurmLab], None]) -> Iter
             os.mkfifo(pipe)
             stack.callback(os.close, os.open(pipe, os.O_RDWR))
             place_file.write_text(str(_start_keeper(pipe)))
-            prepare(SlurmLab(Path(place_file.read_text())))
-        fcntl.flock(lock, fcntl.LOCK_UN)
-        yield SlurmLab(Path(place_file.read_text()))
+            prepared = False
+        else:
+            prepared = True
+        lab = SlurmLab(Path(place_file.read_text()))
+        try:
+            if not prepared:
+                prepare(lab)
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            yield lab
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            stack.close()
+            with contextlib.suppress(BlockingIOError):  # somebody else uses it
+                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                wait_until(lambda: not is_running(lab.keeper_pid), COMMAND_S, what="the lab has ended")
 
 
 def _start_keeper(pipe: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from slurmlab.install import find
@@ -16,6 +17,16 @@ echo "{command} $(date +%s.%N)" >> {place}/moments
 while [ -e {place}/hanging.{command} ]; do sleep 0.1; done
 exec {program} "$@"
 """
+
+
+def too_many(moments: Sequence[float], between_s: float) -> float:
+    """By how many calls more than one in that time were made in any stretch of time.
+
+    A moment is taken some processes after the call was due, so where each waits for the one before it may be one too many.
+    """
+    at = sorted(moments)
+    ahead = [number - moment / between_s for number, moment in enumerate(at)]
+    return max((later - earlier for place, earlier in enumerate(ahead) for later in ahead[place + 1 :]), default=0.0)
 
 
 class CountedCommands:

@@ -29,7 +29,7 @@ from orbit_zmq.exit_with_parent import say_failed, say_ready, watch_parent
 from slurmlab.files import CLUSTER, NODES, Ports, epilog, gres_conf, slurm_conf, slurmdbd_conf
 from slurmlab.install import find
 
-START_S = 30.0  # for each daemon, on a machine that has more to do
+START_S = 90.0  # for each daemon, on a machine that has more to do
 POLL_S = 0.02
 PORTS = range(20_000, 32_000)  # below those that the system gives to whoever connects
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
@@ -98,8 +98,15 @@ class Keeper:
 
     def start_what_has_ended(self) -> None:
         for name in self._commands:
-            if self._running[name].poll() is not None:
+            if self._has_ended(name):
                 self._start(name)
+
+    def _has_ended(self, name: str) -> bool:
+        """Also so of one that others see as ended, as its first thread has, and whose other threads are about to."""
+        process = self._running[name]
+        if process.poll() is None and psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE:
+            process.wait(START_S)
+        return process.poll() is not None
 
     def _all_commands(self) -> dict[str, list[str]]:
         place = self._place

@@ -14,8 +14,8 @@ from orbit_zmq.children import command_of, read_ready
 from orbit_zmq.errors import OrbitError
 from slurmlab.install import install
 
-START_S = 120.0
-END_S = 30.0
+START_S = 240.0
+END_S = 60.0
 KEEPER = "slurmlab.keeper"
 USAGE = """\
 Slurm runs: two nodes, the partitions debug, long, gpu, drained, stopped and closed,

@@ -5,6 +5,7 @@ What is left after `fill` changes no more, but for the clock: whoever runs, runs
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from lab import wait_until
@@ -12,7 +13,8 @@ from lab import wait_until
 from slurmlab.cluster import SlurmLab
 
 HOURS = "sleep 20000"
-TIMEOUT_S = 75.0  # Slurm looks for jobs that are over their time every half minute
+PATIENCE_S = 240.0  # Slurm looks for jobs that are over their time every half minute
+QUIET_S = 5.0  # two rounds of the scheduler
 STRANGE_NAME = "a name, with |, 'quotes', \"more\" & ümläuts %j"
 
 
@@ -40,7 +42,7 @@ class _Zoo:
     def control(self, verb: str, *words: str) -> None:
         self._lab.run("scontrol", verb, *words)
 
-    def wait_for(self, states: dict[str, str], within_s: float = 100.0) -> None:
+    def wait_for(self, states: dict[str, str]) -> None:
         """Until each of these jobs is in its state."""
         now: dict[str, str] = {}
 
@@ -50,7 +52,7 @@ class _Zoo:
             return all(now.get(job, "").partition(",")[0] == state for job, state in states.items())
 
         try:
-            wait_until(are_there, within_s)
+            wait_until(are_there, PATIENCE_S)
         except AssertionError:
             raise AssertionError(f"the jobs are {[now.get(job) for job in states]}, not {states}") from None
 
@@ -116,7 +118,24 @@ class _Zoo:
         self.submit(HOURS, "--exclude=n1", "--partition=debug", "--nodes=1-2", times=20)
 
     def wait_until_settled(self) -> None:
-        self.wait_for(self._ends, TIMEOUT_S)
+        """All have their states, in the accounting, too, and who was to be started instead of them has been."""
+        self.wait_for(self._ends)
+        before, since = "", time.monotonic()
+
+        def is_quiet() -> bool:
+            nonlocal before, since
+            now = self._lab.run("squeue", "--array", "--states=all", "--noheader", "--format=%i %T")
+            if now != before:
+                before, since = now, time.monotonic()
+            running = {line.split()[0] for line in now.splitlines() if line.endswith(" RUNNING")}
+            return running == self._accounted_as_running() and time.monotonic() > since + QUIET_S
+
+        wait_until(is_quiet, PATIENCE_S, "nothing changes any more")
+
+    def _accounted_as_running(self) -> set[str]:
+        words = ("--allusers", "--allocations", "--noheader", "--parsable2", "--starttime=now-1day", "--format=JobID,State")
+        lines = self._lab.run("sacct", *words).splitlines()
+        return {line.partition("|")[0] for line in lines if line.endswith("|RUNNING")}
 
 
 def count(lab: SlurmLab, words: Sequence[str] = ()) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from orbit_zmq.batch import BatchSystem, detect_batch_system, detection, find_batch_system
+from orbit_zmq.batch.commands import run
 from orbit_zmq.errors import InvalidArgument
 
 SLURM = {"sinfo --version": "slurm 23.02.7\n", "sinfo --noheader --all --format=%P": "debug*\n"}
@@ -97,6 +98,8 @@ def test_real_commands_are_asked_and_may_fail_or_hang(monkeypatch, tmp_path: Pat
         (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.defpath}")
-    monkeypatch.setattr(detection, "ANSWER_S", 0.2)
+    monkeypatch.setattr(
+        detection, "run", lambda command, timeout_s: run(command, timeout_s=0.2 if "sinfo" in command else 60.0)
+    )
 
     assert find_batch_system({}, detection._answer_of).name == "lsf"

@@ -14,11 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lab import wait_until
+from processes import names_below
 
 from orbit_zmq.batch.exit_record import ExitRecord, Kind, boot_id, is_running, read_record, started_ticks, wrapped
 
@@ -38,7 +38,7 @@ class Ran:
             cwd=place,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=WAIT_S,
             check=False,
         )
         self.record: Any = read_record(named["record"])
@@ -144,6 +144,7 @@ def test_the_schedulers_variables_count_where_they_are_the_jobs_own(
 def test_a_job_that_is_asked_to_end_writes_its_end(tmp_path: Path, sleeper: tuple[subprocess.Popen[bytes], ExitRecord]) -> None:
     process, record = sleeper
     assert record.exit_code is None and is_running(record)
+    wait_until(lambda: "sleep" in names_below(process.pid).values(), WAIT_S, "its command runs")
 
     os.killpg(process.pid, signal.SIGTERM)
     process.wait(WAIT_S)
@@ -176,7 +177,8 @@ def test_a_process_that_has_ended_and_that_nobody_has_asked_about_does_not_run(s
     os.killpg(process.pid, signal.SIGKILL)
     wait_until(lambda: Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z", WAIT_S, "a zombie")
 
-    assert not is_running(record)
+    wait_until(lambda: not is_running(record), WAIT_S, "its command has ended, too")
+    assert process.returncode is None
 
 
 def test_another_process_of_the_same_number_is_not_the_job(sleeper: Any) -> None:
@@ -191,8 +193,7 @@ def test_another_process_of_the_same_number_is_not_the_job(sleeper: Any) -> None
 
 def test_a_command_that_outlives_its_wrapper_still_runs(sleeper: Any) -> None:
     process, record = sleeper
-    children = psutil.Process(process.pid).children
-    wait_until(lambda: any(child.name() == "sleep" for child in children()), WAIT_S, "its command runs")
+    wait_until(lambda: "sleep" in names_below(process.pid).values(), WAIT_S, "its command runs")
     process.kill()
     process.wait(WAIT_S)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from lab import wait_until
+from processes import names_below
 
 from orbit_jobs.models import Array, JobDryRun, JobHandle, JobStatus, JobStatusResult, JobValidationError
 from orbit_jobs.runner import Job
@@ -54,7 +55,8 @@ def pid_of(handle: JobHandle) -> int:
 
 
 def running(shell: ShellRunner, handle: JobHandle) -> JobStatusResult:
-    wait_until(lambda: shell.status(handle).status is JobStatus.RUNNING, WAIT_S, "it runs")
+    """Once its command runs: a shell misses a signal in the instant in which it begins a process."""
+    wait_until(lambda: "sleep" in names_below(pid_of(handle)).values(), WAIT_S, "it runs")
     return shell.status(handle)
 
 

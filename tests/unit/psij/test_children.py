@@ -35,7 +35,7 @@ from orbit_zmq.tunnel import WRAPPER
 
 NAME = "login.one"
 WORDS = ["-n", NAME, "--plugins", "rhapsody"]
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 @pytest.fixture(autouse=True)

@@ -163,7 +163,7 @@ def test_a_shell_gives_the_job_its_arguments_and_variables_byte_for_byte(
     path = tmp_path / "script"
     path.write_bytes(script("local", launch=told, environment=variables).encode())
 
-    subprocess.run(["/bin/bash", str(path)], check=True, timeout=30, env={"PATH": os.environ["PATH"]})
+    subprocess.run(["/bin/bash", str(path)], check=True, timeout=100, env={"PATH": os.environ["PATH"]})
 
     expected = [*words, *(variables.get(name, "") for name in ("A1", "B_2", "c"))]
     assert shown.read_bytes() == b"".join(word.encode() + b"\0" for word in expected)
@@ -173,6 +173,6 @@ def test_a_job_without_the_endpoints_environment_has_its_own_alone(tmp_path: Pat
     path = tmp_path / "script"
     path.write_text(script("local", launch=["/usr/bin/env"], environment={"OWN": "1"}, inherit_environment=False))
     done = subprocess.run(
-        ["/bin/bash", str(path)], check=True, timeout=30, capture_output=True, text=True, env={"THEIRS": "1", "PATH": "/bin"}
+        ["/bin/bash", str(path)], check=True, timeout=100, capture_output=True, text=True, env={"THEIRS": "1", "PATH": "/bin"}
     )
     assert "OWN=1" in done.stdout.splitlines() and "THEIRS" not in done.stdout

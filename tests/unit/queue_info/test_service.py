@@ -138,6 +138,9 @@ def test_two_clusters_on_one_endpoint(commands, system, tmp_path):
 
 def test_a_hundred_calls_at_once_cause_one_command_of_each_kind(commands, system):
     commands.slurm()
+    gate = f"until [ -e {commands.folder}/go ]; do sleep 0.05; done"
+    (commands.folder / "sinfo").write_text((commands.folder / "sinfo").read_text().replace("\n", f"\n{gate}\n", 1))
+    made = plugin()
 
     async def run(bench: Any) -> None:
         sid = await bench.session("queue_info")
@@ -145,10 +148,13 @@ def test_a_hundred_calls_at_once_cause_one_command_of_each_kind(commands, system
             bench.start("get_info", {"user": "ann", "force": number > 50}, plugin="queue_info", session=sid)
             for number in range(100)
         ]
+        under_way: dict[str, Any] = made.queue_info._cache._under_way
+        await until(lambda: "info:ann" in under_way and under_way["info:ann"]._condition._waiters)  # of who forces it
+        (commands.folder / "go").touch()
         for call in calls:
             await call.result()
 
-    scenario(run)
+    scenario(run, made)
     assert sorted(commands.calls()) == ["sacctmgr --noheader", "scontrol show", "sinfo --json"]
 
 
