@@ -17,7 +17,7 @@ from orbit_zmq.wire.body import pack_body, unpack_body
 from orbit_zmq.wire.header import ALL_RIGHTS, RAW, Header, Kind
 
 EVERYBODY = Access("hpc1", {"*": Share(rights=("read", "write", "run"))}, lambda: "ann")
-PATIENCE_S = 10.0  # a deadline for tests that wait for a condition; it passes only when something is broken
+PATIENCE_S = 30.0  # a deadline for tests that wait for a condition; it passes only when something is broken
 
 
 def incarnation_of(source: str) -> bytes:

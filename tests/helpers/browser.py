@@ -83,7 +83,7 @@ class Browser:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
-    def wait_for(self, script: str, within_s: float = 20.0) -> Any:
+    def wait_for(self, script: str, within_s: float = 60.0) -> Any:
         """Until an expression is true; its value."""
         deadline = time.monotonic() + within_s
         while not (value := self.run(script)):

@@ -20,7 +20,7 @@ from orbit_zmq.children import Child, environment_of_child, start_broker
 T = TypeVar("T")
 
 
-def wait_until(is_so: Callable[[], T], within_s: float = 20.0, what: str = "") -> T:
+def wait_until(is_so: Callable[[], T], within_s: float = 60.0, what: str = "") -> T:
     """Look again and again until it is so; an AssertionError names what was waited for."""
     deadline = time.monotonic() + within_s
     while True:

@@ -30,7 +30,7 @@ class Shell:
         self.environment = environment
         self.stack = ExitStack()
 
-    def run(self, *arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, timeout_s: float = 100.0) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*ORBIT, *arguments], env=self.environment, capture_output=True, text=True, timeout=timeout_s, check=False
         )
@@ -109,7 +109,7 @@ class Terminal:
         self.seen += text
         return text
 
-    def wait_for(self, words: str, within_s: float = 20.0) -> str:
+    def wait_for(self, words: str, within_s: float = 60.0) -> str:
         """Until the words are drawn; all that was drawn till then since the last time."""
         drawn, deadline = "", time.monotonic() + within_s
         while words not in drawn:
@@ -117,7 +117,7 @@ class Terminal:
             drawn += self.read()
         return drawn
 
-    def wait(self, timeout_s: float = 20.0) -> int:
+    def wait(self, timeout_s: float = 60.0) -> int:
         deadline = time.monotonic() + timeout_s
         while self.process.poll() is None:
             assert time.monotonic() < deadline, "it has not ended"
