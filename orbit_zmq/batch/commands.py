@@ -31,6 +31,7 @@ CHUNK_BYTES = 1 << 16
 _running: set[subprocess.Popen[bytes]] = set()  # killed when this process ends
 
 JOB_ID = re.compile(r"[A-Za-z0-9\u0192][A-Za-z0-9_.+\[\]\u0192-]{0,127}")  # Flux writes an f with a hook
+FOR_GOOD = ("invalid", "illegal", "unrecognized", "unknown queue", "configuration is not available")  # in what is said of it
 USER_FORMATS = re.compile(r"(SQUEUE|SINFO|SACCT|SCONTROL|SACCTMGR|PBS_QSTAT|LSB_BJOBS|LSB_BQUEUES|FLUX_JOBS)_|SLURM_CLUSTERS$")
 SETTLED = {"LC_ALL": "C", "SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0"}  # seconds since 1970, and task lists in full
 
@@ -104,13 +105,14 @@ def checked_job_id(job_id: str | int) -> str:
 def refusal(name: str, answer: Answer) -> SchedulerFailed | NotFound | NotPermitted:
     """What a failed command is to its caller."""
     said = answer.complaint or answer.text.strip()
-    sentence = f"{name}: {said.splitlines()[-1][:500]}" if said else f"{name} ended with exit code {answer.exit_code}"
+    last = said.splitlines()[-1].removeprefix(f"{name}: ")[:500] if said else ""
+    sentence = f"{name}: {last}" if last else f"{name} ended with exit code {answer.exit_code}"
     words = said.lower()
     if any(word in words for word in ("invalid job id", "unknown job", "is not found", "no such job", "unknown jobid")):
         return NotFound(sentence, hint="The scheduler does not know the job, or no longer.")
     if any(word in words for word in ("permission denied", "access/permission", "unauthorized", "not authorized")):
         return NotPermitted(sentence, hint="The scheduler lets the endpoint's user do this to jobs of their own.")
-    return SchedulerFailed(sentence)
+    return SchedulerFailed(sentence, transient=not any(word in words for word in FOR_GOOD))
 
 
 def _read(

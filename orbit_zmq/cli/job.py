@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,18 +12,16 @@ from orbit_zmq.cli.completion import endpoint_names, plugin_names
 from orbit_zmq.cli.connection import Where, broker_options, connected
 from orbit_zmq.cli.job_outcome import exit_code_of, has_ended, pause_after, wait_for_jobs
 from orbit_zmq.cli.job_output import COLUMNS, row_of, show_job
-from orbit_zmq.cli.job_submit import PLUGIN, submit
+from orbit_zmq.cli.job_selection import MOST, NEWEST, PLUGIN, is_named, jobs_of, one_job
+from orbit_zmq.cli.job_submit import submit
 from orbit_zmq.cli.output import ByteStream, Output, output_options
 from orbit_zmq.cli.parameters import DURATION
-from orbit_zmq.cli.places import SESSION, Item, listed, places_of, selected
+from orbit_zmq.cli.places import SESSION, Item
 
 if TYPE_CHECKING:
     from orbit_zmq import Client
 
 STATUSES = ("pending", "running", "successful", "failed", "cancelled", "finished_unknown")
-MOST = 10_000  # of one endpoint
-JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # anything else is a pattern
-NEWEST = "last"
 POLL_S = 20.0  # one wait for more of what a job writes
 GRACE_S = 15.0  # for the way there and back
 PORTION_BYTES = 1 << 20
@@ -72,7 +68,7 @@ def list_jobs(
     if target:
         wanted["target"] = target
     with connected(where) as client:
-        found = _jobs(client, endpoint, plugin, selectors, wanted)
+        found = jobs_of(client, endpoint, plugin, selectors, wanted)
     output.items("orbit.job.list", found, COLUMNS, id_key="job_id", nothing="There is no such job of yours.")
 
 
@@ -85,7 +81,7 @@ def list_jobs(
 def show(selector: str, endpoint: str | None, plugin: str, output: Output, where: Where) -> None:
     """Show all that is known of one job, and of the members of an array; of the newest where none is named."""
     with connected(where) as client:
-        one = _one(client, endpoint, plugin, selector)
+        one = one_job(client, endpoint, plugin, selector)
     show_job(output, "orbit.job.show", one)
 
 
@@ -106,7 +102,7 @@ def wait(
     was over, and 125 where nobody knows. Ctrl-C ends this command, and no job.
     """
     with connected(where) as client:
-        chosen = _jobs(client, endpoint, plugin, selectors or [NEWEST], {"limit": MOST})
+        chosen = jobs_of(client, endpoint, plugin, selectors or [NEWEST], {"limit": MOST})
         ended = wait_for_jobs(client, chosen, timeout_s)
     output.items("orbit.job.wait", ended, COLUMNS, id_key="job_id", nothing="No job is meant by this.")
     return next((code for one in ended if (code := exit_code_of(one))), 0)
@@ -124,8 +120,8 @@ def cancel(
 ) -> None:
     """End jobs: by id, by its beginning, by a pattern, or `all`. One that has ended stays as it is."""
     with connected(where) as client:
-        chosen = _jobs(client, endpoint, plugin, selectors, {"limit": MOST})
-        by_name = [one for one in chosen if not has_ended(one) or _is_named(one, selectors)]
+        chosen = jobs_of(client, endpoint, plugin, selectors, {"limit": MOST})
+        by_name = [one for one in chosen if not has_ended(one) or is_named(one, selectors)]
         asked = [_asked_to_end(client, one, reason) for one in by_name]
     output.items("orbit.job.cancel", asked, COLUMNS, id_key="job_id", nothing="No job that has not ended is meant by this.")
 
@@ -142,8 +138,8 @@ def forget(selectors: tuple[str, ...], endpoint: str | None, plugin: str, output
     One that has not ended stays, and is an error where it is named by its id.
     """
     with connected(where) as client:
-        chosen = _jobs(client, endpoint, plugin, selectors, {"limit": MOST})
-        gone = [one for one in chosen if has_ended(one) or _is_named(one, selectors)]
+        chosen = jobs_of(client, endpoint, plugin, selectors, {"limit": MOST})
+        gone = [one for one in chosen if has_ended(one) or is_named(one, selectors)]
         for one in gone:
             client.call(one["endpoint"], one["plugin"], "forget", {"job_id": one["job_id"]}, session=SESSION)
     output.items("orbit.job.forget", gone, COLUMNS, id_key="job_id", nothing="No job that has ended is meant by this.")
@@ -162,7 +158,7 @@ def logs(selector: str, follow: bool, member: int | None, endpoint: str | None, 
     It is the newest job where none is named.
     """
     with connected(where) as client:
-        one = _one(client, endpoint, plugin, selector)
+        one = one_job(client, endpoint, plugin, selector)
         _print_logs(client, one, {} if member is None else {"member": member}, follow)
 
 
@@ -194,50 +190,6 @@ def _print_logs(client: Client, one: Item, which: Item, follow: bool) -> None:
             break
     for stream in streams.values():
         stream.end()
-
-
-def _jobs(client: Client, endpoint: str | None, plugin: str, selectors: Sequence[str], wanted: Item) -> list[Item]:
-    """The jobs that are meant, the newest first. Those that are named by their whole ids are asked for alone."""
-    from orbit_zmq.errors import InvalidArgument, NotFound
-
-    places = places_of(client, endpoint, plugin, PLUGIN)
-
-    def ask(arguments: Item) -> list[Item]:
-        return [row_of(one, one["endpoint"], one["plugin"]) for one in listed(client, places, "list", "jobs", arguments, None)]
-
-    words = [word for given in selectors for word in given.split(",") if word]
-    if selectors and not words:  # a variable of a shell that is not set
-        raise InvalidArgument("An empty text means no job.", hint="Write its id, or `all`.")
-    found = ask({**wanted, "job_ids": words}) if words and all(map(JOB_ID.fullmatch, words)) else []
-    if not words or {one["job_id"] for one in found} < set(words):
-        everything = ask(wanted if not words else {**wanted, "limit": MOST})
-        ours = {one["native_id"]: one["job_id"] for one in everything if one["native_id"]}
-        if everything:
-            ours[NEWEST] = max(everything, key=_submitted_at)["job_id"]
-        elif words == [NEWEST]:
-            raise NotFound("There is no last job.", hint="Submit one: orbit job submit -- hostname")
-        found = selected("job", [ours.get(word, word) for word in words], everything, "job_id")
-    return sorted(found, key=_submitted_at, reverse=True)
-
-
-def _submitted_at(one: Item) -> str:
-    return str(one["submitted_at"])
-
-
-def _one(client: Client, endpoint: str | None, plugin: str, selector: str) -> Item:
-    from orbit_zmq.errors import InvalidArgument
-
-    chosen = _jobs(client, endpoint, plugin, [selector], {"limit": MOST})
-    if len(chosen) != 1:
-        names = ", ".join(f"{one['job_id']} at {one['endpoint']}" for one in chosen) or "none"
-        raise InvalidArgument(f"One job is meant here, and {selector!r} means {names}.", hint="Write more of its id.")
-    return chosen[0]
-
-
-def _is_named(one: Item, selectors: Sequence[str]) -> bool:
-    """Whether the job was asked for itself, and not by a pattern or `all`."""
-    words = {word for given in selectors for word in given.split(",")}
-    return any(str(one.get(key)).startswith(word) for key in ("job_id", "native_id") for word in words - {"all", ""})
 
 
 def _asked_to_end(client: Client, one: Item, reason: str | None) -> Item:

@@ -13,6 +13,7 @@ from orbit_zmq.cli.completion import endpoint_names, plugin_names
 from orbit_zmq.cli.connection import Where, broker_options, connected
 from orbit_zmq.cli.job_outcome import exit_code_of, wait_for_jobs
 from orbit_zmq.cli.job_output import show_job
+from orbit_zmq.cli.job_selection import PLUGIN, one_job
 from orbit_zmq.cli.output import ByteStream, Output, output_options
 from orbit_zmq.cli.parameters import DURATION
 from orbit_zmq.cli.places import SESSION, Item, Place, places_of
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-PLUGIN = "jobs"
 SUBMIT_S = 120.0  # a scheduler may take its time
 # Where an option goes: into the job itself, its attributes, or its resources.
 PARTS = {
@@ -82,7 +82,9 @@ def job_options(command: Command) -> Command:
 )
 @click.option("--target", metavar="NAME", help="A target of the endpoint's settings; its default one where this is left out.")
 @click.option("--key", metavar="TEXT", help="Two submits with the same key are one job.")
-@click.option("--after", metavar="JOB", multiple=True, help="Start when that job was successful; may be repeated.")
+@click.option(
+    "--after", metavar="JOB", multiple=True, help="Start when that job was successful; `last` is the newest. May be repeated."
+)
 @click.option("--array", metavar="INDICES", help="One job of many: 0-9, 1,3,5-7, or 0-99%4 for four at once.")
 @job_options
 @click.option("--endpoint", metavar="NAME", shell_complete=endpoint_names, help="At this endpoint.")
@@ -118,6 +120,8 @@ def submit(
     }
     with connected(where) as client:
         place = _place(client, endpoint, plugin)
+        if asked.get("after"):
+            asked["after"] = [one_job(client, *place, selector)["job_id"] for selector in asked["after"]]
         said = client.call(*place, "submit", asked, session=SESSION, deadline_s=SUBMIT_S)
         if dry_run:
             _show_dry_run(said, output)

@@ -18,7 +18,7 @@ HERE = ""  # the namespace of this process
 
 
 def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True, timeout=20)
+    subprocess.run(["ip", *words], check=True, capture_output=True, timeout=60)
 
 
 class Network:
@@ -69,9 +69,9 @@ class Network:
 
     def close(self) -> None:
         for end in self._ends:
-            subprocess.run(["ip", "link", "delete", end], check=False, capture_output=True, timeout=20)
+            subprocess.run(["ip", "link", "delete", end], check=False, capture_output=True, timeout=60)
         for machine in self._machines:
-            subprocess.run(["ip", "netns", "delete", machine], check=False, capture_output=True, timeout=20)
+            subprocess.run(["ip", "netns", "delete", machine], check=False, capture_output=True, timeout=60)
 
 
 @contextlib.contextmanager

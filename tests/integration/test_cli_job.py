@@ -202,7 +202,7 @@ def test_what_is_passed_over_of_a_job_is_said_when_it_is_submitted(shell, tmp_pa
 def test_a_job_after_another_waits_for_it_and_why_says_so(shell, tmp_path):
     gate = tmp_path / "gate"
     first = submit(shell, *script(f"while ! test -e {gate}; do sleep 0.05; done"))
-    second = submit(shell, "--after", first, "--", "true")
+    second = submit(shell, "--after", "last", "--", "true")
 
     found = shell.json("why", second)
     assert (found["kind"], found["state"], found["phase"], found["at"]) == ("job", "pending", "waiting", "plugin")
@@ -251,8 +251,9 @@ def test_jobs_that_have_ended_are_forgotten_and_no_others(lab: Lab) -> None:
     directory = Path(shell.json("job", "show", first)["metadata"]["directory"])
     assert directory.exists()
 
-    refused = shell.run("job", "forget", running)
-    assert refused.returncode == 1 and f"{running} has not ended" in refused.stderr
+    for named in (running, "last"):
+        refused = shell.run("job", "forget", named)
+        assert refused.returncode == 1 and f"{running} has not ended" in refused.stderr
     assert shell.run("job", "forget", first, "-q").stdout.split() == [first] and not directory.exists()
     assert shell.run("job", "forget", "all", "-q").stdout.split() == [second]
     assert [one["job_id"] for one in shell.json("job", "list")] == [running]

@@ -80,6 +80,17 @@ def test_a_failure_is_an_error_that_says_what_the_command_said(command, script, 
         ask([command(script)])
 
 
+def test_a_refusal_for_good_says_so_and_names_the_command_once(command):
+    name = command("echo 'sbatch: error: Batch job submission failed: Invalid partition name specified' >&2; exit 1", "sbatch")
+    with pytest.raises(SchedulerFailed) as refused:
+        ask([name])
+    assert refused.value.message.startswith("sbatch: error: Batch job submission failed") and not refused.value.transient
+
+    with pytest.raises(SchedulerFailed) as away:
+        ask([command("echo 'Unable to contact slurm controller' >&2; exit 1", "sinfo")])
+    assert away.value.transient
+
+
 def test_a_command_that_is_not_there_is_named():
     with pytest.raises(SchedulerFailed, match="no-such-command is not installed"):
         ask(["no-such-command"])
