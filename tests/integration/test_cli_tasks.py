@@ -473,12 +473,13 @@ def test_a_task_whose_endpoint_is_killed_is_said_to_be_of_unknown_fate(lab: Lab,
     endpoint = lab.start_endpoint(plugins="rhapsody")
     (before,) = alone.uids("submit", "-q", "--", "echo", "before")
     alone.task("wait", before)
-    running = alone.begin("run", "--", *until(tmp_path / "never", "echo begun"))
+    running = alone.begin("run", "--", *until(tmp_path / "gate", "echo begun"))
     assert running.stdout is not None
     assert running.stdout.readline() == "begun\n"
 
     os.kill(endpoint.pid, signal.SIGKILL)
     endpoint.end()
+    (tmp_path / "gate").touch()  # the program outlives its endpoint
     lab.start_endpoint(plugins="rhapsody")
 
     assert running.wait(PATIENCE_S) == 1
