@@ -41,6 +41,7 @@ def commands_with_a_broker() -> Iterator[list[str]]:
 
 COMMANDS = [words for words in commands_with_a_broker() if words not in LOCAL]
 NEEDS: dict[tuple[str, ...], list[str]] = {
+    ("gateway", "start"): ["--http", "127.0.0.1:0"],
     ("version",): ["--all"],
     ("top",): ["--once"],
     ("invite", "word"): ["--role", "client"],
