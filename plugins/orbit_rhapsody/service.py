@@ -159,12 +159,12 @@ class RhapsodySession(PluginSession):
             raise SessionClosed("the engine of the session has ended")
         if len(batch) <= INLINE_BYTES:
             answer, reader, tasks = self._accept(batch)
+            if tasks:  # once this call waits: the engine's thread cannot run before this one is idle
+                asyncio.get_running_loop().call_soon(self._hand_over, tasks)
         else:
-            answer, reader, tasks = await asyncio.to_thread(self._accept, batch)
+            answer, reader = await asyncio.to_thread(self._accept_and_hand_over, batch)
         if self._journal is not None:
             await self._journal.flush()
-        elif tasks:  # once this call waits: the engine's thread cannot run before this one is idle
-            asyncio.get_running_loop().call_soon(self._hand_over, tasks)
         if reader is not None:
             with suppress(InvalidArgument, Busy):  # the same fetch by itself will say so
                 answer.portion = await self._results.fetch(*reader, wait_s=self._linger_s(len(batch)))
@@ -192,7 +192,14 @@ class RhapsodySession(PluginSession):
         """How long the answer to a batch waits for its first result: not at all, unless that is expected at once."""
         return LINGER_S if size_bytes <= LINGER_BYTES and self._engine.latest_s < LINGER_S else 0.0
 
+    def _accept_and_hand_over(self, body: bytes) -> tuple[Acknowledgement, Reader | None]:
+        """In a thread, which goes on where its call is canceled: what it has admitted is to run all the same."""
+        answer, reader, tasks = self._accept(body)
+        self._hand_over(tasks)
+        return answer, reader
+
     def _accept(self, body: bytes) -> tuple[Acknowledgement, Reader | None, list[PackedTask]]:
+        """Admit a batch. The tasks are those that are to be handed to the engine, which a journal does by itself."""
         began, submitted = time.perf_counter(), time.time()
         received = decode_batch(body)
         batch = Batch(
@@ -208,10 +215,11 @@ class RhapsodySession(PluginSession):
             answer.kept = self._functions.kept.keep(received.functions)
         self._results.counters.add("submitted", len(tasks), bytes_in=len(body))
         self._results.counters.spent("accept", len(tasks), time.perf_counter() - began)
-        if self._journal is not None and tasks:
-            self._journal.batch(body, submitted, received.on_unknown or self.on_unknown, [task.uid for task in tasks])
-            self._journal.when_kept(lambda: self._hand_over(tasks))
-        return answer, received.reader, tasks
+        if self._journal is None or not tasks:
+            return answer, received.reader, tasks
+        self._journal.batch(body, submitted, received.on_unknown or self.on_unknown, [task.uid for task in tasks])
+        self._journal.when_kept(lambda: self._hand_over(tasks))
+        return answer, received.reader, []
 
     def _hand_over(self, tasks: list[PackedTask]) -> None:
         with suppress(SessionClosed):  # they end with the session, or are on disk and are found again with it

@@ -48,7 +48,6 @@ def rhapsody(lab: Lab, **arguments: Any) -> RhapsodyClient:
     return plugin
 
 
-@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_ctrl_c_while_tasks_are_submitted_leaves_none_that_is_waited_for_without_end(rhapsody_lab: Lab) -> None:
     done = subprocess.run(
