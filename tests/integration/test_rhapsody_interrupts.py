@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from lab import Lab, wait_until
 
 from orbit_rhapsody.client import RhapsodyClient
 from orbit_zmq.children import environment_of_child
-from orbit_zmq.errors import SessionClosed
+from orbit_zmq.errors import Canceled, SessionClosed
 
 PATIENCE_S = 60.0
 
@@ -42,7 +43,7 @@ with Client(url=sys.argv[1], connect_timeout_s=60) as client:
 """
 
 
-def rhapsody(lab: Lab, **arguments: Any) -> RhapsodyClient:
+def session_at(lab: Lab, **arguments: Any) -> RhapsodyClient:
     plugin = lab.client().get_plugin("hpc1", "rhapsody", **arguments)
     assert isinstance(plugin, RhapsodyClient)
     return plugin
@@ -63,9 +64,20 @@ def test_ctrl_c_while_tasks_are_submitted_leaves_none_that_is_waited_for_without
     assert int(done.stdout) > 2
 
 
+def test_what_an_interrupted_call_never_sent_ends_as_soon_as_that_is_known(rhapsody: RhapsodyClient) -> None:
+    rhapsody._inbox.expect(["never"])
+    rhapsody._submissions.ask_about(["never"], time.monotonic() - PATIENCE_S)
+    began = time.monotonic()
+
+    (result,) = rhapsody.wait_tasks(["never"], timeout=PATIENCE_S)
+
+    assert isinstance(result["exception"], Canceled)
+    assert time.monotonic() - began < 15  # a poll for nothing takes 20
+
+
 @pytest.mark.parametrize("tasks", [10, 5_000])
 def test_as_completed_without_tasks_gives_what_came_in_while_they_were_submitted(rhapsody_lab: Lab, tasks: int) -> None:
-    plugin = rhapsody(rhapsody_lab)
+    plugin = session_at(rhapsody_lab)
     answers = plugin.submit_tasks([{"function": abs, "args": [number]} for number in range(tasks)])
 
     found = [result["uid"] for result in plugin.as_completed(timeout=PATIENCE_S)]
@@ -76,7 +88,7 @@ def test_as_completed_without_tasks_gives_what_came_in_while_they_were_submitted
 
 
 def test_a_session_that_somebody_else_closes_is_said_to_be_closed_to_who_waits_and_who_submits(rhapsody_lab: Lab) -> None:
-    plugin = rhapsody(rhapsody_lab, sid="shared", lifetime="persistent")
+    plugin = session_at(rhapsody_lab, sid="shared", lifetime="persistent")
     other = rhapsody_lab.client().attach("shared")
     plugin.submit_tasks([{"uid": "long", "executable": "/bin/sleep", "arguments": ["100"]}])
     results: list[dict[str, Any]] = []

@@ -296,9 +296,10 @@ class ResultReader(PluginClient):
                 return
             if waiter is not None and not waiter.missing:  # who had the turn before has brought them
                 return
-            wait_s = min(left_s, POLL_S)
-            if self._ask_about_unsure():
-                wait_s = min(wait_s, UNSURE_POLL_S)
+            ended, unsure = self._ask_about_unsure()
+            if ended:  # perhaps nobody has to wait any more
+                return
+            wait_s = min(left_s, UNSURE_POLL_S if unsure else POLL_S)
             self._fetch(wait_s, min(wait_s + FETCH_GRACE_S, left_s + LAST_GRACE_S))
         except OrbitError as error:
             self._be_patient(error, left_s)
@@ -312,19 +313,20 @@ class ResultReader(PluginClient):
         with suppress(OrbitError):  # then they are asked about by the next who waits
             self._inbox.deliver(_ended(self._snapshot(missing)))
 
-    def _ask_about_unsure(self) -> bool:
-        """Find out which tasks of interrupted calls the endpoint has, and end those that it cannot get any more; True where
-        some are left to be asked about."""
+    def _ask_about_unsure(self) -> tuple[int, int]:
+        """Find out which tasks of interrupted calls the endpoint has, and end those that it cannot get any more; how many have
+        ended by this, and how many are left to be asked about."""
         uids = self._submissions.unsure()
         if not uids:
-            return False
+            return 0, 0
         found = {record["uid"]: record for record in self._snapshot(uids)}
         now = time.monotonic()
         lost = [uid for uid in uids if uid not in found and self._submissions.is_lost(uid, now)]
         error = Canceled("the call that submitted the task was interrupted before it was sent", hint="Submit it again.")
-        self._inbox.deliver(_ended(found.values()) + [local_record(uid, error) for uid in lost])
+        ended = _ended(found.values()) + [local_record(uid, error) for uid in lost]
+        self._inbox.deliver(ended)
         self._submissions.found((*found, *lost))
-        return len(found) + len(lost) < len(uids)
+        return len(ended), len(uids) - len(found) - len(lost)
 
     def _fetch(self, wait_s: float, deadline_s: float) -> None:
         body = self.call(
