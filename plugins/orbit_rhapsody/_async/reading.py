@@ -100,6 +100,7 @@ class AsyncResultReader(AsyncPluginClient):
         ended: list[dict[str, Any]] = []
         try:
             with shown_progress(progress, waiter.total) as show:
+                show(waiter.total - len(waiter.missing))
                 while waiter.missing and (left_s := deadline - time.monotonic()) > 0:
                     await self._receive(left_s, waiter)
                     show(waiter.total - len(waiter.missing))
@@ -138,6 +139,7 @@ class AsyncResultReader(AsyncPluginClient):
                 yield self._refusal(wanted[at], error)
             with shown_progress(progress, waiter.total) as show:
                 while True:
+                    show(waiter.total - len(waiter.missing))
                     taken = self._inbox.take(waiter)[::-1]
                     while taken:
                         result = await self._result_of(taken[-1])
@@ -150,7 +152,6 @@ class AsyncResultReader(AsyncPluginClient):
                         raise DeadlineExceeded(f"{len(waiter.missing)} tasks have not ended within {timeout:g} s")
                     if not waiter.records:
                         await self._receive(left_s, waiter)
-                    show(waiter.total - len(waiter.missing))
         finally:
             self._inbox.leave(waiter, taken)
 

@@ -99,6 +99,7 @@ class ResultReader(PluginClient):
         ended: list[dict[str, Any]] = []
         try:
             with shown_progress(progress, waiter.total) as show:
+                show(waiter.total - len(waiter.missing))
                 while waiter.missing and (left_s := deadline - time.monotonic()) > 0:
                     self._receive(left_s, waiter)
                     show(waiter.total - len(waiter.missing))
@@ -137,6 +138,7 @@ class ResultReader(PluginClient):
                 yield self._refusal(wanted[at], error)
             with shown_progress(progress, waiter.total) as show:
                 while True:
+                    show(waiter.total - len(waiter.missing))
                     taken = self._inbox.take(waiter)[::-1]
                     while taken:
                         result = self._result_of(taken[-1])
@@ -149,7 +151,6 @@ class ResultReader(PluginClient):
                         raise DeadlineExceeded(f"{len(waiter.missing)} tasks have not ended within {timeout:g} s")
                     if not waiter.records:
                         self._receive(left_s, waiter)
-                    show(waiter.total - len(waiter.missing))
         finally:
             self._inbox.leave(waiter, taken)
 
