@@ -16,6 +16,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
+
 from orbit_zmq.children import Child, environment_of_child, start_broker
 
 T = TypeVar("T")
@@ -31,6 +33,14 @@ def wait_until(is_so: Callable[[], T], within_s: float = 60.0, what: str = "") -
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {within_s:g} s: {what or is_so}")
         threading.Event().wait(0.02)
+
+
+def is_gone(pid: int) -> bool:
+    """Whether that process has ended, though its parent may not have been told."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def directories(place: Path) -> dict[str, str]:

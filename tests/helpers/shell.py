@@ -24,14 +24,6 @@ import psutil
 ORBIT = [sys.executable, "-m", "orbit_zmq.cli"]
 
 
-def is_gone(pid: int) -> bool:
-    """Whether that process has ended, though its parent may not have been told."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
 class Shell:
     """Runs commands; what is left of them at the end is killed."""
 

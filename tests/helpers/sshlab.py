@@ -11,9 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
-from lab import wait_until
+from lab import lasting_port, wait_until
 from netlab import inside
-from slurmlab.keeper import free_ports
 
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/sbin")
 CAN_RUN = os.geteuid() == 0 and SSHD is not None and shutil.which("ssh") is not None
@@ -26,7 +25,7 @@ class SshLab:
 
     def __init__(self, place: Path, address: str = "127.0.0.1", machine: str = "") -> None:
         self.place, self.address, self.machine = place, address, machine
-        self.port = free_port()
+        self.port = lasting_port()
         self._sshd: subprocess.Popen[bytes] | None = None
         place.mkdir(mode=0o700, parents=True)
         for name in ("host_key", "user_key"):
@@ -46,7 +45,7 @@ class SshLab:
         hosts = [f"Host login {socket.gethostname()}", "Host inner\n ProxyJump login"]
         lab = "".join(f"{host}\n HostName {address}\n Port {port}\n HostKeyAlias lab\n" for host in hosts)
         (self.place / "config").write_text(
-            f"{lab}Host refused\n HostName 127.0.0.1\n Port {free_port()}\n"
+            f"{lab}Host refused\n HostName 127.0.0.1\n Port {lasting_port()}\n"
             f"Host *\n User {USER}\n IdentityFile {self.place / 'user_key'}\n IdentitiesOnly yes\n"
             f" UserKnownHostsFile {self.place / 'known_hosts'}\n GlobalKnownHostsFile /dev/null\n"
         )
@@ -118,10 +117,3 @@ def ssh_lab(place: Path, address: str = "127.0.0.1", machine: str = "") -> Itera
         yield lab
     finally:
         lab.stop()
-
-
-def free_port() -> int:
-    """One that nobody else takes meanwhile: the system gives it to nobody who connects."""
-    (one,) = free_ports(1)
-    with one:
-        return int(one.getsockname()[1])

@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from lab import Lab, directories, wait_until
-from shell import ORBIT, Shell, is_gone
+from lab import Lab, directories, is_gone, wait_until
+from shell import ORBIT, Shell
 
 from orbit_zmq.children import environment_of_child
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from lab import lasting_port, wait_until
-from shell import ORBIT, Shell, is_gone
+from lab import is_gone, lasting_port, wait_until
+from shell import ORBIT, Shell
 
 
 def start_broker(shell: Shell, *options: str) -> None:

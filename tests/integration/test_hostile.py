@@ -7,10 +7,9 @@ import gc
 import os
 import threading
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
-from lab import CuttableProxy, Lab, wait_until
+from lab import CuttableProxy, Lab, is_gone, wait_until
 
 import orbit_zmq
 from orbit_zmq import AsyncClient
@@ -85,15 +84,8 @@ def test_a_plugin_that_forks_leaves_no_second_loop(plugin):
     child = plugin.fork()
     assert child > 0
     assert plugin.echo(text="well") == "well"
-    wait_until(lambda: not is_running(child), what="the end of the copy")
+    wait_until(lambda: is_gone(child), what="the end of the copy")
     assert plugin.echo(text="well") == "well"
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return " Z " not in Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
 
 
 def test_an_exception_whose_text_is_no_text_arrives(plugin):

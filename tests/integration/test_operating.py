@@ -14,8 +14,8 @@ from typing import Any
 
 import psutil
 import pytest
-from lab import Lab, lasting_port, wait_until
-from shell import Shell, is_gone, terminal
+from lab import Lab, is_gone, lasting_port, wait_until
+from shell import Shell, terminal
 
 from orbit_zmq.files import write_private
 from orbit_zmq.security.join import JoinString

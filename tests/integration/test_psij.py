@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 import requests
-from lab import Lab, running_lab, wait_until
+from lab import Lab, is_gone, running_lab, wait_until
 from shell import Shell
 
 from orbit_zmq.errors import InvalidArgument, NotFound, Unsupported
@@ -200,10 +200,7 @@ def test_a_killed_endpoint_finds_its_jobs_again_and_how_they_ended(tmp_path: Pat
 
 
 def is_over(native_id: str) -> bool:
-    try:
-        return psutil.Process(int(native_id.partition(".")[0])).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+    return is_gone(int(native_id.partition(".")[0]))
 
 
 def test_the_routes_are_those_of_the_page(lab: Lab) -> None:

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
-from lab import Lab, wait_until
+from lab import Lab, is_gone, wait_until
 
 from orbit_rhapsody.client import AsyncRhapsodyClient, RhapsodyClient
 from orbit_zmq import AsyncClient
@@ -43,13 +42,6 @@ def many_numbers() -> dict[tuple[int], bytes]:
 
 def complain(word: str) -> None:
     raise LookupError(word, 7)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def test_tasks_of_all_kinds_come_back_in_the_order_asked(rhapsody):
@@ -150,7 +142,7 @@ def test_a_canceled_executable_is_dead(rhapsody, tmp_path: Path):
 
     assert answer == {"uid": "e", "status": "canceled", "canceled": 1, "requested": 1, "unstoppable": 0}
 
-    assert not is_alive(pid)
+    assert is_gone(pid)
     (result,) = rhapsody.wait_tasks(["e"], timeout=PATIENCE_S)
     assert (result["state"], result["reason"]) == ("CANCELED", "no longer needed")
     assert rhapsody.cancel_task("e")["status"] == "canceled"
@@ -166,7 +158,7 @@ def test_closing_the_session_ends_its_processes(rhapsody, tmp_path: Path):
 
     rhapsody.unregister_session()
 
-    assert not is_alive(int(pid_file.read_text()))
+    assert is_gone(int(pid_file.read_text()))
     assert other.wait_tasks(answers, timeout=PATIENCE_S)[0]["state"] == "DONE"
     rhapsody.register_session(backends=["noop"])
 
@@ -181,7 +173,7 @@ def test_an_endpoint_that_stops_leaves_no_process_of_a_task_behind(lab, tmp_path
 
     assert endpoint.end() == 0  # it did not have to be killed
 
-    wait_until(lambda: not is_alive(int(pid_file.read_text())), what="the program has ended")
+    wait_until(lambda: is_gone(int(pid_file.read_text())), what="the program has ended")
 
 
 def test_the_same_uid_with_the_same_task_is_answered_from_memory_and_with_another_it_is_a_conflict(rhapsody, tmp_path: Path):

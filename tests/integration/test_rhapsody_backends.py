@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
-from lab import Lab, running_lab, wait_until
+from lab import Lab, is_gone, running_lab, wait_until
 
 from orbit_rhapsody.client import RhapsodyClient
 from orbit_zmq.errors import DeadlineExceeded, InternalError, InvalidArgument, Unsupported
@@ -85,13 +84,6 @@ with LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_
     print(cluster.scheduler_address, flush=True)
     sys.stdin.read()
 """
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def test_what_backends_there_are_is_said_with_the_reason_and_the_cure_of_those_that_are_not(shared):
@@ -246,7 +238,7 @@ def test_a_canceled_executable_on_dask_is_dead_with_its_children(dask, tmp_path:
     answer = dask.cancel_task("tree")
 
     assert (answer["status"], answer["canceled"], answer["unstoppable"]) == ("canceled", 1, 0)
-    assert not any(is_alive(int(pid)) for pid in pids.read_text().split())
+    assert all(is_gone(int(pid)) for pid in pids.read_text().split())
     assert dask.wait_tasks(["tree"], timeout=PATIENCE_S)[0]["state"] == "CANCELED"
 
 
@@ -354,4 +346,4 @@ def test_closing_a_session_on_dask_ends_its_workers_and_programs(shared, tmp_pat
         plugin.submit_tasks([program(f"echo $PPID $$ > {pids}; sleep 600")])
         wait_until(lambda: pids.exists() and len(pids.read_text().split()) == 2, what="the process runs")
 
-    wait_until(lambda: not any(is_alive(int(pid)) for pid in pids.read_text().split()), what="the worker has ended")
+    wait_until(lambda: all(is_gone(int(pid)) for pid in pids.read_text().split()), what="the worker has ended")

@@ -17,10 +17,10 @@ from typing import Any
 
 import psutil
 import pytest
-from lab import Lab, wait_until
+from lab import Lab, is_gone, wait_until
 from slurmlab import printed
 from slurmlab.broker import broker_at
-from slurmlab.cluster import SlurmLab, is_running, slurm_lab
+from slurmlab.cluster import SlurmLab, slurm_lab
 from slurmlab.counted import CountedCommands
 
 from orbit_queue_info.queue_info import TTL_S
@@ -155,7 +155,7 @@ def test_an_endpoint_that_ends_leaves_no_command_behind(lab: Lab, commands: Coun
 
             with pytest.raises(OrbitError):
                 lost.result(PATIENCE_S)
-        wait_until(lambda: not any(is_running(one.pid) for one in below if one.is_running()), PATIENCE_S, "nothing is left")
+        wait_until(lambda: all(is_gone(one.pid) for one in below if one.is_running()), PATIENCE_S, "nothing is left")
     finally:
         commands.let_go("squeue")
 

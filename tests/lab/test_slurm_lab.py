@@ -12,9 +12,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from lab import wait_until
+from lab import is_gone, wait_until
 from processes import names_below
-from slurmlab.cluster import SlurmLab, is_running, shared_slurm_lab, slurm_lab
+from slurmlab.cluster import SlurmLab, shared_slurm_lab, slurm_lab
 from slurmlab.files import NODES
 
 from orbit_zmq.children import environment_of_child
@@ -71,7 +71,7 @@ def test_a_test_that_is_killed_leaves_no_process_and_no_file() -> None:
     tester.kill()
     tester.communicate()
 
-    wait_until(lambda: not any(is_running(one.pid) for one in (keeper, *below)), PATIENCE_S, "all processes have ended")
+    wait_until(lambda: all(is_gone(one.pid) for one in (keeper, *below)), PATIENCE_S, "all processes have ended")
     wait_until(lambda: not os.path.exists(said["place"]), PATIENCE_S, what="its files are gone")
 
 
@@ -84,7 +84,7 @@ def test_a_lab_that_is_shared_ends_with_the_last_who_uses_it(tmp_path: Path) -> 
             first.close()
             assert other.run("squeue", "--noheader") == ""
             assert len(prepared) == 1
-    wait_until(lambda: not is_running(one.keeper_pid) and not one.place.exists(), PATIENCE_S, what="it has ended")
+    wait_until(lambda: is_gone(one.keeper_pid) and not one.place.exists(), PATIENCE_S, what="it has ended")
 
 
 def test_the_script_starts_one_that_stays_and_ends_it() -> None:

@@ -14,10 +14,9 @@ from typing import Any
 
 import psutil
 import pytest
-from lab import Lab, running_lab, wait_until
+from lab import Lab, is_gone, lasting_port, running_lab, wait_until
 from processes import names_below
-from slurmlab.cluster import is_running
-from sshlab import CAN_RUN, WHY_NOT, SshLab, free_port, ssh_lab
+from sshlab import CAN_RUN, WHY_NOT, SshLab, ssh_lab
 
 from orbit_zmq.children import Child
 from orbit_zmq.errors import TunnelFailed
@@ -46,7 +45,7 @@ def ssh_processes() -> list[str]:
 
 def test_ssh_says_when_its_ports_are_forwarded_and_ends_with_who_started_it(site: SshLab) -> None:
     for side in ("L", "R"):
-        ssh = Ssh(side, "login", [Forward(free_port(), "127.0.0.1", site.port)])
+        ssh = Ssh(side, "login", [Forward(lasting_port(), "127.0.0.1", site.port)])
         ssh.wait_until_up()
         assert not ssh.has_ended
         ssh.end()
@@ -59,7 +58,7 @@ def test_ssh_says_when_its_ports_are_forwarded_and_ends_with_who_started_it(site
     [("refused", "nothing takes ssh connections"), ("no-such-host.invalid", "nobody knows that name")],
 )
 def test_a_host_that_cannot_be_reached_is_said_in_a_sentence(site: SshLab, host: str, words: str) -> None:
-    ssh = Ssh("L", host, [Forward(free_port(), "127.0.0.1", site.port)])
+    ssh = Ssh("L", host, [Forward(lasting_port(), "127.0.0.1", site.port)])
 
     with pytest.raises(TunnelFailed, match=words):
         ssh.wait_until_up()
@@ -67,7 +66,7 @@ def test_a_host_that_cannot_be_reached_is_said_in_a_sentence(site: SshLab, host:
 
 def test_another_host_key_than_the_known_one_is_refused_and_nothing_is_asked(site: SshLab) -> None:
     site.know_host_key((site.place / "user_key.pub").read_text())
-    ssh = Ssh("L", "login", [Forward(free_port(), "127.0.0.1", site.port)])
+    ssh = Ssh("L", "login", [Forward(lasting_port(), "127.0.0.1", site.port)])
 
     with pytest.raises(TunnelFailed, match="host key is not the one that is known") as caught:
         ssh.wait_until_up()
@@ -153,7 +152,7 @@ def test_a_worker_that_is_killed_takes_its_ssh_along(site: SshLab, bridge: Lab, 
 
     os.kill(child.pid, signal.SIGKILL)
 
-    wait_until(lambda: not any(is_running(one.pid) for one in below if one.is_running()), PATIENCE_S, what="no ssh is left")
+    wait_until(lambda: all(is_gone(one.pid) for one in below if one.is_running()), PATIENCE_S, what="no ssh is left")
 
 
 def test_reverse_ten_thousand_tasks_while_ssh_is_killed_and_sshd_restarted(site: SshLab, bridge: Lab, join_file: Path) -> None:
@@ -249,7 +248,7 @@ def test_forward_to_a_port_that_refuses_is_tried_until_the_deadline_and_then_tol
 
 
 def test_reverse_to_a_port_that_refuses_is_tried_until_the_deadline_and_then_told(site: SshLab, here: Place) -> None:
-    site.point_at(site.address, free_port())
+    site.point_at(site.address, lasting_port())
 
     with looked_after(ReverseTunnel("worker", broker_of(here), within_s=WITHIN_S)):
         with pytest.raises(TunnelFailed, match=REFUSED), reverse(here, "worker"):
@@ -270,7 +269,7 @@ def test_a_fault_that_passes_is_told_meanwhile_and_the_tunnel_opens(site: SshLab
 
 
 def test_forward_to_where_nothing_answers_has_failed_and_says_what_ssh_says(site: SshLab, here: Place) -> None:
-    with pytest.raises(TunnelFailed, match="nothing answers"), forward(place_at(free_port()), "worker", "login"):
+    with pytest.raises(TunnelFailed, match="nothing answers"), forward(place_at(lasting_port()), "worker", "login"):
         pass
 
     assert "Connection refused" in told("failed", "the tunnel is open, and nothing answers").reason
@@ -300,7 +299,7 @@ def test_a_worker_whose_request_was_read_and_then_forgotten_gives_up_with_what_w
 def test_a_port_that_is_taken_at_the_worker_is_asked_for_again_as_another_one(site: SshLab, here: Place) -> None:
     meeting = Rendezvous("worker")
     with socket.create_server(("127.0.0.1", 0)) as taken, looked_after(ReverseTunnel("worker", broker_of(here))):
-        port, (first, second, third) = taken.getsockname()[1], (free_port() for _ in range(3))
+        port, (first, second, third) = taken.getsockname()[1], (lasting_port() for _ in range(3))
         meeting.ask(Request("worker", socket.gethostname(), port, first, number=1))
         assert told("pending", "does not forward the port").wants_other_port
 
@@ -314,7 +313,7 @@ def test_a_port_that_is_taken_at_the_worker_is_asked_for_again_as_another_one(si
 def test_a_job_that_runs_again_elsewhere_gets_a_tunnel_to_there_instead(site: SshLab, here: Place) -> None:
     meeting = Rendezvous("worker")
     with looked_after(ReverseTunnel("worker", broker_of(here))):
-        first, second, third, fourth = (free_port() for _ in range(4))
+        first, second, third, fourth = (lasting_port() for _ in range(4))
         meeting.ask(Request("worker", "login", first, second, asked_at=1.0))
         old = told("active")
 
@@ -328,7 +327,7 @@ def test_a_login_endpoint_that_was_started_anew_goes_on_with_the_tunnel_and_tell
     site: SshLab, here: Place
 ) -> None:
     with looked_after(ReverseTunnel("worker", broker_of(here))):
-        port, events_port = free_port(), free_port()
+        port, events_port = lasting_port(), lasting_port()
         Rendezvous("worker").ask(Request("worker", socket.gethostname(), port, events_port))
         told("active")
     site.stop()

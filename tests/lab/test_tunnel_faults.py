@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import Lab, wait_until
+from lab import Lab, lasting_port, wait_until
 from sitelab import CAN_RUN as CAN_RUN_SITE
 from sitelab import WHY_NOT as WHY_NO_SITE
 from sitelab import site
 from slurmlab.broker import broker_at
 from slurmlab.cluster import SlurmLab
-from sshlab import CAN_RUN, WHY_NOT, SshLab, free_port, ssh_lab
+from sshlab import CAN_RUN, WHY_NOT, SshLab, ssh_lab
 
 from orbit_zmq.children import Child
 from orbit_zmq.errors import Conflict
@@ -83,7 +83,7 @@ def wrong_host_key(ssh: SshLab) -> None:
 
 
 def refused_port(ssh: SshLab) -> None:
-    ssh.point_at(ssh.address, free_port())
+    ssh.point_at(ssh.address, lasting_port())
 
 
 def unknown_host(ssh: SshLab) -> None:

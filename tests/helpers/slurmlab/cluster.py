@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import psutil
-from lab import wait_until
+from lab import is_gone, wait_until
 
 from orbit_zmq.children import Child, command_of, environment_of_child, read_ready
 
@@ -57,12 +57,12 @@ class SlurmLab:
         """
         process = psutil.Process(self.pid_of(daemon))
         process.send_signal(signal.SIGTERM if daemon == "slurmctld" else signal.SIGKILL)
-        wait_until(lambda: not is_running(process.pid), COMMAND_S, what=f"{daemon} has ended")
+        wait_until(lambda: is_gone(process.pid), COMMAND_S, what=f"{daemon} has ended")
 
     def start_again(self, daemon: str) -> None:
         """Whatever has been stopped."""
         os.kill(self.keeper_pid, signal.SIGHUP)
-        wait_until(lambda: is_running(self.pid_of(daemon)), COMMAND_S, what=f"{daemon} runs again")
+        wait_until(lambda: not is_gone(self.pid_of(daemon)), COMMAND_S, what=f"{daemon} runs again")
         if daemon == "slurmctld":
             wait_until(self._answers, START_S, what="the controller answers")
 
@@ -70,13 +70,6 @@ class SlurmLab:
         with contextlib.suppress(AssertionError):  # what `run` says of a controller that is down
             return "UP" in self.run("scontrol", "ping")
         return False
-
-
-def is_running(pid: int) -> bool:
-    """Not so of one that has ended and that nobody has asked about."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    return False
 
 
 @contextlib.contextmanager
@@ -126,7 +119,7 @@ def shared_slurm_lab(meeting: Path, prepare: Callable[[SlurmLab], None]) -> Iter
             stack.close()
             with contextlib.suppress(BlockingIOError):  # somebody else uses it
                 fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                wait_until(lambda: not is_running(lab.keeper_pid), COMMAND_S, what="the lab has ended")
+                wait_until(lambda: is_gone(lab.keeper_pid), COMMAND_S, what="the lab has ended")
 
 
 def _start_keeper(pipe: Path) -> Path:

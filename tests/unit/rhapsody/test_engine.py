@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from lab import is_gone
 
 from orbit_rhapsody import engine as engine_module
 from orbit_rhapsody.batches import encode_batches
@@ -105,13 +106,6 @@ def with_engine(*backends: str) -> Callable[[Callable[..., Awaitable[None]]], Ca
         return call
 
     return wrap
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def add(left: int, right: int) -> int:
@@ -208,13 +202,13 @@ async def test_a_canceled_executable_is_dead_with_its_children_when_cancel_answe
     run.submit(e={"executable": "/bin/sh", "arguments": ["-c", script]})
     await run.until(pids.exists)
     leader, child = map(int, pids.read_text().split())
-    assert is_alive(leader)
+    assert not is_gone(leader)
     await run.until(lambda: run.state("e") == "RUNNING")
 
     assert await run.engine.cancel("e", "no longer needed") == {"canceled": 1, "requested": 1, "unstoppable": 0}
 
-    assert not is_alive(leader)
-    await run.until(lambda: not is_alive(child))
+    assert is_gone(leader)
+    await run.until(lambda: is_gone(child))
     (result,) = await run.wait("e")
     assert (result["state"], result["reason"]) == ("CANCELED", "no longer needed")
     assert await run.engine.cancel("e") == {"canceled": 0, "requested": 0, "unstoppable": 0}

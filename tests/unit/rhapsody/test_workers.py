@@ -11,8 +11,8 @@ import time
 from concurrent.futures import Future
 from pathlib import Path
 
-import psutil
 import pytest
+from lab import is_gone
 
 from orbit_rhapsody.workers import DaemonThreads, ProcessLoop, end_process
 
@@ -24,13 +24,6 @@ def wait_until(condition, what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.005)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def test_functions_run_and_raise_to_the_one_who_waits():
@@ -154,8 +147,8 @@ def test_ending_a_process_ends_its_group_too(tmp_path: Path):
         return process.pid, int(pid_file.read_text())
 
     leader, child = run_in_process_loop(main)
-    assert not is_alive(leader)
-    wait_until(lambda: not is_alive(child), "the child of the process lives on")
+    assert is_gone(leader)
+    wait_until(lambda: is_gone(child), "the child of the process lives on")
 
 
 def test_a_process_that_ignores_sigint_and_sigterm_is_killed(tmp_path: Path):

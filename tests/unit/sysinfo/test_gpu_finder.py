@@ -6,9 +6,8 @@ import os
 import time
 from pathlib import Path
 
-import psutil
 import pytest
-from lab import wait_until
+from lab import is_gone, wait_until
 
 from orbit_sysinfo import gpu_finder
 from orbit_sysinfo.gpu_finder import GpuFinder, ToolFailed, find_intel, run_tool
@@ -117,13 +116,6 @@ def test_rows_count_even_when_the_tool_ends_with_an_error(monkeypatch, tmp_path)
     assert [entry["mem_total"] for entry in GpuFinder(tmp_path).metrics()] == [None, 81559]
 
 
-def has_ended(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
 def test_a_tool_that_hangs_is_ended_with_all_its_children(tmp_path):
     tool, said = program(tmp_path / "hangs", f"sleep 600 & echo $! > {tmp_path}/pid; wait"), tmp_path / "pid"
     began, timeout_s = time.monotonic(), 0.5
@@ -135,7 +127,7 @@ def test_a_tool_that_hangs_is_ended_with_all_its_children(tmp_path):
 
     assert time.monotonic() - began < 300
     child = int(said.read_text())
-    wait_until(lambda: has_ended(child))
+    wait_until(lambda: is_gone(child))
 
 
 def test_intel_gpus_beyond_the_tenth_card_are_found_in_numeric_order(tmp_path):
